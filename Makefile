@@ -1,0 +1,78 @@
+# make run    set everything up in .venv, build the test guests and run one with serial port, disk and NIC
+# make test   set up and run all tests; those that need what this machine lacks are skipped by name
+# make lint   style, types and import contracts
+# make bench  the benchmarks
+# make clean  forget everything that was made
+#
+# Another Python than python3: make PYTHON=python3.12 ...
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the installation depends on; pykvm's own Python files are used in place.
+INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
+INSTALLS := $(filter-out pykvm/kvm/_kvm.c,$(INSTALLS))
+GUESTS := $(shell find guests -name build -prune -o -type f -print)
+SCRATCH := build/scratch.img
+
+.PHONY: run test lint style types layers bench guests kvm clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+run: kvm $(VENV)/.installed guests/build/.built $(SCRATCH)
+	$(BIN)/pykvm run guests/build/demo.elf --disk $(SCRATCH) --nic loopback
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: style types layers
+
+style: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+	$(BIN)/mypy tools/kvm_under_tcg
+	MYPYPATH=tests $(BIN)/mypy tests/conftest.py tests/features.py
+
+layers: $(VENV)/.installed-dev
+	$(BIN)/lint-imports
+
+bench: kvm $(VENV)/.installed guests/build/.built
+	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+guests: guests/build/.built
+
+kvm:
+	@tools/check_host.sh kvm
+
+clean:
+	rm -rf $(VENV) build dist guests/build ./*.egg-info pykvm/kvm/_kvm.c pykvm/kvm/_kvm.*so pykvm/kvm/_kvm.o
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find pykvm tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# Without pip its making was interrupted; without python (a link) the Python that it was made from is gone.
+$(BIN)/python $(BIN)/pip &:
+	@tools/check_host.sh build $(PYTHON)
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.installed: $(INSTALLS) $(BIN)/python $(BIN)/pip
+	@tools/check_host.sh build $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(INSTALLS) $(BIN)/python $(BIN)/pip
+	@tools/check_host.sh build $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(VENV)/.installed $@
+
+guests/build/.built: build_guests.sh $(GUESTS)
+	@tools/check_host.sh build $(PYTHON)
+	./build_guests.sh
+	@touch $@
+
+$(SCRATCH):
+	@mkdir -p $(@D)
+	truncate --size=1M $@

@@ -1,0 +1,137 @@
+/* Ways to die, for learning to read a crash report. Built once for each way, -DWAY=name, into crash-name.elf.
+ *
+ * An exception that cannot be delivered becomes a double fault (#DF); a double fault that cannot be delivered becomes
+ * a triple fault: the CPU shuts down (Intel SDM volume 3A, section 6.15, interrupt 8). Most ways end so. */
+#include "lib/lib.h"
+
+#define DEATH static __attribute__((noinline, unused)) void
+
+#define NOWHERE 0x0000700000000000ull /* a canonical address that nothing is mapped at */
+
+static void no_idt_at_all(void) { lidt((struct table_register){0, 0}); }
+
+/* No IDT: not one exception can be delivered. */
+DEATH no_idt(void) {
+    no_idt_at_all();
+    asm volatile("ud2");
+}
+
+/* An IDT of zeros: #PF finds its gate absent, so #NP, whose gate is absent, so #DF, whose gate is absent. */
+DEATH idt_not_present(void) {
+    static const uint64_t idt[512];
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    *(volatile int *)NOWHERE;
+}
+
+/* A sound IDT, but the stack pointer is off: the fault's frame cannot be pushed, nor the double fault's. */
+DEATH bad_stack(void) {
+    interrupts_init();
+    asm volatile("mov %0, %%rsp; push %%rax" : : "r"(NOWHERE));
+}
+
+/* The same by honest means: recursion runs into the unmapped page below the stack. */
+static uint8_t small_stack[3][PAGE] __attribute__((aligned(PAGE), unused));
+
+static __attribute__((noinline, unused)) int descend(int depth) {
+    volatile uint8_t locals[256];
+    locals[0] = depth;
+    return depth ? descend(depth - 1) + locals[0] : 0;
+}
+
+DEATH stack_overflow(void) {
+    interrupts_init();
+    paging_identity();
+    paging_unmap((uint64_t)small_stack[0]);
+    asm volatile("mov %0, %%rsp; xor %%ebp, %%ebp; call *%1" : : "r"(small_stack[3]), "r"(descend), "D"(1000000));
+}
+
+/* A call through a null pointer, where page 0 is not mapped. */
+DEATH null_call(void) {
+    void (*volatile function)(void) = NULL;
+    paging_identity();
+    no_idt_at_all();
+    function();
+}
+
+/* Ring 0 may write to read-only pages, unless CR0.WP is set. */
+static uint64_t constant[PAGE / 8] __attribute__((aligned(PAGE), unused)) = {42};
+
+DEATH write_readonly(void) {
+    paging_identity();
+    paging_map((uint64_t)constant, (uint64_t)constant, 0);
+    write_cr0(read_cr0() | CR0_WP);
+    no_idt_at_all();
+    *(volatile uint64_t *)constant = 43;
+}
+
+/* Bits 63 to 47 of an address must be equal: else #GP, not #PF. */
+DEATH non_canonical(void) {
+    no_idt_at_all();
+    *(volatile int *)0x8000000000000000ull;
+}
+
+/* All gates are task gates, which long mode does not have: #GP in place of each exception. */
+DEATH wrong_gate(void) {
+    static uint64_t idt[512];
+    for (int vector = 0; vector < 256; vector++)
+        idt[2 * vector] = 0x0000850000000000; /* present, DPL 0, type 5 */
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    asm volatile("ud2");
+}
+
+/* The IDT's own page is not mapped. */
+DEATH idt_unmapped(void) {
+    lidt((struct table_register){PAGE - 1, NOWHERE});
+    asm volatile("ud2");
+}
+
+/* A division by zero deep in some arithmetic, with nobody to handle it. */
+static __attribute__((noinline, unused)) unsigned average(unsigned total, volatile unsigned *count) {
+    return total / *count;
+}
+
+DEATH divide(void) {
+    volatile unsigned nobody = 0;
+    no_idt_at_all();
+    average(100, &nobody);
+}
+
+/* No triple fault: the kernel's own handler gives up, prints, and halts with interrupts off. */
+static __attribute__((unused)) void oops(struct frame *frame) {
+    printf("oops: %s at rip 0x%lx, cr2 0x%lx\n", exception_name(frame->vector), frame->rip, read_cr2());
+    halt();
+}
+
+DEATH panic_halt(void) {
+    interrupts_init();
+    set_handler(PF, oops);
+    *(volatile int *)NOWHERE;
+}
+
+/* No death on most machines. But some KVMs interpret ring 0, and their interpreter knows no SSE: the host is then told
+ * of an emulation failure. */
+DEATH sse(void) {
+    write_cr0((read_cr0() & ~CR0_EM) | CR0_MP);
+    write_cr4(read_cr4() | CR4_OSFXSR);
+    asm volatile("xorps %xmm0, %xmm0");
+    printf("sse: executed; this machine runs ring 0 on the CPU itself\n");
+    poweroff();
+}
+
+/* Something to see in a backtrace. */
+static __attribute__((noinline)) void load_driver(int device) {
+    printf("driver %d: starting\n", device);
+    WAY();
+    printf("driver %d: still alive?\n", device);
+}
+
+static __attribute__((noinline)) void start_devices(void) {
+    for (int device = 1; device < 2; device++)
+        load_driver(device);
+}
+
+void main(void) {
+    serial_init();
+    printf("crash: about to die\n");
+    start_devices();
+}

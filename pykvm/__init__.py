@@ -1,0 +1,67 @@
+"""pykvm: a KVM hypervisor that you drive from Python.
+
+    from pykvm import Machine
+
+    with Machine("guests/build/hello64.elf") as machine:
+        print(machine.run(timeout=5), machine.serial.text)
+
+The names below are imported when they are first used, so that `import pykvm` and the command line are quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .boot import ImageError as ImageError
+    from .console.port import WaitFailed as WaitFailed
+    from .crash import CrashReport as CrashReport
+    from .device import Access as Access
+    from .device import Device as Device
+    from .device import IrqLine as IrqLine
+    from .device import Range as Range
+    from .disk.image import open_disk as open_disk
+    from .errors import ConfigError as ConfigError
+    from .errors import PykvmError as PykvmError
+    from .kvm.errors import KvmError as KvmError
+    from .kvm.errors import KvmUnavailable as KvmUnavailable
+    from .machine import DeviceError as DeviceError
+    from .machine import GeneralProtection as GeneralProtection
+    from .machine import Machine as Machine
+    from .memory import GuestMemoryError as GuestMemoryError
+    from .outcome import Ending as Ending
+    from .outcome import Outcome as Outcome
+
+_HOMES = {
+    "Access": "device",
+    "ConfigError": "errors",
+    "CrashReport": "crash",
+    "Device": "device",
+    "DeviceError": "machine",
+    "Ending": "outcome",
+    "GeneralProtection": "machine",
+    "GuestMemoryError": "memory",
+    "ImageError": "boot",
+    "IrqLine": "device",
+    "KvmError": "kvm.errors",
+    "KvmUnavailable": "kvm.errors",
+    "Machine": "machine",
+    "Outcome": "outcome",
+    "PykvmError": "errors",
+    "Range": "device",
+    "WaitFailed": "console.port",
+    "open_disk": "disk.image",
+}
+
+__all__ = list(_HOMES)  # noqa: PLE0604  # the table is the list
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value

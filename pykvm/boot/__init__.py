@@ -1,0 +1,43 @@
+"""Boot: the bytes of an image in, segments in guest memory and the CPU's entry state out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import PykvmError
+from ..x86.registers import Registers, SystemRegisters
+
+if TYPE_CHECKING:
+    from ..x86.symbols import SymbolTable
+
+
+class ImageError(PykvmError):
+    """An image that cannot be loaded: the message names the field, its offset in the file and what is wrong with it."""
+
+
+@dataclass(slots=True)
+class Options:
+    """What the user may choose about loading. None means: what is right for the image.
+
+    `mode` is 16, 32 or 64 (bits); `load` and `entry` are guest physical addresses. Only a flat binary listens to them.
+    """
+
+    mode: int | None = None
+    load: int | None = None
+    entry: int | None = None
+
+
+@dataclass(slots=True)
+class EntryState:
+    """Where the first CPU starts, once the image is in memory.
+
+    `reserved` lists (gpa, size) of what the loader put into RAM besides the image itself: page tables, descriptor
+    tables, the initial stack.
+    """
+
+    registers: Registers
+    system: SystemRegisters
+    format: str
+    symbols: SymbolTable | None = None
+    reserved: list[tuple[int, int]] = field(default_factory=list)

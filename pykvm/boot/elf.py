@@ -1,0 +1,191 @@
+"""ELF executables: 32-bit ones for i386 are entered in protected mode, 64-bit ones for x86-64 in long mode.
+
+Source: System V ABI (gABI), chapters 4 and 5: object files, program loading.
+
+Only the ELF header, the program headers and, in a position-independent file, the relocations are read; sections and
+p_align do not matter here. A segment goes to its physical address (p_paddr). The entry point may be a virtual address
+in a segment, as in a kernel linked to the upper half, or a physical one, as in Linux's vmlinux. A position-independent
+executable goes to where it is linked, or to 1 MiB if that is page 0, which belongs to the interrupt vectors.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from ..memory import PAGE_SIZE, GuestMemory
+from ..x86.symbols import SymbolTable
+from . import EntryState, ImageError, Options
+from .layout import Image, Layout, enter_long, enter_protected
+from .relocate import Segment, relocations
+
+MAX_PROGRAM_HEADERS = 64
+"""More than any linker makes of a kernel."""
+
+PIE_BASE = 1 << 20
+
+ET_EXEC, ET_DYN = 2, 3
+EM_386, EM_X86_64 = 3, 62
+PT_LOAD, PT_DYNAMIC, PT_INTERP = 1, 2, 3
+
+_TYPES = {0: "no type", 1: "an object file that still has to be linked", 4: "a core dump"}
+_MACHINES = {EM_386: "i386", EM_X86_64: "x86-64", 8: "MIPS", 20: "PowerPC", 40: "ARM", 183: "AArch64", 243: "RISC-V"}
+
+
+class Record:
+    """A C struct of the file without padding: field codes as in the struct module, and the fields' names."""
+
+    def __init__(self, codes: str, names: str) -> None:
+        self._struct = struct.Struct("<" + codes)
+        self.size = self._struct.size
+        self._offsets = {name: struct.calcsize("<" + codes[:at]) for at, name in enumerate(names.split())}
+
+    def read(self, image: Image, at: int) -> dict[str, int]:
+        """The fields of the record at the file offset `at`, which must be wholly in the file."""
+        return dict(zip(self._offsets, self._struct.unpack_from(image, at), strict=True))
+
+    def error(self, field: str, at: int, text: str) -> ImageError:
+        """The error that says what is wrong with `field` of the record at the file offset `at`."""
+        return ImageError(f"{field} (file offset {at + self._offsets[field]:#x}): {text}")
+
+
+class ElfClass(NamedTuple):
+    """What differs between the two ELF classes."""
+
+    bits: int
+    machine: int
+    header: Record
+    """From e_type, which follows the 16 bytes of e_ident, to e_phnum."""
+    program_header: Record
+
+
+_HEADER_NAMES = "e_type e_machine e_version e_entry e_phoff e_shoff e_flags e_ehsize e_phentsize e_phnum"
+_IDENT_SIZE = 16
+
+_CLASSES = {
+    1: ElfClass(
+        32,
+        EM_386,
+        Record("HHIIIIIHHH", _HEADER_NAMES),
+        Record("IIIIIIII", "p_type p_offset p_vaddr p_paddr p_filesz p_memsz p_flags p_align"),
+    ),
+    2: ElfClass(
+        64,
+        EM_X86_64,
+        Record("HHIQQQIHHH", _HEADER_NAMES),
+        Record("IIQQQQQQ", "p_type p_flags p_offset p_vaddr p_paddr p_filesz p_memsz p_align"),
+    ),
+}
+
+
+def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+    """Load an ELF executable; `options` are for other formats. ImageError if it is malformed or does not fit into RAM.
+
+    Memory behind a segment's part of the file (.bss) is zeroed without being committed. A mapped `image` must stay open
+    for as long as the symbols are to be had: they are read at their first use.
+    """
+    kind, entry, segments, bias = parse(image)
+    layout = Layout(memory)
+    loadable = [segment for segment in segments if segment.kind == PT_LOAD and segment.memsz]
+    for segment in loadable:
+        layout.claim(segment.paddr, segment.memsz, segment.name)
+    if not loadable:
+        raise ImageError("no program header is a PT_LOAD with a size: there is nothing to load")
+    physical = _physical(entry, loadable)
+    if physical is None:
+        raise kind.header.error("e_entry", _IDENT_SIZE, f"{entry:#x} is in no segment that is loaded")
+    dynamic = [segment for segment in segments if segment.kind == PT_DYNAMIC]
+    if len(dynamic) > 1:
+        raise ImageError(f"{dynamic[1].name}: a second PT_DYNAMIC, where only one is allowed")
+    fixups = relocations(image, kind.bits, dynamic[0], loadable, bias) if dynamic else []
+    registers, system = (enter_protected if kind.bits == 32 else enter_long)(layout, physical)
+    with memoryview(image) as view:
+        for segment in loadable:
+            memory.write(segment.paddr, view[segment.offset : segment.offset + segment.filesz])
+            memory.zero(segment.paddr + segment.filesz, segment.memsz - segment.filesz)
+    for gpa, data in fixups:
+        memory.write(gpa, data)
+    return EntryState(registers, system, f"elf{kind.bits}", SymbolTable(image, bias), layout.reserved)
+
+
+def parse(image: Image) -> tuple[ElfClass, int, list[Segment], int]:
+    """Read and check the headers: the class, the entry point, the segments, the load bias (0 unless it is a PIE)."""
+    if len(image) < 6 or image[:4] != b"\x7fELF":
+        raise ImageError("e_ident (file offset 0x0): this is no ELF file")
+    kind = _CLASSES.get(image[4])
+    if kind is None:
+        raise ImageError(f"EI_CLASS (file offset 0x4): {image[4]} is neither 1 (32 bits) nor 2 (64 bits)")
+    if image[5] != 1:
+        raise ImageError(f"EI_DATA (file offset 0x5): {image[5]} is not 1 (little-endian)")
+    if len(image) < _IDENT_SIZE + kind.header.size:
+        raise ImageError(f"the file ends at {len(image):#x}, within the ELF header")
+    header = kind.header.read(image, _IDENT_SIZE)
+    machine, file_type = header["e_machine"], header["e_type"]
+    if machine != kind.machine:
+        raise kind.header.error(
+            "e_machine",
+            _IDENT_SIZE,
+            f"a {kind.bits}-bit file for {_MACHINES.get(machine, f'machine {machine}')}, where only "
+            f"{_MACHINES[kind.machine]} can be run",
+        )
+    if file_type not in (ET_EXEC, ET_DYN):
+        what = _TYPES.get(file_type, f"type {file_type:#x}")
+        raise kind.header.error("e_type", _IDENT_SIZE, f"not an executable but {what}")
+    segments = _segments(image, kind, header)
+    bias = 0
+    if file_type == ET_DYN:
+        lowest = min((segment.paddr for segment in segments if segment.kind == PT_LOAD), default=PIE_BASE)
+        bias = PIE_BASE if lowest < PAGE_SIZE else 0
+        segments = [segment._replace(vaddr=segment.vaddr + bias, paddr=segment.paddr + bias) for segment in segments]
+    return kind, header["e_entry"] + bias, segments, bias
+
+
+def _segments(image: Image, kind: ElfClass, header: dict[str, int]) -> list[Segment]:
+    """The program headers, each wholly in the file and with its part of the file wholly in the file."""
+    record = kind.program_header
+    count, table = header["e_phnum"], header["e_phoff"]
+    if count == 0:
+        raise kind.header.error("e_phnum", _IDENT_SIZE, "there are no program headers: the file cannot be loaded")
+    if count > MAX_PROGRAM_HEADERS:
+        raise kind.header.error(
+            "e_phnum", _IDENT_SIZE, f"{count} program headers are more than the limit of {MAX_PROGRAM_HEADERS}"
+        )
+    if header["e_phentsize"] != record.size:
+        raise kind.header.error("e_phentsize", _IDENT_SIZE, f"{header['e_phentsize']} is not {record.size}")
+    if table + count * record.size > len(image):
+        raise kind.header.error(
+            "e_phoff",
+            _IDENT_SIZE,
+            f"{count} program headers at {table:#x} go past the end of the file at {len(image):#x}",
+        )
+    segments = []
+    for number in range(count):
+        at = table + number * record.size
+        fields = record.read(image, at)
+        name = f"program header {number} (file offset {at:#x})"
+        offset, filesz, memsz = fields["p_offset"], fields["p_filesz"], fields["p_memsz"]
+        match fields["p_type"]:
+            case PT.LOAD | PT.DYNAMIC:
+                if offset + filesz > len(image):
+                    field = "p_offset" if offset > len(image) else "p_filesz"
+                    raise record.error(
+                        field, at, f"{name} wants {filesz:#x} bytes at {offset:#x} of a file of {len(image):#x}"
+                    )
+                if filesz > memsz:
+                    raise record.error("p_filesz", at, f"{filesz:#x} is more than p_memsz, {memsz:#x}")
+                segments.append(
+                    Segment(name, fields["p_type"], offset, fields["p_vaddr"], fields["p_paddr"], filesz, memsz)
+                )
+            case 3:  # PT_INTERP
+                raise record.error("p_type", at, "the program wants a dynamic loader: link it with -static or -no-pie")
+    return segments
+
+
+def _physical(address: int, segments: list[Segment]) -> int | None:
+    """Where an address of the program is in guest memory: as a virtual address, else taken as a physical one."""
+    for segment in segments:
+        if segment.vaddr <= address < segment.vaddr + segment.memsz:
+            return address - segment.vaddr + segment.paddr
+    if any(segment.paddr <= address < segment.paddr + segment.memsz for segment in segments):
+        return address
+    return None

@@ -1,0 +1,122 @@
+"""Who owns which part of guest RAM while an image is loaded: the image's segments, and what loaders add to them.
+
+A PC's conventional memory ends where the extended BIOS data area may begin (0x9F000 at the lowest here); up to 1 MiB
+follow the video memory and the ROMs; extended memory begins at 1 MiB.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_right
+from typing import NamedTuple, TypeAlias
+
+from ..memory import PAGE_SIZE, GuestMemory, GuestMemoryError
+from ..x86 import paging, start
+from ..x86.registers import Registers, SystemRegisters
+from . import ImageError
+
+Image: TypeAlias = bytes | mmap.mmap
+"""A file's contents: in memory, or mapped so that only what is loaded is read."""
+
+STACK_SIZE = 16 << 10
+"""Bytes of stack that a 32-bit or 64-bit guest starts with."""
+
+_CONVENTIONAL_END = 0x9F000
+_WINDOWS = ((0x10000, _CONVENTIONAL_END), (PAGE_SIZE, 0x10000), (1 << 20, 1 << 32))
+"""Where loaders put things, best place first.
+
+The first 64 KiB come second, because kernels take pages there for real-mode code (to start other CPUs, to call the
+BIOS) without asking. Page 0 is never used: it holds the interrupt vectors and the BIOS data area.
+"""
+
+
+class _Extent(NamedTuple):
+    gpa: int
+    end: int
+    what: str
+
+
+class Layout:
+    """The parts of `memory` that are taken. Extents are sorted by address and never overlap."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self.memory = memory
+        self.reserved: list[tuple[int, int]] = []
+        """(gpa, size) of everything that `place` handed out."""
+        self._taken: list[_Extent] = []
+
+    def claim(self, gpa: int, size: int, what: str) -> None:
+        """Take `size` (at least 1) bytes at `gpa` for `what`, which begins the error message if they cannot be had.
+
+        ImageError if they are not wholly in RAM or overlap what is taken already.
+        """
+        try:
+            self.memory.offset(gpa, size)
+        except GuestMemoryError:
+            raise ImageError(
+                f"{what}: guest physical {gpa:#x}..{gpa + size - 1:#x} is not in RAM, "
+                f"which the machine has {self.memory.size >> 10} KiB of"
+            ) from None
+        extent = _Extent(gpa, gpa + size, what)
+        at = bisect_right(self._taken, extent)
+        for other in self._taken[max(at - 1, 0) : at + 1]:
+            if other.gpa < extent.end and extent.gpa < other.end:
+                raise ImageError(
+                    f"{what}: guest physical {gpa:#x}..{gpa + size - 1:#x} overlaps {other.what} "
+                    f"({other.gpa:#x}..{other.end - 1:#x})"
+                )
+        self._taken.insert(at, extent)
+
+    def place(self, size: int, what: str, below: int = 1 << 32) -> int:
+        """Find and take room for `size` bytes of `what` (whole pages, below the address `below`); return its address.
+
+        ImageError if RAM has no such gap.
+        """
+        size = -(-size // PAGE_SIZE) * PAGE_SIZE
+        limit = min(self.memory.regions[0].size, below)
+        for first, end in _WINDOWS:
+            gpa = self._gap(first, min(end, limit), size)
+            if gpa is not None:
+                self.claim(gpa, size, what)
+                self.reserved.append((gpa, size))
+                return gpa
+        raise ImageError(
+            f"no room for {size >> 10} KiB of {what} in {self.memory.size >> 10} KiB of RAM beside the image: "
+            "give the machine more memory"
+        )
+
+    def _gap(self, first: int, end: int, size: int) -> int | None:
+        """The lowest page-aligned gap of `size` bytes within `first`..`end`."""
+        for extent in self._taken:
+            if first + size <= extent.gpa:
+                break
+            first = max(first, -(-extent.end // PAGE_SIZE) * PAGE_SIZE)
+        return first if first + size <= end else None
+
+
+def enter_protected(layout: Layout, entry: int) -> tuple[Registers, SystemRegisters]:
+    """Put a stack and a GDT into memory and return the 32-bit state that starts at `entry`."""
+    # The stack comes first and so lies lowest: one that overflows does not run into the tables.
+    stack = layout.place(STACK_SIZE, "stack")
+    gdt = _gdt(layout, 32)
+    return start.protected_mode(entry, stack + STACK_SIZE, gdt)
+
+
+def enter_long(layout: Layout, entry: int) -> tuple[Registers, SystemRegisters]:
+    """Put a stack, a GDT and page tables into memory and return the 64-bit state that starts at `entry`.
+
+    The page tables map the first 4 GiB to themselves; ImageError if `entry` is not in them.
+    """
+    if entry >= paging.IDENTITY_TOP:
+        raise ImageError(f"the entry point {entry:#x} is above 4 GiB, where the first page tables do not reach")
+    stack = layout.place(STACK_SIZE, "stack")
+    gdt = _gdt(layout, 64)
+    tables = layout.place(paging.identity_map_size(), "page tables")
+    layout.memory.write(tables, paging.identity_map(tables))
+    return start.long_mode(entry, stack + STACK_SIZE, gdt, tables)
+
+
+def _gdt(layout: Layout, bits: int) -> int:
+    gdt = layout.place(start.GDT_SIZE, "descriptor table")
+    layout.memory.write(gdt, start.flat_gdt(bits))
+    return gdt

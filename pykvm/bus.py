@@ -1,0 +1,188 @@
+"""Which device answers an address: one table for port numbers, one for guest physical addresses outside RAM.
+
+An address that no device claims reads all ones and swallows writes, as an undriven PC bus does, and is counted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from .device import Device, Range
+from .errors import ConfigError
+
+PORT_COUNT = 0x10000
+
+UNCLAIMED_LIMIT = 4096
+"""How many unclaimed addresses are remembered one by one: a guest that scans must not fill the host's memory."""
+
+
+class Claim(NamedTuple):
+    """A device's answer at one address: bound methods, so that an access costs one look-up and one call."""
+
+    read: Callable[[int, int], int]
+    write: Callable[[int, int, int], None]
+    offset: int
+    width: int
+    device: Device
+
+
+class Bus:
+    """One address space. The two kinds differ only in how a claim is found; see `PortBus` and `MmioBus`."""
+
+    kind = "address"
+
+    def __init__(self) -> None:
+        self.devices: list[Device] = []
+        self.unclaimed: dict[int, int] = {}
+        """Number of accesses by address that no device answered, for the first `UNCLAIMED_LIMIT` addresses met."""
+
+    def find(self, address: int) -> Claim | None:
+        """The claim at `address`, or None where nobody is home."""
+        raise NotImplementedError
+
+    def _ranges(self, device: Device) -> Sequence[Range]:
+        raise NotImplementedError
+
+    def _claim(self, device: Device, span: Range, base: int) -> None:
+        raise NotImplementedError
+
+    def _release(self, device: Device) -> None:
+        raise NotImplementedError
+
+    def _owners(self, span: Range) -> Iterator[Device]:
+        raise NotImplementedError
+
+    def attach(self, device: Device) -> None:
+        """Give `device` the ranges it names; ConfigError if one is empty, out of the address space or taken."""
+        ranges = self._ranges(device)
+        for span in ranges:
+            for owner in self._owners(span):
+                raise ConfigError(
+                    f"{device.name or type(device).__name__} wants {self.kind} {span.base:#x}..{span.end - 1:#x}, "
+                    f"which {owner.name or type(owner).__name__} already answers"
+                )
+        for span in ranges:
+            self._claim(device, span, ranges[0].base)
+        self.devices.append(device)
+
+    def detach(self, device: Device) -> None:
+        """Take the device's ranges away again."""
+        self.devices.remove(device)
+        self._release(device)
+
+    def read(self, address: int, size: int) -> int:
+        """What the guest reads at `address`, as an unsigned integer of `size` bytes."""
+        claim = self.find(address)
+        if claim is None:
+            return self._nobody(address, size)
+        read, _, offset, width, _ = claim
+        if size <= width:
+            return read(offset, size)
+        value = 0
+        for at in range(0, size, width):
+            value |= self.read(address + at, width) << 8 * at
+        return value
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Deliver a write of `size` bytes."""
+        claim = self.find(address)
+        if claim is None:
+            self._nobody(address, size)
+            return
+        _, write, offset, width, _ = claim
+        if size <= width:
+            write(offset, size, value)
+            return
+        mask = (1 << 8 * width) - 1
+        for at in range(0, size, width):
+            self.write(address + at, width, value >> 8 * at & mask)
+
+    def read_block(self, address: int, size: int, count: int) -> bytes:
+        """Serve `count` reads of `size` bytes at the one `address`."""
+        claim = self.find(address)
+        if claim is not None and size <= claim.width:
+            return claim.device.read_block(claim.offset, size, count)
+        return b"".join(self.read(address, size).to_bytes(size, "little") for _ in range(count))
+
+    def write_block(self, address: int, size: int, data: bytes) -> None:
+        """Serve `len(data) // size` writes of `size` bytes at the one `address`."""
+        claim = self.find(address)
+        if claim is not None and size <= claim.width:
+            claim.device.write_block(claim.offset, size, data)
+            return
+        for at in range(0, len(data), size):
+            self.write(address, size, int.from_bytes(data[at : at + size], "little"))
+
+    def _nobody(self, address: int, size: int) -> int:
+        count = self.unclaimed.get(address)
+        if count is not None:
+            self.unclaimed[address] = count + 1
+        elif len(self.unclaimed) < UNCLAIMED_LIMIT:
+            self.unclaimed[address] = 1
+        return (1 << 8 * size) - 1
+
+
+class PortBus(Bus):
+    """The 65,536 I/O ports: a dict from port number to claim."""
+
+    kind = "port"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claims: dict[int, Claim] = {}
+        self.find = self.claims.get  # type: ignore[method-assign]  # one C call on the hottest path
+
+    def _ranges(self, device: Device) -> Sequence[Range]:
+        return device.ports
+
+    def _owners(self, span: Range) -> Iterator[Device]:
+        if span.length < 1 or span.base < 0 or span.end > PORT_COUNT:
+            raise ConfigError(f"ports {span.base:#x}..{span.end - 1:#x} are not within 0..0xffff")
+        return (self.claims[port].device for port in range(span.base, span.end) if port in self.claims)
+
+    def _claim(self, device: Device, span: Range, base: int) -> None:
+        for port in range(span.base, span.end):
+            self.claims[port] = Claim(device.read, device.write, port - base, device.width, device)
+
+    def _release(self, device: Device) -> None:
+        for port in [port for port, claim in self.claims.items() if claim.device is device]:
+            del self.claims[port]
+
+
+class MmioBus(Bus):
+    """Guest physical addresses outside RAM: sorted ranges, found by bisection."""
+
+    kind = "address"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bases: list[int] = []
+        self._spans: list[tuple[Range, int, Device]] = []
+
+    def find(self, address: int) -> Claim | None:
+        at = bisect_right(self._bases, address) - 1
+        if at < 0:
+            return None
+        span, base, device = self._spans[at]
+        if address >= span.end:
+            return None
+        return Claim(device.read, device.write, address - base, device.width, device)
+
+    def _ranges(self, device: Device) -> Sequence[Range]:
+        return device.mmio
+
+    def _owners(self, span: Range) -> Iterator[Device]:
+        if span.length < 1 or span.base < 0 or span.end > 1 << 52:
+            raise ConfigError(f"addresses {span.base:#x}..{span.end - 1:#x} are not within the physical address space")
+        return (owner for other, _, owner in self._spans if other.base < span.end and span.base < other.end)
+
+    def _claim(self, device: Device, span: Range, base: int) -> None:
+        at = bisect_right(self._bases, span.base)
+        self._bases.insert(at, span.base)
+        self._spans.insert(at, (span, base, device))
+
+    def _release(self, device: Device) -> None:
+        self._spans = [entry for entry in self._spans if entry[2] is not device]
+        self._bases = [span.base for span, _, _ in self._spans]

@@ -1,0 +1,136 @@
+"""What a device is to the rest of the machine: the ranges it answers, one IRQ line, and its state as plain data.
+
+A device knows its registers, its IRQ line and its backend. It knows neither KVM nor threads nor other devices, so it
+can be driven by a test with nothing but calls. Every method here is called with the machine's lock held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+State = dict[str, Any]
+"""A device's state: nothing but numbers, strings, bytes, booleans, None, and lists and dicts of these."""
+
+
+class Range(NamedTuple):
+    """`length` consecutive port numbers or physical addresses from `base` on."""
+
+    base: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """One past the last address."""
+        return self.base + self.length
+
+
+class IrqLine:
+    """One interrupt request line. The device moves it and does not know which chip is behind it.
+
+    `sink` is called with the new level at each change of level, and at no other time.
+    """
+
+    __slots__ = ("_sink", "level")
+
+    def __init__(self, sink: Callable[[bool], None]) -> None:
+        self._sink = sink
+        self.level = False
+
+    def set(self, level: bool) -> None:
+        """Drive the line to `level`; nothing happens if it is there already."""
+        if level != self.level:
+            self.level = level
+            self._sink(level)
+
+    def pulse(self) -> None:
+        """Make one rising edge (low first if the line was high) and leave the line low."""
+        self.set(False)
+        self.set(True)
+        self.set(False)
+
+
+class Device:
+    """Base class of all devices, pykvm's own and its users'.
+
+    A subclass names the ranges it answers in `ports` (port numbers, 0..0xFFFF) or in `mmio` (guest physical addresses
+    outside RAM), one of the two and not both, and overrides `read` and `write`. `offset` is always the accessed
+    address minus the base of the device's first range, so a device with the ranges 0x1F0+8 and 0x3F6+1 sees an access
+    to 0x3F6 at the offset 0x206.
+    """
+
+    name: str = ""
+    """What traces and errors call the device, for example "COM1"."""
+
+    ports: Sequence[Range] = ()
+    mmio: Sequence[Range] = ()
+
+    width: int = 4
+    """The widest access in bytes (1, 2, 4 or 8) that `read` and `write` take.
+
+    The bus splits a wider one into accesses of this width at rising offsets, as the byte lanes of an ISA bus do.
+    """
+
+    def read(self, offset: int, size: int) -> int:
+        """Return what the guest reads: an unsigned integer of `size` bytes (1, 2, 4 or 8, at most `width`)."""
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take what the guest writes: `value` is unsigned and fits `size` bytes."""
+
+    def read_block(self, offset: int, size: int, count: int) -> bytes:
+        """Serve a string input (`rep ins`) of `count` items of `size` bytes at one offset.
+
+        Override it where a slice copy can serve the whole block.
+        """
+        return b"".join(self.read(offset, size).to_bytes(size, "little") for _ in range(count))
+
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        """Serve a string output (`rep outs`) of `len(data) // size` items of `size` bytes at one offset."""
+        for at in range(0, len(data), size):
+            self.write(offset, size, int.from_bytes(data[at : at + size], "little"))
+
+    def reset(self) -> None:
+        """Put every register to its state after power-on; the backend and its data stay."""
+
+    def save(self) -> State:
+        """Everything that the guest could notice, as plain data."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Take back what `save` returned, the IRQ line's level included; ValueError if it does not fit this device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One access of the guest to a `FunctionDevice`. `value` is None for a read."""
+
+    offset: int
+    size: int
+    value: int | None
+
+    @property
+    def is_write(self) -> bool:
+        """Whether the guest writes."""
+        return self.value is not None
+
+
+class FunctionDevice(Device):
+    """A device made of one function: called with each `Access`, it returns what a read yields (None: all ones)."""
+
+    def __init__(
+        self, function: Callable[[Access], int | None], *, ports: Sequence[Range] = (), mmio: Sequence[Range] = ()
+    ) -> None:
+        self.name = function.__name__
+        self.ports, self.mmio = ports, mmio
+        self.width = 8 if mmio else 4
+        self._function = function
+
+    def read(self, offset: int, size: int) -> int:
+        value = self._function(Access(offset, size, None))
+        mask = (1 << 8 * size) - 1
+        return mask if value is None else value & mask
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._function(Access(offset, size, value))

@@ -1,0 +1,123 @@
+"""Novell NE2000, the 16-bit ISA Ethernet board: a DP8390D, 16 KiB of packet RAM and a station address PROM.
+
+There is no data sheet of the board. What it does is known from its clones' (Realtek RTL8019AS, section 5; Winbond
+W89C902) and from the drivers that probe for it. Of its 32 ports 0x00-0x0F are the chip's registers, 0x10-0x17 the
+data port, through which the host does the chip's "remote DMA" by hand, and 0x18-0x1F the reset port. The chip's
+64 KiB of address space hold the PROM at 0 and RAM at 0x4000-0x7FFF. Elsewhere there is nothing, which reads all ones:
+that is how drivers tell an NE2000 from an NE1000, whose RAM is at 0x2000.
+"""
+
+from __future__ import annotations
+
+from ..device import Device, IrqLine, Range, State
+from ..errors import ConfigError
+from ..net import NetBackend
+from .dp8390 import Dp8390
+
+RAM = Range(0x4000, 0x4000)
+"""Packet RAM in the chip's address space."""
+
+DATA_PORT = 0x10
+RESET_PORT = 0x18
+PORTS = 0x20
+
+
+class Ne2000(Device):
+    """One board at 32 ports from `base` on, with the station address `mac` (six bytes) in its PROM."""
+
+    width = 4
+
+    def __init__(self, name: str, base: int = 0x300, *, irq: IrqLine, backend: NetBackend, mac: bytes) -> None:
+        if len(mac) != 6:
+            raise ConfigError(f"{name}: a station address has 6 bytes, not {len(mac)}")
+        self.name = name
+        self.ports = [Range(base, PORTS)]
+        self._memory = bytearray(b"\xff") * 0x10000
+        self._memory[RAM.base : RAM.end] = bytes(RAM.length)
+        self.mac = bytes(mac)
+        self._burn_prom()
+        self.chip = Dp8390(irq, backend.send, self._memory, RAM)
+        backend.connect(self.chip.receive)
+
+    def _burn_prom(self) -> None:
+        """16 bytes, each seen twice since the PROM ignores address line 0; "WW" at the end marks a 16-bit slot."""
+        prom = self.mac + bytes(8) + b"WW"
+        self._memory[:32] = bytes(byte for byte in prom for _ in range(2))
+
+    def reset(self) -> None:
+        self._memory[RAM.base : RAM.end] = bytes(RAM.length)
+        self.chip.power_on()
+
+    def read(self, offset: int, size: int) -> int:
+        if DATA_PORT <= offset < RESET_PORT:
+            return int.from_bytes(self.read_block(offset, size, 1), "little")
+        if size > 1:
+            # Only the data port is 16 bits wide: the bus makes byte accesses of anything else.
+            return sum(self.read(offset + lane, 1) << 8 * lane for lane in range(size))
+        if offset < DATA_PORT:
+            return self.chip.read(offset)
+        self._touch_reset(offset)
+        return 0xFF
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if DATA_PORT <= offset < RESET_PORT:
+            self.write_block(offset, size, value.to_bytes(size, "little"))
+        elif size > 1:
+            for lane in range(size):
+                self.write(offset + lane, 1, value >> 8 * lane & 0xFF)
+        elif offset < DATA_PORT:
+            self.chip.write(offset, value)
+        else:
+            self._touch_reset(offset)
+
+    def _touch_reset(self, offset: int) -> None:
+        """Novell's board enters reset with a read and leaves it with a write; clones take either for the whole pulse.
+
+        A second reset right after the first changes nothing, so resetting at both suits the drivers of all of them.
+        """
+        if offset < PORTS:
+            self.chip.reset()
+
+    def read_block(self, offset: int, size: int, count: int) -> bytes:
+        if not DATA_PORT <= offset < RESET_PORT:
+            return super().read_block(offset, size, count)
+        if self.chip.word_wide:
+            if size > 1:
+                return self.chip.remote_read(size * count)
+            return self.chip.remote_read(2 * count)[::2]
+        if size == 1:
+            return self.chip.remote_read(count)
+        # The chip moves one byte a bus cycle, on the low lane; nobody drives the high one.
+        lanes = bytearray(b"\xff") * (size * count)
+        lanes[::2] = self.chip.remote_read(size * count // 2)
+        return bytes(lanes)
+
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        if not DATA_PORT <= offset < RESET_PORT:
+            super().write_block(offset, size, data)
+        elif (size > 1) == self.chip.word_wide:
+            self.chip.remote_write(data)
+        elif size > 1:
+            self.chip.remote_write(data[::2])
+        else:
+            words = bytearray(2 * len(data))
+            words[::2] = data
+            self.chip.remote_write(words)
+
+    def save(self) -> State:
+        ram = bytes(self._memory[RAM.base : RAM.end])
+        return {"mac": self.mac, "ram": ram, "chip": self.chip.save()}
+
+    def restore(self, state: State) -> None:
+        if not isinstance(state, dict) or state.keys() != {"mac", "ram", "chip"}:
+            raise ValueError(f"{self.name}: not the state of an NE2000")
+        for key, length in (("mac", len(self.mac)), ("ram", RAM.length)):
+            if type(state[key]) is not bytes or len(state[key]) != length:
+                raise ValueError(f"{self.name}: {key} must be {length} bytes")
+        try:
+            self.chip.restore(state["chip"])
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+        self.mac = state["mac"]
+        self._burn_prom()
+        self._memory[RAM.base : RAM.end] = state["ram"]

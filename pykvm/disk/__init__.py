@@ -1,0 +1,31 @@
+"""Disk backends: where the sectors of an emulated disk are kept on the host."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Disk(Protocol):
+    """What a disk device asks of its backend. All sizes and offsets are in bytes.
+
+    A call outside 0..size raises ValueError; a host I/O error comes out as OSError, which the device reports to the
+    guest in its own terms.
+    """
+
+    size: int
+    """Capacity, a multiple of 512."""
+
+    read_only: bool
+    """True if `write_at` refuses with PermissionError."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Store all of `data`; a later `read_at` sees it at once."""
+
+    def flush(self) -> None:
+        """Return when everything written so far would survive the end of this process and of the host."""
+
+    def close(self) -> None:
+        """Give back the host's resources; may be called twice."""

@@ -1,0 +1,171 @@
+"""The I/O thread: one epoll over all the host's file descriptors, and the timers of the machine and its devices.
+
+Everything that it calls is called with the machine's lock held, so that a device never sees two threads at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import count
+from typing import NamedTuple
+
+Callback = Callable[[], None]
+
+
+class Timer:
+    """A call that is due at `when` (time.monotonic(), seconds). `cancel()` keeps it from happening."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callback) -> None:
+        self.when = when
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Nothing happens at `when` any more; harmless if it has happened."""
+        self.callback = None
+
+
+class _Due(NamedTuple):
+    when: float
+    order: int
+    timer: Timer
+
+
+class EventLoop:
+    """Waits on descriptors and timers in a thread of its own from `start` to `stop`.
+
+    `lock` is the machine's; `failed` is told of an exception that a callback raised, and by which callback.
+    """
+
+    def __init__(
+        self, lock: AbstractContextManager[object], failed: Callable[[Exception, Callback], None], name: str
+    ) -> None:
+        self._lock = lock
+        self._failed = failed
+        self._poll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._wake, select.EPOLLIN)
+        self._readers: dict[int, Callback] = {}
+        self._writers: dict[int, Callback] = {}
+        self._timers: list[_Due] = []
+        self._order = count()
+        self._next = float("inf")
+        """When the thread will wake by itself: an earlier timer must wake it."""
+        self._running = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._running = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, wait for it and free its descriptors. Not with the lock held."""
+        if self._running:
+            self._running = False
+            self.wake()
+            self._thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """Free the descriptors of a loop that is not running; may be called twice."""
+        if not self._poll.closed:
+            self._poll.close()
+            os.close(self._wake)
+
+    def wake(self) -> None:
+        """Have the thread look at its descriptors and timers anew. Any thread may."""
+        os.eventfd_write(self._wake, 1)
+
+    # The following are called with the lock held.
+
+    def on_readable(self, fd: int, callback: Callback | None) -> None:
+        """Call `callback` whenever `fd` is readable or hung up; None to stop. PermissionError for a regular file."""
+        self._register(fd, self._readers, callback)
+
+    def on_writable(self, fd: int, callback: Callback | None) -> None:
+        """Call `callback` whenever `fd` can be written to; None to stop."""
+        self._register(fd, self._writers, callback)
+
+    def _register(self, fd: int, table: dict[int, Callback], callback: Callback | None) -> None:
+        known = fd in self._readers or fd in self._writers
+        if callback is None:
+            table.pop(fd, None)
+        else:
+            table[fd] = callback
+        mask = (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
+        if not mask:
+            if known:
+                self._poll.unregister(fd)
+        elif known:
+            self._poll.modify(fd, mask)
+        else:
+            try:
+                self._poll.register(fd, mask)
+            except OSError:
+                table.pop(fd, None)
+                raise
+
+    def call_at(self, when: float, callback: Callback) -> Timer:
+        """Call `callback` once `time.monotonic()` has reached `when`."""
+        timer = Timer(when, callback)
+        heapq.heappush(self._timers, _Due(when, next(self._order), timer))
+        if when < self._next and self._running:
+            self.wake()
+        return timer
+
+    def call_soon(self, callback: Callback) -> Timer:
+        """Call `callback` at the thread's next turn."""
+        return self.call_at(0, callback)
+
+    def _run(self) -> None:
+        while self._running:
+            try:
+                events = self._poll.poll(self._timeout())
+            except InterruptedError:  # pragma: the kick signal may land here
+                continue
+            with self._lock:
+                self._next = 0
+                for fd, mask in events:
+                    if fd == self._wake:
+                        os.eventfd_read(fd)
+                        continue
+                    if mask & ~select.EPOLLOUT:
+                        self._call(self._readers.get(fd))
+                    if mask & ~select.EPOLLIN:
+                        self._call(self._writers.get(fd))
+                self._run_timers()
+
+    def _timeout(self) -> float | None:
+        with self._lock:
+            while self._timers and self._timers[0].timer.callback is None:
+                heapq.heappop(self._timers)
+            if not self._timers:
+                self._next = float("inf")
+                return None
+            self._next = self._timers[0].when
+            return max(0.0, self._next - time.monotonic())
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        # Bounded by what is due now: a callback that sets a timer in the past has its turn in the next round.
+        for _ in range(len(self._timers)):
+            if not self._timers or self._timers[0].when > now:
+                break
+            callback, timer = self._timers[0].timer.callback, heapq.heappop(self._timers).timer
+            timer.cancel()
+            self._call(callback)
+
+    def _call(self, callback: Callback | None) -> None:
+        if callback is not None:
+            try:
+                callback()
+            except Exception as error:
+                self._failed(error, callback)

@@ -1,0 +1,523 @@
+"""The machine: RAM, vCPUs and devices wired together; started, paused, stopped, and told how it ended.
+
+Locking: `lock` covers all device state and everything in here that changes while the machine runs. It is held to serve
+an exit or a host event, and never across KVM_RUN. Threads: one a vCPU (`runner`), one for I/O (`eventloop`), and the
+caller's own, which starts, waits and looks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, cached_property, partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from . import boot
+from .boot import detect
+from .bus import Claim, MmioBus, PortBus
+from .device import Access, Device, FunctionDevice, IrqLine, Range
+from .disk import Disk
+from .disk.image import open_disk
+from .errors import ConfigError, PykvmError
+from .eventloop import EventLoop
+from .kvm import VCPU, VM, MpState, MsrRange, System
+from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
+from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
+from .net import NetBackend
+from .outcome import Ending, Outcome
+from .pc import Pc
+from .runner import OUTPUT_KEY, Route, Runner
+from .x86 import cpuid
+from .x86.disasm import MAX_INSTRUCTION
+from .x86.registers import EFER_LMA, RFLAGS_IF
+
+if TYPE_CHECKING:
+    from .crash import CrashReport
+
+DEFAULT_MEMORY = "128M"
+IMAGE_LIMIT = 1 << 30
+"""Bytes of the largest image file that is read."""
+TSS_ADDRESS = 0xFFFBD000
+"""Three pages for Intel CPUs without unrestricted guest mode, where every monitor has them: just below the BIOS."""
+SLEEP_CHECK_MIN, SLEEP_CHECK_MAX = 0.001, 0.05
+"""Seconds between two looks whether any CPU has run: they grow from the first to the second."""
+LAPIC_LVT = (0x320, 0x330, 0x340, 0x350, 0x360, 0x370)
+"""Offsets of the local vector table in the local APIC's page (SDM volume 3A, 10.5.1)."""
+LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
+
+Image = str | os.PathLike[str] | bytes
+MsrHandler = Callable[[int | None], int | None]
+AccessHandler = Callable[[Access], int | None]
+
+
+class DeviceError(PykvmError):
+    """A device or a handler raised an exception, which is this one's `__cause__`, and the run was ended for it."""
+
+
+class GeneralProtection(Exception):  # noqa: N818
+    """Raised by an MSR handler: the guest's RDMSR or WRMSR gets #GP."""
+
+
+class Machine:
+    """A PC with `memory` of RAM and `cpus` CPUs, with `image` loaded into it.
+
+    `image` is a path, the bytes of one, or None for a machine with empty RAM. Its format is recognised; `format`
+    forces one ("elf32", "elf64", "flat"). A flat binary listens to `mode` (16, 32 or 64), `load` and `entry` (guest
+    physical addresses).
+
+    `memory` is in bytes, or text such as "64M". `disks` are up to four (None leaves a place empty): primary master and
+    slave, secondary master and slave; a path is opened for reading and writing, and `pykvm.open_disk` has the other
+    ways. `nics` are up to four network back ends. `serial_ports` is the number of COM ports, 1 to 4.
+
+    The machine owns its back ends: `close()`, or the end of a `with` block, closes them.
+    Raises ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM.
+    """
+
+    def __init__(
+        self,
+        image: Image | None = None,
+        *,
+        memory: str | int = DEFAULT_MEMORY,
+        cpus: int = 1,
+        disks: Sequence[Disk | str | os.PathLike[str] | None] = (),
+        nics: Sequence[NetBackend] = (),
+        serial_ports: int = 1,
+        format: str | None = None,  # noqa: A002
+        mode: int | None = None,
+        load: int | None = None,
+        entry: int | None = None,
+    ) -> None:
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._outcome: Outcome | None = None
+        self._error: DeviceError | None = None
+        self._started = 0.0
+        self._live = 0  # vCPU threads that have not ended
+        self._holds = 0  # reasons for the vCPUs to stay out of the guest
+        self._parked = 0  # vCPU threads that wait for the last hold to go
+        self._halt_check = False
+        self._closed = False
+        self._msrs: dict[int, MsrHandler] = {}
+        self.runners: list[Runner] = []
+        self.vcpus: list[VCPU] = []
+        self.ports = PortBus()
+        self.mmio = MmioBus()
+        self.port_routes: dict[int, Route] = {}
+        self._lines: dict[int, list[IrqLine]] = {}
+        self._backends: list[Disk | NetBackend] = []
+        self.vm: VM | None = None
+        self.entry: boot.EntryState | None = None
+        """How the image was loaded, with its symbols; None without an image."""
+        self.system = _system()
+        self.memory = GuestMemory(memory)
+        self.loop = EventLoop(self.lock, self._loop_failed, "pykvm I/O")
+        try:
+            self._backends += nics
+            drives = [open_disk(disk) if isinstance(disk, (str, os.PathLike)) else disk for disk in disks]
+            self._backends += [disk for disk in drives if disk is not None]
+            self._create(cpus)
+            self.pc = Pc(self, serial_ports, drives, nics)
+            if image is not None:
+                self.load(image, boot.Options(mode, load, entry), format)
+        except BaseException:
+            self.close()
+            raise
+
+    # What it is made of
+
+    def _create(self, cpus: int) -> None:
+        most = self.system.check_extension("MAX_VCPUS")
+        if not 1 <= cpus <= most:
+            raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
+        self.vm = self.system.create_vm()
+        if self.vm.check_extension("SET_TSS_ADDR"):
+            self.vm.set_tss_address(TSS_ADDRESS)
+        for slot, region in enumerate(self.memory.regions):
+            self.vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
+        self.vm.create_irqchip()
+        self.vm.create_pit()
+        for number in range(cpus):
+            vcpu = self.vm.create_vcpu(number)
+            self.vcpus.append(vcpu)
+            self.runners.append(Runner(self, vcpu))
+        self._set_cpuid(list(self.system.supported_cpuid()))
+
+    def _set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
+        for vcpu in self.vcpus:
+            vcpu.set_cpuid(cpuid.for_cpu(entries, vcpu.id, len(self.vcpus)))
+
+    @cached_property
+    def cpuid(self) -> list[cpuid.CpuidEntry]:
+        """The CPUID leaves, for all CPUs alike; `x86.cpuid.set_leaf` overrides one. What they say at the start counts."""
+        return [replace(entry) for entry in self.system.supported_cpuid()]
+
+    def load(
+        self, image: Image, options: boot.Options | None = None, format: str | None = None
+    ) -> boot.EntryState:
+        """Load an image into RAM and have the first CPU start in it. Before `start`."""
+        content = image if isinstance(image, bytes) else _read_image(image)
+        self.entry = state = detect.load(content, self.memory, options or boot.Options(), format)
+        first = self.vcpus[0]
+        first.set_registers(state.registers)
+        # KVM knows best where the local APIC is and which CPU is the first.
+        first.set_system_registers(replace(state.system, apic_base=first.get_system_registers().apic_base))
+        return state
+
+    @property
+    def serial(self) -> ConsolePort:
+        """The host's side of COM1: `output`, `text`, `send`, `wait_for`."""
+        return self.pc.consoles[0]
+
+    def add(self, device: Device) -> None:
+        """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
+        with self.lock:
+            if bool(device.ports) == bool(device.mmio):
+                raise ConfigError(f"{type(device).__name__} must name either ports or mmio ranges")
+            for span in device.mmio:
+                for region in self.memory.regions:
+                    if span.base < region.gpa + region.size and region.gpa < span.end:
+                        raise ConfigError(f"{span.base:#x}..{span.end - 1:#x} is RAM; MMIO needs addresses outside it")
+            (self.ports if device.ports else self.mmio).attach(device)
+            self.port_routes.clear()
+
+    def remove(self, device: Device) -> None:
+        """Take a device off its bus."""
+        with self.lock:
+            (self.ports if device.ports else self.mmio).detach(device)
+            self.port_routes.clear()
+
+    def irq(self, number: int) -> IrqLine:
+        """A new line to the interrupt input `number` (0-15: PIC and IOAPIC, 16-23: IOAPIC); lines to one input are ORed."""
+        if not 0 <= number < 24:
+            raise ConfigError(f"there is no interrupt input {number}: a PC has 0 to 23")
+        lines = self._lines.setdefault(number, [])
+        lines.append(IrqLine(partial(self._move_line, number, lines)))
+        return lines[-1]
+
+    def _move_line(self, number: int, lines: list[IrqLine], level: bool) -> None:
+        if len(lines) == 1 or sum(line.level for line in lines) == level:
+            self.vm.irq_line(number, level)
+
+    def port(self, base: int, length: int = 1) -> Callable[[AccessHandler], AccessHandler]:
+        """Decorator: the function answers `length` ports from `base` on. See `device.FunctionDevice`."""
+
+        def attach(function: AccessHandler) -> AccessHandler:
+            self.add(FunctionDevice(function, ports=(Range(base, length),)))
+            return function
+
+        return attach
+
+    def mmio_range(self, base: int, length: int) -> Callable[[AccessHandler], AccessHandler]:
+        """Decorator: the function answers `length` guest physical addresses from `base` on, which are not RAM."""
+
+        def attach(function: AccessHandler) -> AccessHandler:
+            self.add(FunctionDevice(function, mmio=(Range(base, length),)))
+            return function
+
+        return attach
+
+    def msr(self, index: int) -> Callable[[MsrHandler], MsrHandler]:
+        """Decorator: the function answers the guest's accesses to that MSR. Before `start`.
+
+        It is called with the value written, or with None for a read, whose value it returns. It may raise
+        GeneralProtection. KvmError at the start if this KVM cannot give MSRs to user space.
+        """
+
+        def attach(function: MsrHandler) -> MsrHandler:
+            self._msrs[index] = function
+            return function
+
+        return attach
+
+    # Running
+
+    def run(self, timeout: float | None = None) -> Outcome:
+        """Start, and wait for the end; `timeout` in seconds of wall-clock time ends the run as TIMED_OUT.
+
+        Raises DeviceError if a device or handler raised. Ctrl-C ends the run and is raised again.
+        """
+        self.start(timeout)
+        try:
+            return self.wait()
+        except KeyboardInterrupt:
+            self.stop("interrupted")
+            raise
+
+    def start(self, timeout: float | None = None) -> None:
+        """Start all CPUs and return. A machine runs once; make another one for the next try."""
+        if self._closed or self._started:
+            raise PykvmError("this machine has run already: make a new one for another run")
+        if "cpuid" in self.__dict__:
+            self._set_cpuid(self.cpuid)
+        if self._msrs:
+            self.vm.exit_on_msr()
+            self.vm.set_msr_filter([MsrRange(index, 1) for index in self._msrs])
+        with self.lock:
+            self._started = time.monotonic()
+            self._live = len(self.runners)
+            if timeout is not None:
+                limit = partial(self._end, Ending.TIMED_OUT, f"the time limit of {timeout:g} s is over")
+                self.loop.call_at(self._started + timeout, limit)
+            self.loop.call_at(self._started + SLEEP_CHECK_MIN, partial(self._watch_sleep, [], SLEEP_CHECK_MIN))
+            self.loop.start()
+            for runner in self.runners:
+                runner.start()
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Wait for the end of the run. TimeoutError if `timeout` (seconds) is over before it; the run goes on then."""
+        with self.lock:
+            if not self._started:
+                raise PykvmError("the machine has not been started")
+            if not self._changed.wait_for(lambda: not self._live, timeout):
+                raise TimeoutError(f"the machine still runs after {timeout:g} s")
+        for runner in self.runners:
+            runner.join()
+        self.loop.stop()
+        if self._error is not None:
+            raise self._error
+        assert self._outcome is not None
+        self._outcome = replace(self._outcome, exits=sum(runner.exits for runner in self.runners))
+        return self._outcome
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the run ended; None while it has not."""
+        return self._outcome
+
+    def stop(self, reason: str = "stopped by the host") -> Outcome:
+        """End the run, if it has not ended, and return its outcome."""
+        with self.lock:
+            self._end(Ending.STOPPED, reason)
+        return self.wait()
+
+    def pause(self) -> None:
+        """Take all CPUs out of the guest and return when they are: registers and memory then hold still.
+
+        Every access of the guest is finished; calls nest. Not from a device or handler.
+        """
+        with self.lock:
+            self._hold()
+            self._changed.wait_for(lambda: self._parked == self._live)
+
+    def resume(self) -> None:
+        """Undo one `pause`."""
+        with self.lock:
+            if not self._holds:
+                raise PykvmError("the machine is not paused")
+            self._release()
+
+    def close(self) -> None:
+        """End the run and give everything back to the host, back ends included. May be called twice."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._end(Ending.STOPPED, "closed")
+            self._changed.wait_for(lambda: not self._live)
+        for runner in self.runners:
+            runner.join()
+        self.loop.stop()
+        for backend in self._backends:
+            backend.close()
+        for vcpu in self.vcpus:
+            vcpu.close()
+        if self.vm is not None:
+            self.vm.close()
+        self.memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Looking inside; pause first if it runs
+
+    def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
+        """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""
+        data = b""
+        while len(data) < size:
+            at = address + len(data) & (1 << 64) - 1
+            page = self.vcpus[cpu].translate(at)
+            part = min(size - len(data), PAGE_SIZE - at % PAGE_SIZE)
+            try:
+                if not page.valid:
+                    break
+                data += self.memory.read(page.physical, part)
+            except GuestMemoryError:
+                break
+        return data
+
+    # What devices say
+
+    def exited(self, value: int) -> None:
+        """The guest wrote `value` to the exit port."""
+        reason = f"the guest wrote {value:#x} to the exit port: status {value * 2 + 1}"
+        self._end(Ending.EXITED, reason, code=value * 2 + 1, value=value)
+
+    def powered_off(self) -> None:
+        """The guest switched the machine off."""
+        self._end(Ending.EXITED, "the guest powered the machine off", code=0)
+
+    def rebooted(self, reason: str) -> None:
+        """The guest reset the machine."""
+        self._end(Ending.REBOOTED, reason)
+
+    # What runners say and ask, with the lock held unless said otherwise
+
+    def route_port(self, key: int) -> Route:
+        """How to serve a port access with that key (see `runner`); remembered until a device comes or goes."""
+        port, size = key & 0xFFFF, key >> 16 & 7
+        claim = self.ports.find(port)
+        # An access that must be split, or that nobody answers, goes the long way through the bus.
+        owner = claim if claim is not None and size <= claim.width else self.ports
+        function: Callable[..., int | None] = owner.write if key & OUTPUT_KEY else owner.read
+        route = (function, owner.offset if isinstance(owner, Claim) else port, size)
+        self.port_routes[key] = route
+        return route
+
+    def access_msr(self, index: int, value: int | None) -> int | None:
+        """A guest's RDMSR (`value` None) or WRMSR that KVM left to us; None for #GP."""
+        handler = self._msrs.get(index)
+        if handler is None:
+            return None
+        try:
+            answer = handler(value)
+        except GeneralProtection:
+            return None
+        return (answer or 0) & (1 << 64) - 1
+
+    def system_event(self, kind: int) -> None:
+        """KVM_EXIT_SYSTEM_EVENT: a paravirtual request to power off or reset."""
+        if kind == SYSTEM_EVENT_SHUTDOWN:
+            self.powered_off()
+        elif kind == SYSTEM_EVENT_RESET:
+            self.rebooted("the guest asked the hypervisor for a reset")
+        else:
+            self._end(Ending.CRASHED, f"the guest reported its own crash (system event {kind})")
+
+    def crashed(self, vcpu: VCPU, cause: str, code: bytes = b"") -> None:
+        """`vcpu` cannot go on; `code` are the instruction's bytes if the exit told them."""
+        from .crash import CrashReport
+
+        registers, system = vcpu.get_registers(), vcpu.get_system_registers()
+        linear = registers.rip if system.efer & EFER_LMA and system.cs.l else system.cs.base + registers.rip
+        symbols = self.entry.symbols if self.entry else None
+        report = CrashReport.make(
+            cause, vcpu.id, registers, system, code or self.read_linear(linear, MAX_INSTRUCTION, vcpu.id), symbols
+        )
+        self._end(Ending.CRASHED, report.summary, report=report)
+
+    def failed(self, error: Exception, who: str) -> None:
+        """`who` raised `error` while it served the guest or the host: the run ends, and `wait` raises it."""
+        if self._error is None:
+            self._error = DeviceError(f"{who} raised {type(error).__name__}: {error}")
+            self._error.__cause__ = error
+        self._end(Ending.STOPPED, str(self._error))
+
+    def _loop_failed(self, error: Exception, callback: Callable[[], None]) -> None:
+        self.failed(error, f"I/O callback {getattr(callback, '__qualname__', callback)}")
+
+    def runner_came_out(self) -> bool:
+        """A vCPU was taken out of the guest: wait here while it must stay out; False if it must end. Without the lock."""
+        with self.lock:
+            while self._holds and self._outcome is None:
+                self._parked += 1
+                self._changed.notify_all()
+                if self._halt_check and self._parked == self._live:
+                    self._finish_halt_check()
+                while self._holds and self._outcome is None:
+                    self._changed.wait()
+                self._parked -= 1
+            return self._outcome is None
+
+    def runner_left(self) -> None:
+        """A vCPU's thread is about to end."""
+        self._live -= 1
+        self._changed.notify_all()
+
+    # Ending and holding, with the lock held
+
+    def _end(
+        self,
+        ending: Ending,
+        reason: str,
+        *,
+        code: int | None = None,
+        value: int | None = None,
+        report: CrashReport | None = None,
+    ) -> None:
+        """The first to call it decides how the run ended."""
+        if self._outcome is not None or not self._started:
+            return
+        elapsed = time.monotonic() - self._started
+        self._outcome = Outcome(ending, reason, code, value, report, elapsed)
+        for console in (*self.pc.consoles, self.pc.debug_console):
+            console.end(f"the run has ended ({self._outcome})")
+        self._interrupt()
+        self._changed.notify_all()
+
+    def _interrupt(self) -> None:
+        for runner in self.runners:
+            runner.interrupt()
+
+    def _hold(self) -> None:
+        self._holds += 1
+        self._interrupt()
+
+    def _release(self) -> None:
+        self._holds -= 1
+        self._changed.notify_all()
+
+    # Noticing a machine that sleeps for ever: with an in-kernel irqchip `hlt` never leaves the kernel
+
+    def _watch_sleep(self, before: list[int], interval: float) -> None:
+        """Compare the vCPU threads' run time with `before`; where nothing moved, look whether anything ever will."""
+        now = [runner.cpu_time() for runner in self.runners]
+        if now == before and not self._halt_check:
+            self._halt_check = True
+            self._hold()
+        interval = min(interval * 1.5, SLEEP_CHECK_MAX)
+        self.loop.call_at(time.monotonic() + interval, partial(self._watch_sleep, now, interval))
+
+    def _finish_halt_check(self) -> None:
+        """All vCPUs are out of the guest, so what is found holds for all of them at once."""
+        self._halt_check = False
+        if all(self._sleeps_for_ever(vcpu) for vcpu in self.vcpus):
+            self._end(Ending.HALTED, "every CPU is halted with interrupts off")
+        self._release()
+
+    def _sleeps_for_ever(self, vcpu: VCPU) -> bool:
+        """Whether only another CPU could wake this one."""
+        state = vcpu.get_mp_state()
+        if state != MpState.HALTED:
+            return state in (MpState.UNINITIALIZED, MpState.INIT_RECEIVED)
+        if vcpu.get_registers().rflags & RFLAGS_IF or vcpu.get_events().nmi_pending:
+            return False
+        lapic = vcpu.get_lapic()
+        entries = (int.from_bytes(lapic[at : at + 4], "little") for at in LAPIC_LVT)
+        return not any(entry & LVT_DELIVERY == LVT_NMI and not entry & LVT_MASKED for entry in entries)
+
+
+def _read_image(path: str | os.PathLike[str]) -> bytes:
+    """The whole file; ConfigError if it cannot be read or is absurdly large."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(IMAGE_LIMIT + 1)
+    except OSError as error:
+        raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from error
+    if len(content) > IMAGE_LIMIT:
+        raise ConfigError(f"{os.fspath(path)} is larger than {IMAGE_LIMIT >> 30} GiB: no kernel image is")
+    return content
+
+
+@cache
+def _system() -> System:
+    """/dev/kvm, opened once a process: it holds no state, and what it can do does not change."""
+    return System()

@@ -1,0 +1,130 @@
+"""Guest RAM: one memfd, mapped once, and the one gate through which everything on the host reaches it.
+
+Layout of a PC (Intel 440FX data sheet, section 4.1; also what every E820 map since shows): RAM fills guest physical
+addresses from 0 up to at most 3 GiB, the gigabyte below 4 GiB belongs to devices, and what is left continues at 4 GiB.
+The memfd has no hole: its offset N is the N-th byte of RAM. Pages are committed when first touched.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from typing import NamedTuple
+
+from .errors import ConfigError, PykvmError
+
+PAGE_SIZE = 4096
+LOW_LIMIT = 3 << 30
+"""RAM below 4 GiB ends here at the latest: 3 GiB."""
+HIGH_BASE = 4 << 30
+"""Where the rest of RAM continues: 4 GiB."""
+MAX_RAM = 1 << 46
+"""Largest RAM in bytes: what a 4-level page table of the host can map, with room for the host itself."""
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class GuestMemoryError(PykvmError):
+    """An access that is not wholly inside one region of guest RAM. `gpa` and `size` say which."""
+
+    def __init__(self, gpa: int, size: int) -> None:
+        super().__init__(f"guest physical {gpa:#x}+{size:#x} is not in RAM")
+        self.gpa = gpa
+        self.size = size
+
+
+def parse_size(text: str | int) -> int:
+    """A size in bytes from `64M`, `8G`, `0x100000` or a plain number; K, M, G and T are powers of 1024.
+
+    Raises ConfigError for anything else.
+    """
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(0[xX][0-9a-fA-F]+|[0-9]+)\s*([KMGTkmgt]?)(?:i?[Bb])?\s*", text)
+    if match is None or len(match[1]) > 20:
+        raise ConfigError(f"{text!r} is not a size: give a number with K, M, G or T behind it, such as 64M")
+    return int(match[1], 0 if match[1][:2] in ("0x", "0X") else 10) * _UNITS[match[2].upper()]
+
+
+class Region(NamedTuple):
+    """A run of RAM: `size` bytes at guest physical `gpa`, from `offset` of the memfd on."""
+
+    gpa: int
+    size: int
+    offset: int
+
+
+class GuestMemory:
+    """RAM of `size` bytes (int, or text such as "64M"), a positive multiple of 4 KiB. Zeroed at the start."""
+
+    def __init__(self, size: str | int) -> None:
+        self.size = parse_size(size)
+        if self.size <= 0 or self.size % PAGE_SIZE or self.size > MAX_RAM:
+            raise ConfigError(f"RAM of {size} is not possible: give a multiple of 4K between 4K and {MAX_RAM >> 40}T")
+        low = min(self.size, LOW_LIMIT)
+        self.regions = [Region(0, low, 0)]
+        if self.size > low:
+            self.regions.append(Region(HIGH_BASE, self.size - low, low))
+        self._low = low
+        self._high_end = HIGH_BASE + self.size - low
+        self.fd = os.memfd_create("pykvm-ram", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self.fd, self.size)
+            self.map = mmap.mmap(self.fd, self.size)
+        except (OSError, ValueError, OverflowError) as error:
+            os.close(self.fd)
+            raise ConfigError(f"the host cannot map {self.size >> 20} MiB of RAM for the guest: {error}") from error
+
+    def offset(self, gpa: int, size: int) -> int:
+        """The offset in the memfd of `size` bytes at `gpa`; GuestMemoryError unless all of them are in one region.
+
+        The only bounds check there is: every other method goes through it.
+        """
+        if size >= 0:
+            if 0 <= gpa and gpa + size <= self._low:
+                return gpa
+            if HIGH_BASE <= gpa and gpa + size <= self._high_end:
+                return gpa - HIGH_BASE + self._low
+        raise GuestMemoryError(gpa, size)
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Copy `size` bytes out."""
+        at = self.offset(gpa, size)
+        return self.map[at : at + size]
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy `data` in."""
+        size = len(data)
+        at = self.offset(gpa, size)
+        self.map[at : at + size] = data  # type: ignore[assignment]  # any buffer of bytes will do
+
+    def zero(self, gpa: int, size: int) -> None:
+        """Fill with zeros. Whole pages are given back to the host, so that untouched ones are not committed."""
+        at = self.offset(gpa, size)
+        end = at + size
+        first, last = -(-at // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
+        if first >= last:
+            self.map[at:end] = bytes(size)
+            return
+        self.map[at:first] = bytes(first - at)
+        self.map.madvise(mmap.MADV_REMOVE, first, last - first)
+        self.map[last:end] = bytes(end - last)
+
+    def read_int(self, gpa: int, size: int) -> int:
+        """An unsigned little-endian integer of `size` bytes."""
+        return int.from_bytes(self.read(gpa, size), "little")
+
+    def write_int(self, gpa: int, size: int, value: int) -> None:
+        """Store the low `size` bytes of `value`, little-endian."""
+        self.write(gpa, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+
+    def committed(self) -> int:
+        """Bytes of host memory that the RAM takes up now."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def close(self) -> None:
+        """Unmap and free the RAM. BufferError if a view of it is still held."""
+        if not self.map.closed:
+            self.map.close()
+            os.close(self.fd)

@@ -1,0 +1,49 @@
+"""How a run ended: exactly one of a few named ways, with what a test wants to assert."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .crash import CrashReport
+
+
+class Ending(enum.StrEnum):
+    """The ways in which a run can end. Each is a string, too: `outcome.ending == "halted"`."""
+
+    HALTED = "halted"
+    """Every CPU sleeps with interrupts off, or waits to be started: nothing can wake the machine again."""
+    EXITED = "exited"
+    """The guest ended the run by itself: an exit port (with a code) or a power-off (code 0)."""
+    REBOOTED = "rebooted"
+    """The guest reset the machine."""
+    CRASHED = "crashed"
+    """Triple fault, an instruction that KVM cannot emulate, or a state that cannot be entered; see `report`."""
+    TIMED_OUT = "timed out"
+    """The time limit was over."""
+    STOPPED = "stopped"
+    """The host ended the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a run."""
+
+    ending: Ending
+    reason: str
+    """The same in words."""
+    code: int | None = None
+    """EXITED: the status. A value written to the exit port gives `value * 2 + 1`, a power-off gives 0."""
+    value: int | None = None
+    """EXITED: the raw value that was written to the exit port, None for a power-off."""
+    report: CrashReport | None = field(default=None, repr=False)
+    """CRASHED: what happened."""
+    elapsed: float = 0.0
+    """Wall-clock seconds from the start to the end."""
+    exits: int = 0
+    """How often a vCPU left the guest for this process."""
+
+    def __str__(self) -> str:
+        return f"{self.ending}: {self.reason}"

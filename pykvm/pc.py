@@ -1,0 +1,88 @@
+"""The PC around the CPUs: which devices there are, at which ports, on which interrupt lines.
+
+Addresses and interrupts are the PC/AT's (IBM PC AT Technical Reference, 1985, "I/O address map"), where drivers look
+for them without asking.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .console.port import ConsolePort
+from .devices.acpi_pm import AcpiPm
+from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
+from .devices.uart16550 import Uart16550
+from .disk import Disk
+from .errors import ConfigError
+from .net import NetBackend
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
+"""COM1 to COM4: (port, IRQ)."""
+ATA_CHANNELS = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))
+"""Primary and secondary: (command block, control block, IRQ)."""
+NE2000_CARDS = ((0x300, 9), (0x320, 10), (0x340, 11), (0x360, 5))
+"""Where the first to fourth NIC is: (port, IRQ)."""
+SCI_IRQ = 9
+"""The ACPI interrupt, which shares its line with the first NIC, as it does on real boards."""
+
+
+class Pc:
+    """The devices of one machine. `consoles` are the host's sides of COM1 onwards, `backends` all disks and networks."""
+
+    def __init__(
+        self, machine: Machine, serial_ports: int, disks: Sequence[Disk | None], nics: Sequence[NetBackend]
+    ) -> None:
+        self._machine = machine
+        self.debug_console = ConsolePort(machine.lock, "debug console")
+        """What the guest writes to port 0xE9."""
+        self.consoles: list[ConsolePort] = []
+        for what, given, most in (
+            ("serial ports", serial_ports, len(COM_PORTS)),
+            ("disks", len(disks), 2 * len(ATA_CHANNELS)),
+            ("NICs", len(nics), len(NE2000_CARDS)),
+        ):
+            if not 0 <= given <= most:
+                raise ConfigError(f"{given} {what} are not possible: a PC has 0 to {most}")
+        for number in range(serial_ports):
+            self._add_uart(number)
+        self._add_disks(list(disks))
+        for number, backend in enumerate(nics):
+            self._add_nic(number, backend)
+        machine.add(DebugExit(machine.exited))
+        machine.add(DebugConsole(self.debug_console.write))
+        machine.add(ShutdownPort(machine.powered_off))
+        machine.add(AcpiPm(machine.irq(SCI_IRQ), machine.powered_off, time.monotonic_ns))
+
+    def _add_uart(self, number: int) -> None:
+        base, irq = COM_PORTS[number]
+        console = ConsolePort(self._machine.lock, f"COM{number + 1}")
+        self.consoles.append(console)
+        self._machine.add(Uart16550(console.name, base, self._machine.irq(irq), console))
+
+    def _add_disks(self, disks: list[Disk | None]) -> None:
+        if not any(disks):
+            return
+        from .devices.ata import AtaChannel
+
+        disks += [None] * (2 * len(ATA_CHANNELS) - len(disks))
+        for number, (base, control, irq) in enumerate(ATA_CHANNELS):
+            master, slave = disks[2 * number : 2 * number + 2]
+            line = self._machine.irq(irq)
+            self._machine.add(AtaChannel(f"ATA{number}", base, control, line, master, slave))
+
+    def _add_nic(self, number: int, backend: NetBackend) -> None:
+        from .devices.ne2000 import Ne2000
+        from .net.mac import stable_mac
+
+        base, irq = NE2000_CARDS[number]
+        nic = Ne2000(f"NIC{number}", base, irq=self._machine.irq(irq), backend=backend, mac=stable_mac(f"{os.getpid()}/{id(self._machine)}/{number}"))
+        self._machine.add(nic)
+        fd = backend.fileno()
+        if fd is not None:
+            self._machine.loop.on_readable(fd, backend.poll)

@@ -1,0 +1,170 @@
+"""One vCPU and its thread: the loop that enters the guest and serves its exits.
+
+A vCPU leaves the guest for good or for a while only through `interrupt()`: `immediate_exit` is set, and a signal whose
+handler does nothing takes the thread out of KVM_RUN if it is inside. On its way out KVM finishes the access that the
+last exit was about, so the state that anybody sees afterwards is never half-way.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .kvm import VCPU, KvmError
+from .kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit, prepare_kick
+
+if TYPE_CHECKING:
+    from .bus import Claim
+    from .machine import Machine
+
+KICK = signal.SIGRTMIN
+"""The signal that takes a thread out of KVM_RUN."""
+
+OUTPUT_KEY = 1 << 19
+"""In a port access's key (bits 32-51 of what KVM_RUN returned: port, size << 16): set for output."""
+
+Route = tuple[Callable[..., int | None], int, int]
+"""How a port access is served: (function, offset, size), called with the value behind them for output."""
+
+
+class Runner:
+    """Runs `vcpu` for `machine` in a thread of its own."""
+
+    def __init__(self, machine: Machine, vcpu: VCPU) -> None:
+        self.machine = machine
+        self.vcpu = vcpu
+        self.exits = 0
+        """Exits served; up to date once the thread has ended."""
+        self._inside = False  # from the thread's start to its end: only then may it be signalled
+        self._clock = 0
+        self._thread = threading.Thread(target=self._main, name=f"pykvm vcpu {vcpu.id}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. With the machine's lock held."""
+        prepare_kick(KICK)
+        self._inside = True
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread's end. Without the lock."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def interrupt(self) -> None:
+        """Have the vCPU come out of the guest and ask the machine what to do. With the machine's lock held."""
+        if self._inside:
+            self.vcpu.immediate_exit(True)
+            ident = self._thread.ident
+            if ident is not None and ident != threading.get_ident():
+                signal.pthread_kill(ident, KICK)
+
+    def cpu_time(self) -> int:
+        """Nanoseconds that the thread has run: they stand still while the vCPU sleeps. With the machine's lock held."""
+        return time.clock_gettime_ns(self._clock) if self._inside and self._clock else 0
+
+    def _main(self) -> None:
+        machine = self.machine
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        try:
+            self._loop()
+        except Exception as error:
+            with machine.lock:
+                machine.failed(error, f"vCPU {self.vcpu.id}")
+        finally:
+            with machine.lock:
+                self._inside = False
+                machine.runner_left()
+
+    def _loop(self) -> None:
+        machine, lock = self.machine, self.machine.lock
+        enter, enter_answering = self.vcpu.enter, self.vcpu.enter_answering
+        routes = machine.port_routes
+        exits = 0
+        result = 0
+        try:
+            result = enter()
+            while True:
+                if result >= PIO:
+                    # The path that every guest takes all the time: no layer is visited twice on it.
+                    key = result >> 32 & 0xFFFFF
+                    exits += 1
+                    with lock:
+                        function, offset, size = routes.get(key) or machine.route_port(key)
+                        if key & OUTPUT_KEY:
+                            function(offset, size, result & 0xFFFFFFFF)
+                            value = None
+                        else:
+                            value = function(offset, size)
+                    result = enter() if value is None else enter_answering(value)
+                elif result >= 0:
+                    exits += 1
+                    with lock:
+                        self._serve(result)
+                    result = enter()
+                elif self._came_out(result):
+                    result = enter()
+                else:
+                    break
+        except Exception as error:
+            with lock:
+                claim = self._claim(result)
+                machine.failed(error, claim.device.name or type(claim.device).__name__ if claim else "pykvm")
+        finally:
+            self.exits = exits
+
+    def _came_out(self, result: int) -> bool:
+        """KVM_RUN failed; False if the thread is to end."""
+        if result == -errno.EINTR:
+            # First clear, then look: whoever wants something says so first and then sets immediate_exit.
+            self.vcpu.immediate_exit(False)
+            return self.machine.runner_came_out()
+        if result == -errno.EAGAIN:  # it waited for a SIPI, and got one
+            return True
+        raise KvmError("KVM_RUN", -result)
+
+    def _serve(self, reason: int) -> None:
+        """Serve an exit that is no single port access."""
+        machine, vcpu = self.machine, self.vcpu
+        if reason == Exit.MMIO:
+            address, size, value, is_write = vcpu.mmio()
+            if is_write:
+                machine.mmio.write(address, size, value)
+            else:
+                vcpu.answer_mmio(size, machine.mmio.read(address, size))
+        elif reason == Exit.IO:
+            port, size, count, is_output, data = vcpu.pio_block()
+            if is_output:
+                machine.ports.write_block(port, size, bytes(data))
+            else:
+                data[:] = machine.ports.read_block(port, size, count)
+        elif reason in (Exit.RDMSR, Exit.WRMSR):
+            index, value = vcpu.msr()
+            vcpu.answer_msr(machine.access_msr(index, value if reason == Exit.WRMSR else None))
+        elif reason == Exit.SYSTEM_EVENT:
+            machine.system_event(vcpu.system_event())
+        elif reason == Exit.SHUTDOWN:
+            machine.crashed(vcpu, "triple fault")
+        elif reason == Exit.FAIL_ENTRY:
+            machine.crashed(vcpu, f"the CPU cannot enter this state (hardware reason {vcpu.entry_failure():#x})")
+        elif reason == Exit.INTERNAL_ERROR:
+            suberror, data = vcpu.internal_error()
+            if suberror == INTERNAL_ERROR_EMULATION:
+                machine.crashed(vcpu, "KVM cannot emulate the instruction", vcpu.failed_instruction())
+            else:
+                machine.crashed(vcpu, f"KVM internal error {suberror}, data {' '.join(f'{word:#x}' for word in data)}")
+        elif reason != Exit.INTR:
+            machine.crashed(vcpu, f"KVM gave up with the exit reason {EXIT_NAMES.get(reason, reason)}")
+
+    def _claim(self, result: int) -> Claim | None:
+        """Whose turn it was when serving `result` failed."""
+        if result >= PIO:
+            return self.machine.ports.find(result >> 32 & 0xFFFF)
+        if result == Exit.IO:
+            return self.machine.ports.find(self.vcpu.pio_block()[0])
+        if result == Exit.MMIO:
+            return self.machine.mmio.find(self.vcpu.mmio()[0])
+        return None

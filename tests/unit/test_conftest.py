@@ -1,0 +1,125 @@
+"""The promises of tests/conftest.py, each tried with a test run of its own in an empty directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from features import FEATURES
+
+TESTS = Path(__file__).resolve().parent.parent
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs pytest over one test file, at `where` below a copy of the project that holds nothing else."""
+
+    def run(code: str, where: str = "unit", **environment: str) -> subprocess.CompletedProcess[str]:
+        directory = tmp_path / "tests" / where
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("conftest.py", "features.py"):
+            shutil.copy(TESTS / name, tmp_path / "tests")
+        shutil.copy(TESTS.parent / "pyproject.toml", tmp_path)
+        (directory / "test_it.py").write_text(code)
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def test_missing_feature_skips_by_name_with_the_reason(run: Run) -> None:
+    done = run("import pytest\n@pytest.mark.needs('tshark')\ndef test_one(): pass\n", PATH="/nonexistent")
+    assert done.returncode == 0
+    assert "needs tshark: tshark is not on PATH" in done.stdout
+
+
+def test_unknown_feature_is_an_error(run: Run) -> None:
+    done = run("import pytest\n@pytest.mark.needs('paging33')\ndef test_one(): pass\n")
+    assert done.returncode == 4
+    assert "needs 'paging33'" in done.stderr
+
+
+@pytest.mark.parametrize("wait", ["while True: pass", "threading.Lock().acquire(); L.acquire()", "os.read(R, 1)"])
+def test_hang_is_a_failure_and_the_run_goes_on(run: Run, wait: str) -> None:
+    done = run(
+        "import os, threading\nR, W = os.pipe()\nL = threading.Lock()\nL.acquire()\n"
+        f"def test_hang():\n    {wait}\n"
+        "def test_next(): pass\n",
+        PYKVM_TEST_TIMEOUT="1",
+    )
+    assert done.returncode == 1
+    assert "TimeLimitExceeded" in done.stdout
+    assert "1 failed, 1 passed" in done.stdout
+
+
+def test_exception_in_a_thread_fails_the_test(run: Run) -> None:
+    done = run(
+        "from threading import Thread\n"
+        "def test_thread():\n    thread = Thread(target=lambda: 1 / 0)\n    thread.start()\n    thread.join()\n"
+    )
+    assert done.returncode == 1
+    assert "PytestUnhandledThreadExceptionWarning" in done.stdout
+
+
+def test_exception_in_a_destructor_fails_the_test(run: Run) -> None:
+    done = run("class Bad:\n    def __del__(self): 1 / 0\ndef test_destructor():\n    Bad()\n")
+    assert done.returncode == 1
+    assert "PytestUnraisableExceptionWarning" in done.stdout
+
+
+def test_skipping_every_kvm_test_fails_where_there_is_kvm(run: Run) -> None:
+    done = run(
+        "import pytest\ndef test_one(): pytest.skip('no reason')\ndef test_two(): pytest.skip('no reason')\n", "kvm"
+    )
+    assert "KVM tests: 0 ran, 2 skipped" in done.stdout
+    assert done.returncode == (1 if os.path.exists("/dev/kvm") else 0)
+
+
+# Not by the marker: then this test itself would be counted as one that used KVM.
+@pytest.mark.skipif(FEATURES["kvm"]() is not None, reason="needs kvm")
+def test_one_kvm_test_that_ran_is_enough(run: Run) -> None:
+    done = run("import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip('too hot')\n", "kvm")
+    assert done.returncode == 0
+    assert "KVM tests: 1 ran, 1 skipped" in done.stdout
+    assert "1 skipped: too hot" in done.stdout
+
+
+def test_guests_are_built_once_and_again_when_a_source_is_newer(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "guests" / "hello.c"
+    source.parent.mkdir()
+    source.touch()
+    script = tmp_path / "build_guests.sh"
+    script.write_text("#!/bin/sh\nmkdir -p guests/build\necho built >> guests/build/hello.bin\n")
+    script.chmod(0o755)
+    code = "def test_one(guest): print(guest('hello').read_text().count('built'), 'times')\n"
+    built = tmp_path / "guests" / "build" / "hello.bin"
+    for _ in range(2):
+        assert run(code).returncode == 0
+        assert built.read_text() == "built\n"
+    later = built.stat().st_mtime + 5
+    os.utime(source, (later, later))
+    assert run(code).returncode == 0
+    assert built.read_text() == "built\nbuilt\n"
+
+
+def test_broken_guest_build_shows_its_output(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "guests").mkdir()
+    script = tmp_path / "build_guests.sh"
+    script.write_text("#!/bin/sh\necho no such compiler >&2\nexit 1\n")
+    script.chmod(0o755)
+    done = run("def test_one(guest): pass\n")
+    assert done.returncode == 1
+    assert "no such compiler" in done.stdout
