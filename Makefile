@@ -2,6 +2,7 @@
 # make test   set up and run all tests; those that need what this machine lacks are skipped by name
 # make lint   style, types and import contracts
 # make bench  the benchmarks
+# make guests the test guests alone, with a list of them
 # make clean  forget everything that was made
 #
 # Another Python than python3: make PYTHON=python3.12 ...
@@ -13,14 +14,14 @@ BIN := $(VENV)/bin
 # What the installation depends on; pykvm's own Python files are used in place.
 INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
 INSTALLS := $(filter-out pykvm/kvm/_kvm.c,$(INSTALLS))
-GUESTS := $(shell find guests -name build -prune -o -type f -print)
 SCRATCH := build/scratch.img
 
 .PHONY: run test lint style types layers bench guests kvm clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
-run: kvm $(VENV)/.installed guests/build/.built $(SCRATCH)
+run: kvm $(VENV)/.installed $(SCRATCH)
+	@./build_guests.sh > /dev/null
 	$(BIN)/pykvm run guests/build/demo.elf --disk $(SCRATCH) --nic loopback
 
 test: $(VENV)/.installed-dev
@@ -40,10 +41,12 @@ types: $(VENV)/.installed-dev
 layers: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
-bench: kvm $(VENV)/.installed guests/build/.built
+bench: kvm $(VENV)/.installed
+	@./build_guests.sh > /dev/null
 	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
 
-guests: guests/build/.built
+guests:
+	./build_guests.sh
 
 kvm:
 	@tools/check_host.sh kvm
@@ -67,11 +70,6 @@ $(VENV)/.installed-dev: $(INSTALLS) $(BIN)/python $(BIN)/pip
 	@tools/check_host.sh build $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(VENV)/.installed $@
-
-guests/build/.built: build_guests.sh $(GUESTS)
-	@tools/check_host.sh build $(PYTHON)
-	./build_guests.sh
-	@touch $@
 
 $(SCRATCH):
 	@mkdir -p $(@D)

@@ -37,7 +37,9 @@ report() { printf '%s%-26s%s %6d bytes  %s\n' "$bold" "$1" "$plain" "$(stat -c %
 # Is everything there, and newer than every source?
 fresh() {
     [ -f "$output/.built" ] || return 1
-    [ -z "$(find guests build_guests.sh -path guests/build -prune -o -newer "$output/.built" -print -quit)" ] || return 1
+    local newer
+    newer=$(find guests build_guests.sh -path guests/build -prune -o -newer "$output/.built" -print -quit)
+    [ -z "$newer" ] || return 1
     while read -r name _; do [ -f "$output/$name" ] || return 1; done <"$output/.built"
 }
 if fresh; then
@@ -47,7 +49,7 @@ fi
 
 work=$(mktemp -d "$output/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-: >"$work/built" # dated before the sources are read: what changes during the build is built the next time
+: >"$work/began"
 
 object() { # name source [flag...]
     gcc "${cflags[@]}" "${@:3}" -c "$2" -o "$work/$1.o"
@@ -59,8 +61,10 @@ in_background() {
     jobs+=($!)
 }
 wait_for_jobs() {
-    for job in "${jobs[@]}"; do wait "$job" || exit 1; done # the compiler has said why
+    local failed=''
+    for job in "${jobs[@]}"; do wait "$job" || failed=yes; done
     jobs=()
+    [ -z "$failed" ] || exit 1 # the compiler has said why
 }
 
 library=()
@@ -119,5 +123,6 @@ done
 wait_for_jobs
 
 for name in "${built[@]}"; do mv "$work/$name" "$output/$name"; done # at once: nobody sees half a file
+touch -r "$work/began" "$work/built" # what changed since then is built the next time
 mv "$work/built" "$output/.built"
 while read -r name mode; do report "$name" "$mode"; done <"$output/.built"

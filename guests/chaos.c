@@ -2,11 +2,11 @@
  * breaks breaks again. No device may take harm, and no host. */
 #include "lib/lib.h"
 
-/* Ports that would end the game: exits, power-offs, resets. Each with its size, for a write of 4 bytes reaches further
- * than its port. */
+/* Ports that would end the game: exits, power-offs, resets. */
 static const struct {
     uint16_t first, last;
-} avoided[] = {{0x64, 0x64}, {0x92, 0x92}, {0xF4, 0xF7}, {0x501, 0x501}, {0x600, 0x60F}, {0xCF9, 0xCF9}, {0x8900, 0x8900}};
+} avoided[] = {{0x64, 0x64},   {0x92, 0x92},   {0xF4, 0xF7},    {0x501, 0x501},
+               {0x600, 0x60F}, {0xCF9, 0xCF9}, {0x8900, 0x8900}};
 
 /* Where devices live. Of 65536 ports few are in use: half of the shots go here. */
 static const struct {

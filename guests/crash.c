@@ -4,7 +4,7 @@
  * a triple fault: the CPU shuts down (Intel SDM volume 3A, section 6.15, interrupt 8). Most ways end so. */
 #include "lib/lib.h"
 
-#define DEATH static __attribute__((noinline, unused)) void
+#define DEATH static __attribute__((noipa, unused)) void
 
 #define NOWHERE 0x0000700000000000ull /* a canonical address that nothing is mapped at */
 
@@ -32,7 +32,7 @@ DEATH bad_stack(void) {
 /* The same by honest means: recursion runs into the unmapped page below the stack. */
 static uint8_t small_stack[3][PAGE] __attribute__((aligned(PAGE), unused));
 
-static __attribute__((noinline, unused)) int descend(int depth) {
+static __attribute__((noipa, unused)) int descend(int depth) {
     volatile uint8_t locals[256];
     locals[0] = depth;
     return depth ? descend(depth - 1) + locals[0] : 0;
@@ -86,14 +86,14 @@ DEATH idt_unmapped(void) {
 }
 
 /* A division by zero deep in some arithmetic, with nobody to handle it. */
-static __attribute__((noinline, unused)) unsigned average(unsigned total, volatile unsigned *count) {
+static __attribute__((noipa, unused)) unsigned average(unsigned total, volatile unsigned *count) {
     return total / *count;
 }
 
 DEATH divide(void) {
     volatile unsigned nobody = 0;
     no_idt_at_all();
-    average(100, &nobody);
+    printf("average: %u\n", average(100, &nobody));
 }
 
 /* No triple fault: the kernel's own handler gives up, prints, and halts with interrupts off. */
@@ -119,13 +119,13 @@ DEATH sse(void) {
 }
 
 /* Something to see in a backtrace. */
-static __attribute__((noinline)) void load_driver(int device) {
+static __attribute__((noipa)) void load_driver(int device) {
     printf("driver %d: starting\n", device);
     WAY();
     printf("driver %d: still alive?\n", device);
 }
 
-static __attribute__((noinline)) void start_devices(void) {
+static __attribute__((noipa)) void start_devices(void) {
     for (int device = 1; device < 2; device++)
         load_driver(device);
 }

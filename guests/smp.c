@@ -2,14 +2,13 @@
  * under a ticket lock, and the BSP tells who did how much (Intel SDM volume 3A, section 8.4). */
 #include "lib/lib.h"
 
-enum { AP_PAGE = 0x8000, STACKS = 64, STACK_SIZE = 4096, ROUNDS = 7 };
-enum { ICR_ALL_BUT_SELF = 3 << 18, ICR_ASSERT = 1 << 14, ICR_INIT = 5 << 8, ICR_STARTUP = 6 << 8, ICR_PENDING = 1 << 12 };
+enum { AP_PAGE = 0x8000, STACKS = 64 }; /* as in smp_trampoline.S */
+enum { ROUNDS = 7 };
+enum { ICR_ALL_BUT_SELF = 3 << 18, ICR_ASSERT = 1 << 14, ICR_INIT = 5 << 8, ICR_STARTUP = 6 << 8 };
+enum { ICR_PENDING = 1 << 12 };
 
 /* smp_trampoline.S; the variables are those of its copy at AP_PAGE, see low(). */
 extern char trampoline[], trampoline_end[], trampoline_cr3[], trampoline_cpus[];
-
-uint8_t ap_stacks[STACKS][STACK_SIZE] __attribute__((aligned(16)));
-asm(".globl ap_stacks_count\n.set ap_stacks_count, 64");
 
 /* A ticket lock: who comes draws a number and waits until it is called. First come, first served. */
 static struct {
@@ -18,7 +17,7 @@ static struct {
 
 static volatile bool go;
 static volatile uint32_t finished;
-static volatile uint32_t total; /* under the lock */
+static volatile uint32_t total;       /* under the lock */
 static volatile uint32_t counts[256]; /* by APIC ID; each written by its own CPU only. 0: no such CPU */
 
 static volatile uint32_t *low(const char *variable) {

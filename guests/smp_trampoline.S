@@ -2,6 +2,7 @@
 # smp.c copies this page below 1 MiB, so it must not rely on where it was linked: addresses are counted from AP_PAGE.
 
         .set    AP_PAGE, 0x8000
+        .set    STACKS, 64
         .set    CR4_PAE, 1 << 5
         .set    CR0_PE_PG, 0x80000001
         .set    MSR_EFER, 0xC0000080
@@ -40,7 +41,7 @@ long_mode:
         # Each CPU takes a number, and by it a stack.
         mov     $1, %edi
         lock xadd %edi, trampoline_cpus - trampoline + AP_PAGE
-        cmp     $ap_stacks_count, %edi
+        cmp     $STACKS, %edi
         jae     2f
         lea     1(%rdi), %eax
         shl     $12, %eax               # 4 KiB each
@@ -65,5 +66,10 @@ trampoline_cr3:
 trampoline_cpus:
         .long   0                       # CPUs that have come here
 trampoline_end:
+
+        .bss
+        .balign 4096
+ap_stacks:
+        .skip   STACKS * 4096
 
         .section .note.GNU-stack, "", @progbits

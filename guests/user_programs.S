@@ -17,7 +17,7 @@ user_\name:
         int3
         .size   user_hello, . - user_hello
 greeting:
-        .asciz  "user: hello from ring 3\n"
+        .asciz  "hello from ring 3, "
 
         program privileged              # HLT is for ring 0 only
         hlt

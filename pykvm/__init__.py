@@ -54,7 +54,7 @@ _HOMES = {
     "open_disk": "disk.image",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0604  # the table is the list
+__all__ = list(_HOMES)  # the table is the list
 __version__ = "0.1.0"
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from typing import TYPE_CHECKING, Self
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from .x86.disasm import Instruction, disassemble
 from .x86.mode import cpu_mode
@@ -62,6 +61,19 @@ class CrashReport:
         where = f"{self.registers.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
         what = f" ({self.instruction.text})" if self.instruction else ""
         return f"{self.cause} at {where}{what}, CPU {self.vcpu}, {self.mode}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON; bytes as hexadecimal text."""
+        return {
+            "cause": self.cause,
+            "vcpu": self.vcpu,
+            "mode": self.mode,
+            "symbol": self.symbol,
+            "code": self.code.hex(),
+            "instruction": self.instruction.text if self.instruction else None,
+            "registers": asdict(self.registers),
+            "system": asdict(self.system),
+        }
 
     def __str__(self) -> str:
         r, s = self.registers, self.system

@@ -67,15 +67,15 @@ class EventLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, wait for it and free its descriptors. Not with the lock held."""
+        """End the thread and wait for it. Not with the lock held."""
         if self._running:
             self._running = False
             self.wake()
             self._thread.join()
-        self.close()
 
     def close(self) -> None:
-        """Free the descriptors of a loop that is not running; may be called twice."""
+        """Stop, and free the descriptors; may be called twice."""
+        self.stop()
         if not self._poll.closed:
             self._poll.close()
             os.close(self._wake)
@@ -129,7 +129,7 @@ class EventLoop:
         while self._running:
             try:
                 events = self._poll.poll(self._timeout())
-            except InterruptedError:  # pragma: the kick signal may land here
+            except InterruptedError:
                 continue
             with self._lock:
                 self._next = 0

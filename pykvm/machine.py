@@ -11,25 +11,27 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from . import boot
 from .boot import detect
 from .bus import Claim, MmioBus, PortBus
+from .console.port import ConsolePort
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .disk import Disk
 from .disk.image import open_disk
 from .errors import ConfigError, PykvmError
 from .eventloop import EventLoop
-from .kvm import VCPU, VM, MpState, MsrRange, System
+from .kvm import VCPU, MpState, MsrRange, System
 from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
 from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 from .net import NetBackend
 from .outcome import Ending, Outcome
-from .pc import Pc
+from .pc import Nic, Pc
 from .runner import OUTPUT_KEY, Route, Runner
 from .x86 import cpuid
 from .x86.disasm import MAX_INSTRUCTION
@@ -50,15 +52,22 @@ LAPIC_LVT = (0x320, 0x330, 0x340, 0x350, 0x360, 0x370)
 LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
 
 Image = str | os.PathLike[str] | bytes
+Resource = TypeVar("Resource", bound="Closeable | None")
 MsrHandler = Callable[[int | None], int | None]
 AccessHandler = Callable[[Access], int | None]
+
+
+class Closeable(Protocol):
+    """What a machine gives back at its end."""
+
+    def close(self) -> None: ...
 
 
 class DeviceError(PykvmError):
     """A device or a handler raised an exception, which is this one's `__cause__`, and the run was ended for it."""
 
 
-class GeneralProtection(Exception):  # noqa: N818
+class GeneralProtection(Exception):
     """Raised by an MSR handler: the guest's RDMSR or WRMSR gets #GP."""
 
 
@@ -71,7 +80,8 @@ class Machine:
 
     `memory` is in bytes, or text such as "64M". `disks` are up to four (None leaves a place empty): primary master and
     slave, secondary master and slave; a path is opened for reading and writing, and `pykvm.open_disk` has the other
-    ways. `nics` are up to four network back ends. `serial_ports` is the number of COM ports, 1 to 4.
+    ways. `nics` are up to four, each a network back end or a `Nic`, which has a MAC address, too. `serial_ports` is the
+    number of COM ports, 1 to 4.
 
     The machine owns its back ends: `close()`, or the end of a `with` block, closes them.
     Raises ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM.
@@ -84,9 +94,9 @@ class Machine:
         memory: str | int = DEFAULT_MEMORY,
         cpus: int = 1,
         disks: Sequence[Disk | str | os.PathLike[str] | None] = (),
-        nics: Sequence[NetBackend] = (),
+        nics: Sequence[Nic | NetBackend] = (),
         serial_ports: int = 1,
-        format: str | None = None,  # noqa: A002
+        format: str | None = None,
         mode: int | None = None,
         load: int | None = None,
         entry: int | None = None,
@@ -108,19 +118,20 @@ class Machine:
         self.mmio = MmioBus()
         self.port_routes: dict[int, Route] = {}
         self._lines: dict[int, list[IrqLine]] = {}
-        self._backends: list[Disk | NetBackend] = []
-        self.vm: VM | None = None
+        self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
         self.entry: boot.EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
-        self.system = _system()
-        self.memory = GuestMemory(memory)
-        self.loop = EventLoop(self.lock, self._loop_failed, "pykvm I/O")
         try:
-            self._backends += nics
-            drives = [open_disk(disk) if isinstance(disk, (str, os.PathLike)) else disk for disk in disks]
-            self._backends += [disk for disk in drives if disk is not None]
+            self.system = _system()
+            self.memory = self._own(GuestMemory(memory))
+            self.vm = self._own(self.system.create_vm())
+            self.loop = self._own(EventLoop(self.lock, self._loop_failed, "pykvm I/O"))
+            cards = [Nic(nic) if isinstance(nic, NetBackend) else nic for nic in nics]
+            for card in cards:
+                self._own(card.backend)
+            drives = [self._own(open_disk(disk) if isinstance(disk, (str, os.PathLike)) else disk) for disk in disks]
             self._create(cpus)
-            self.pc = Pc(self, serial_ports, drives, nics)
+            self.pc = Pc(self, serial_ports, drives, cards)
             if image is not None:
                 self.load(image, boot.Options(mode, load, entry), format)
         except BaseException:
@@ -129,11 +140,15 @@ class Machine:
 
     # What it is made of
 
+    def _own(self, resource: Resource) -> Resource:
+        if resource is not None:
+            self._resources.callback(resource.close)
+        return resource
+
     def _create(self, cpus: int) -> None:
         most = self.system.check_extension("MAX_VCPUS")
         if not 1 <= cpus <= most:
             raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
-        self.vm = self.system.create_vm()
         if self.vm.check_extension("SET_TSS_ADDR"):
             self.vm.set_tss_address(TSS_ADDRESS)
         for slot, region in enumerate(self.memory.regions):
@@ -141,7 +156,7 @@ class Machine:
         self.vm.create_irqchip()
         self.vm.create_pit()
         for number in range(cpus):
-            vcpu = self.vm.create_vcpu(number)
+            vcpu = self._own(self.vm.create_vcpu(number))
             self.vcpus.append(vcpu)
             self.runners.append(Runner(self, vcpu))
         self._set_cpuid(list(self.system.supported_cpuid()))
@@ -152,14 +167,12 @@ class Machine:
 
     @cached_property
     def cpuid(self) -> list[cpuid.CpuidEntry]:
-        """The CPUID leaves, for all CPUs alike; `x86.cpuid.set_leaf` overrides one. What they say at the start counts."""
+        """The CPUID leaves of all CPUs; `x86.cpuid.set_leaf` overrides one. What they say at the start counts."""
         return [replace(entry) for entry in self.system.supported_cpuid()]
 
-    def load(
-        self, image: Image, options: boot.Options | None = None, format: str | None = None
-    ) -> boot.EntryState:
+    def load(self, image: Image, options: boot.Options | None = None, format: str | None = None) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
-        content = image if isinstance(image, bytes) else _read_image(image)
+        content = image if isinstance(image, bytes) else read_image(image)
         self.entry = state = detect.load(content, self.memory, options or boot.Options(), format)
         first = self.vcpus[0]
         first.set_registers(state.registers)
@@ -191,7 +204,10 @@ class Machine:
             self.port_routes.clear()
 
     def irq(self, number: int) -> IrqLine:
-        """A new line to the interrupt input `number` (0-15: PIC and IOAPIC, 16-23: IOAPIC); lines to one input are ORed."""
+        """A new line to the interrupt input `number`: 0-15 of PIC and IOAPIC, 16-23 of the IOAPIC.
+
+        Several lines to one input are ORed.
+        """
         if not 0 <= number < 24:
             raise ConfigError(f"there is no interrupt input {number}: a PC has 0 to 23")
         lines = self._lines.setdefault(number, [])
@@ -290,9 +306,13 @@ class Machine:
 
     def stop(self, reason: str = "stopped by the host") -> Outcome:
         """End the run, if it has not ended, and return its outcome."""
+        self.request_stop(reason)
+        return self.wait()
+
+    def request_stop(self, reason: str) -> None:
+        """End the run without waiting for its end: for devices, handlers and the I/O thread."""
         with self.lock:
             self._end(Ending.STOPPED, reason)
-        return self.wait()
 
     def pause(self) -> None:
         """Take all CPUs out of the guest and return when they are: registers and memory then hold still.
@@ -320,14 +340,7 @@ class Machine:
             self._changed.wait_for(lambda: not self._live)
         for runner in self.runners:
             runner.join()
-        self.loop.stop()
-        for backend in self._backends:
-            backend.close()
-        for vcpu in self.vcpus:
-            vcpu.close()
-        if self.vm is not None:
-            self.vm.close()
-        self.memory.close()
+        self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -425,7 +438,10 @@ class Machine:
         self.failed(error, f"I/O callback {getattr(callback, '__qualname__', callback)}")
 
     def runner_came_out(self) -> bool:
-        """A vCPU was taken out of the guest: wait here while it must stay out; False if it must end. Without the lock."""
+        """A vCPU was taken out of the guest: wait here while it must stay out; False if it must end.
+
+        Without the lock.
+        """
         with self.lock:
             while self._holds and self._outcome is None:
                 self._parked += 1
@@ -505,8 +521,8 @@ class Machine:
         return not any(entry & LVT_DELIVERY == LVT_NMI and not entry & LVT_MASKED for entry in entries)
 
 
-def _read_image(path: str | os.PathLike[str]) -> bytes:
-    """The whole file; ConfigError if it cannot be read or is absurdly large."""
+def read_image(path: str | os.PathLike[str]) -> bytes:
+    """The whole image file; ConfigError if it cannot be read or is absurdly large."""
     try:
         with open(path, "rb") as file:
             content = file.read(IMAGE_LIMIT + 1)

@@ -82,9 +82,9 @@ class GuestMemory:
         The only bounds check there is: every other method goes through it.
         """
         if size >= 0:
-            if 0 <= gpa and gpa + size <= self._low:
+            if gpa >= 0 and gpa + size <= self._low:
                 return gpa
-            if HIGH_BASE <= gpa and gpa + size <= self._high_end:
+            if gpa >= HIGH_BASE and gpa + size <= self._high_end:
                 return gpa - HIGH_BASE + self._low
         raise GuestMemoryError(gpa, size)
 
@@ -97,7 +97,7 @@ class GuestMemory:
         """Copy `data` in."""
         size = len(data)
         at = self.offset(gpa, size)
-        self.map[at : at + size] = data  # type: ignore[assignment]  # any buffer of bytes will do
+        self.map[at : at + size] = data
 
     def zero(self, gpa: int, size: int) -> None:
         """Fill with zeros. Whole pages are given back to the host, so that untouched ones are not committed."""

@@ -6,9 +6,10 @@ for them without asking.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .console.port import ConsolePort
@@ -32,12 +33,18 @@ SCI_IRQ = 9
 """The ACPI interrupt, which shares its line with the first NIC, as it does on real boards."""
 
 
-class Pc:
-    """The devices of one machine. `consoles` are the host's sides of COM1 onwards, `backends` all disks and networks."""
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A NIC: what its cable leads to, and its station address (None: one that depends on its end of the cable)."""
 
-    def __init__(
-        self, machine: Machine, serial_ports: int, disks: Sequence[Disk | None], nics: Sequence[NetBackend]
-    ) -> None:
+    backend: NetBackend
+    mac: bytes | None = None
+
+
+class Pc:
+    """The devices of one machine. `consoles` are the host's sides of COM1 onwards."""
+
+    def __init__(self, machine: Machine, serial_ports: int, disks: Sequence[Disk | None], nics: Sequence[Nic]) -> None:
         self._machine = machine
         self.debug_console = ConsolePort(machine.lock, "debug console")
         """What the guest writes to port 0xE9."""
@@ -52,8 +59,8 @@ class Pc:
         for number in range(serial_ports):
             self._add_uart(number)
         self._add_disks(list(disks))
-        for number, backend in enumerate(nics):
-            self._add_nic(number, backend)
+        for number, nic in enumerate(nics):
+            self._add_nic(number, nic)
         machine.add(DebugExit(machine.exited))
         machine.add(DebugConsole(self.debug_console.write))
         machine.add(ShutdownPort(machine.powered_off))
@@ -76,13 +83,19 @@ class Pc:
             line = self._machine.irq(irq)
             self._machine.add(AtaChannel(f"ATA{number}", base, control, line, master, slave))
 
-    def _add_nic(self, number: int, backend: NetBackend) -> None:
+    def _add_nic(self, number: int, nic: Nic) -> None:
         from .devices.ne2000 import Ne2000
         from .net.mac import stable_mac
 
         base, irq = NE2000_CARDS[number]
-        nic = Ne2000(f"NIC{number}", base, irq=self._machine.irq(irq), backend=backend, mac=stable_mac(f"{os.getpid()}/{id(self._machine)}/{number}"))
-        self._machine.add(nic)
+        backend, name = nic.backend, f"NIC{number}"
+        mac = nic.mac or stable_mac(f"{backend.station}/{name}")
+        self._machine.add(Ne2000(name, base, irq=self._machine.irq(irq), backend=backend, mac=mac))
         fd = backend.fileno()
         if fd is not None:
-            self._machine.loop.on_readable(fd, backend.poll)
+            self._machine.loop.on_readable(fd, partial(self._poll, backend, fd))
+
+    def _poll(self, backend: NetBackend, fd: int) -> None:
+        backend.poll()
+        if backend.fileno() is None:  # it is dead, and its descriptor would be "readable" for ever
+            self._machine.loop.on_readable(fd, None)

@@ -88,7 +88,7 @@ void paging_identity(void);
 void paging_map(uint64_t virtual, uint64_t physical, uint64_t flags);
 void paging_unmap(uint64_t virtual);
 
-/* ata.c: disks at the two ISA channels, PIO with interrupts. Needs interrupts_init(), pit_start() and sti(). */
+/* ata.c: disks at the two ISA channels, PIO with interrupts. Needs interrupts_init(), pit_start(100), sti(). */
 enum ata_kind { ATA_NONE, ATA_DISK, ATA_PACKET };
 struct ata_drive {
     int channel, unit;

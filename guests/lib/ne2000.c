@@ -12,7 +12,7 @@ enum { PAR0 = BASE + 1, CURR = BASE + 7, MAR0 = BASE + 8 }; /* page 1 */
 enum { STOP = 0x01, START = 0x02, TXP = 0x04, READ = 0x08, WRITE = 0x10, ABORT = 0x20, PAGE1 = 0x40 }; /* of CR */
 enum { PRX = 0x01, PTX = 0x02, RXE = 0x04, TXE = 0x08, OVW = 0x10, CNT = 0x20, RDC = 0x40, RST = 0x80 }; /* of ISR */
 enum { HANDLED = PRX | PTX | RXE | TXE | OVW | CNT };
-enum { LOOPBACK = 0x02 };          /* of TCR: frames stay in the chip */
+enum { LOOPBACK = 0x02 }; /* of TCR: frames stay in the chip */
 enum { WORDS_FIFO_NORMAL = 0x49 }; /* DCR: 16-bit transfers, little-endian, no loopback, FIFO threshold 8 bytes */
 
 /* The card's memory, in pages of 256 bytes: one frame to send (6 pages hold 1536 bytes), the rest a ring. */
@@ -23,7 +23,7 @@ volatile bool ne2000_pending;
 static uint8_t next_page; /* of the ring: where the next frame to be read begins */
 static bool interrupts;
 
-/* "Remote DMA": moves data between the card's memory and the data port. Lengths are even: transfers are 16 bits wide. */
+/* "Remote DMA": moves data between the card's memory and the data port, in words: lengths are even. */
 static void remote_dma(uint16_t address, uint16_t size, uint8_t direction) {
     outb(CR, ABORT | START);
     outb(ISR, RDC);

@@ -6,8 +6,28 @@ enum { DATA = COM1, IER = COM1 + 1, FCR = COM1 + 2, LCR = COM1 + 3, MCR = COM1 +
 enum { LSR_DATA_READY = 0x01, LSR_THR_EMPTY = 0x20 };
 enum { IER_RECEIVED = 0x01, FIFO_SIZE = 16 };
 
+/* Characters between the interrupt handler, which alone moves `head`, and serial_line(), which alone moves `tail`.
+ * Empty: they are equal; full: one place is left. */
+static char ring[1024];
+static volatile unsigned head, tail;
+static volatile bool throttled;
+
+static unsigned after(unsigned i) { return (i + 1) % sizeof ring; }
+
+/* False: there is no room. */
+static bool store(void) {
+    if (after(head) == tail)
+        return false;
+    ring[head] = inb(DATA);
+    head = after(head);
+    return true;
+}
+
 void serial_init(void) {
     outb(IER, 0);
+    while (inb(LSR) & LSR_DATA_READY) /* typed ahead: switching the FIFOs on would lose it */
+        if (!store())
+            break;
     outb(LCR, 0x80); /* DLAB: the next two ports are the divisor of 115200 baud */
     outb(DATA, 1);
     outb(IER, 0);
@@ -26,25 +46,15 @@ void serial_write(const char *s, size_t size) {
     }
 }
 
-/* Characters between the interrupt handler, which alone moves `head`, and serial_line(), which alone moves `tail`.
- * Empty: they are equal; full: one place is left. */
-static char ring[1024];
-static volatile unsigned head, tail;
-static volatile bool throttled;
-
-static unsigned after(unsigned i) { return (i + 1) % sizeof ring; }
-
 static void on_interrupt(struct frame *frame) {
     (void)frame;
     while (inb(LSR) & LSR_DATA_READY) {
-        if (after(head) == tail) {
-            /* No room: leave the rest in the UART, and its interrupt off, until the reader has caught up. */
+        if (!store()) {
+            /* Leave the rest in the UART, and its interrupt off, until the reader has caught up. */
             throttled = true;
             outb(IER, 0);
             return;
         }
-        ring[head] = inb(DATA);
-        head = after(head);
     }
 }
 

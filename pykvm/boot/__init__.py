@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import PykvmError
 from ..x86.registers import Registers, SystemRegisters
@@ -16,23 +17,43 @@ class ImageError(PykvmError):
     """An image that cannot be loaded: the message names the field, its offset in the file and what is wrong with it."""
 
 
+class Module(NamedTuple):
+    """A file that the boot loader puts into memory beside the kernel, with the text that goes along with it."""
+
+    data: bytes
+    command_line: str = ""
+
+
 @dataclass(slots=True)
 class Options:
     """What the user may choose about loading. None means: what is right for the image.
 
     `mode` is 16, 32 or 64 (bits); `load` and `entry` are guest physical addresses. Only a flat binary listens to them.
+    `command_line` and `modules` go to the kernels whose boot protocol has a place for them; Linux takes the first
+    module as its initrd. `cpus` is how many the machine has, which the tables in memory tell the guest.
     """
 
     mode: int | None = None
     load: int | None = None
     entry: int | None = None
+    command_line: str = ""
+    modules: Sequence[Module] = ()
+    cpus: int = 1
+
+
+class Span(NamedTuple):
+    """A run of the image in memory: `size` bytes at guest physical `gpa`, which the program knows as `address`."""
+
+    address: int
+    gpa: int
+    size: int
 
 
 @dataclass(slots=True)
 class EntryState:
     """Where the first CPU starts, once the image is in memory.
 
-    `reserved` lists (gpa, size) of what the loader put into RAM besides the image itself: page tables, descriptor
+    `spans` are the image's own parts in memory. `reserved` lists (gpa, size) of what the loader put into RAM besides the image itself: page tables, descriptor
     tables, the initial stack.
     """
 
@@ -41,3 +62,4 @@ class EntryState:
     format: str
     symbols: SymbolTable | None = None
     reserved: list[tuple[int, int]] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..memory import PAGE_SIZE, GuestMemory
 from ..x86.symbols import SymbolTable
-from . import EntryState, ImageError, Options
+from . import EntryState, ImageError, Options, Span
 from .layout import Image, Layout, enter_long, enter_protected
 from .relocate import Segment, relocations
 
@@ -32,7 +32,7 @@ _TYPES = {0: "no type", 1: "an object file that still has to be linked", 4: "a c
 _MACHINES = {EM_386: "i386", EM_X86_64: "x86-64", 8: "MIPS", 20: "PowerPC", 40: "ARM", 183: "AArch64", 243: "RISC-V"}
 
 
-class Record:
+class _Record:
     """A C struct of the file without padding: field codes as in the struct module, and the fields' names."""
 
     def __init__(self, codes: str, names: str) -> None:
@@ -49,67 +49,78 @@ class Record:
         return ImageError(f"{field} (file offset {at + self._offsets[field]:#x}): {text}")
 
 
-class ElfClass(NamedTuple):
+class _Class(NamedTuple):
     """What differs between the two ELF classes."""
 
     bits: int
     machine: int
-    header: Record
+    header: _Record
     """From e_type, which follows the 16 bytes of e_ident, to e_phnum."""
-    program_header: Record
+    program_header: _Record
 
 
 _HEADER_NAMES = "e_type e_machine e_version e_entry e_phoff e_shoff e_flags e_ehsize e_phentsize e_phnum"
 _IDENT_SIZE = 16
 
 _CLASSES = {
-    1: ElfClass(
+    1: _Class(
         32,
         EM_386,
-        Record("HHIIIIIHHH", _HEADER_NAMES),
-        Record("IIIIIIII", "p_type p_offset p_vaddr p_paddr p_filesz p_memsz p_flags p_align"),
+        _Record("HHIIIIIHHH", _HEADER_NAMES),
+        _Record("IIIIIIII", "p_type p_offset p_vaddr p_paddr p_filesz p_memsz p_flags p_align"),
     ),
-    2: ElfClass(
+    2: _Class(
         64,
         EM_X86_64,
-        Record("HHIQQQIHHH", _HEADER_NAMES),
-        Record("IIQQQQQQ", "p_type p_flags p_offset p_vaddr p_paddr p_filesz p_memsz p_align"),
+        _Record("HHIQQQIHHH", _HEADER_NAMES),
+        _Record("IIQQQQQQ", "p_type p_flags p_offset p_vaddr p_paddr p_filesz p_memsz p_align"),
     ),
 }
+
+
+class Program(NamedTuple):
+    """An ELF executable that has been checked as far as that is possible without knowing RAM."""
+
+    bits: int
+    entry: int
+    """Physical."""
+    segments: list[Segment]
+    """Those that occupy memory."""
+    fixups: list[tuple[int, bytes]]
+    bias: int
+
+    def claim(self, layout: Layout) -> None:
+        """Take the segments' memory; ImageError if one is outside RAM or overlaps another."""
+        for segment in self.segments:
+            layout.claim(segment.paddr, segment.memsz, segment.name)
+
+    def write(self, image: Image, memory: GuestMemory) -> None:
+        """Put the segments into memory that was claimed. What follows a segment's part of the file (.bss) is zeroed."""
+        with memoryview(image) as view:
+            for segment in self.segments:
+                memory.write(segment.paddr, view[segment.offset : segment.offset + segment.filesz])
+                memory.zero(segment.paddr + segment.filesz, segment.memsz - segment.filesz)
+        for gpa, data in self.fixups:
+            memory.write(gpa, data)
 
 
 def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
     """Load an ELF executable; `options` are for other formats. ImageError if it is malformed or does not fit into RAM.
 
-    Memory behind a segment's part of the file (.bss) is zeroed without being committed. A mapped `image` must stay open
-    for as long as the symbols are to be had: they are read at their first use.
+    A mapped `image` must stay open for as long as the symbols are to be had: they are read at their first use.
     """
-    kind, entry, segments, bias = parse(image)
+    program = read(image)
     layout = Layout(memory)
-    loadable = [segment for segment in segments if segment.kind == PT_LOAD and segment.memsz]
-    for segment in loadable:
-        layout.claim(segment.paddr, segment.memsz, segment.name)
-    if not loadable:
-        raise ImageError("no program header is a PT_LOAD with a size: there is nothing to load")
-    physical = _physical(entry, loadable)
-    if physical is None:
-        raise kind.header.error("e_entry", _IDENT_SIZE, f"{entry:#x} is in no segment that is loaded")
-    dynamic = [segment for segment in segments if segment.kind == PT_DYNAMIC]
-    if len(dynamic) > 1:
-        raise ImageError(f"{dynamic[1].name}: a second PT_DYNAMIC, where only one is allowed")
-    fixups = relocations(image, kind.bits, dynamic[0], loadable, bias) if dynamic else []
-    registers, system = (enter_protected if kind.bits == 32 else enter_long)(layout, physical)
-    with memoryview(image) as view:
-        for segment in loadable:
-            memory.write(segment.paddr, view[segment.offset : segment.offset + segment.filesz])
-            memory.zero(segment.paddr + segment.filesz, segment.memsz - segment.filesz)
-    for gpa, data in fixups:
-        memory.write(gpa, data)
-    return EntryState(registers, system, f"elf{kind.bits}", SymbolTable(image, bias), layout.reserved)
+    program.claim(layout)
+    registers, system = (enter_protected if program.bits == 32 else enter_long)(layout, program.entry)
+    program.write(image, memory)
+    symbols = SymbolTable(image, program.bias)
+    spans = [Span(segment.vaddr, segment.paddr, segment.memsz) for segment in program.segments]
+    return EntryState(registers, system, f"elf{program.bits}", symbols, layout.reserved, spans)
 
 
-def parse(image: Image) -> tuple[ElfClass, int, list[Segment], int]:
-    """Read and check the headers: the class, the entry point, the segments, the load bias (0 unless it is a PIE)."""
+def read(image: Image) -> Program:
+    """Read and check everything that loading needs. ImageError names the first field that is wrong."""
     if len(image) < 6 or image[:4] != b"\x7fELF":
         raise ImageError("e_ident (file offset 0x0): this is no ELF file")
     kind = _CLASSES.get(image[4])
@@ -132,15 +143,24 @@ def parse(image: Image) -> tuple[ElfClass, int, list[Segment], int]:
         what = _TYPES.get(file_type, f"type {file_type:#x}")
         raise kind.header.error("e_type", _IDENT_SIZE, f"not an executable but {what}")
     segments = _segments(image, kind, header)
+    loadable = [segment for segment in segments if segment.kind == PT_LOAD and segment.memsz]
+    dynamic = [segment for segment in segments if segment.kind == PT_DYNAMIC]
+    if not loadable:
+        raise ImageError("no program header is a PT_LOAD with a size: there is nothing to load")
+    if len(dynamic) > 1:
+        raise ImageError(f"{dynamic[1].name}: a second PT_DYNAMIC, where only one is allowed")
     bias = 0
-    if file_type == ET_DYN:
-        lowest = min((segment.paddr for segment in segments if segment.kind == PT_LOAD), default=PIE_BASE)
-        bias = PIE_BASE if lowest < PAGE_SIZE else 0
-        segments = [segment._replace(vaddr=segment.vaddr + bias, paddr=segment.paddr + bias) for segment in segments]
-    return kind, header["e_entry"] + bias, segments, bias
+    if file_type == ET_DYN and min(segment.paddr for segment in loadable) < PAGE_SIZE:
+        bias = PIE_BASE
+        loadable = [segment._replace(vaddr=segment.vaddr + bias, paddr=segment.paddr + bias) for segment in loadable]
+    entry = _physical(header["e_entry"] + bias, loadable)
+    if entry is None:
+        raise kind.header.error("e_entry", _IDENT_SIZE, f"{header['e_entry']:#x} is in no segment that is loaded")
+    fixups = relocations(image, kind.bits, dynamic[0], loadable, bias) if dynamic else []
+    return Program(kind.bits, entry, loadable, fixups, bias)
 
 
-def _segments(image: Image, kind: ElfClass, header: dict[str, int]) -> list[Segment]:
+def _segments(image: Image, kind: _Class, header: dict[str, int]) -> list[Segment]:
     """The program headers, each wholly in the file and with its part of the file wholly in the file."""
     record = kind.program_header
     count, table = header["e_phnum"], header["e_phoff"]
@@ -164,20 +184,16 @@ def _segments(image: Image, kind: ElfClass, header: dict[str, int]) -> list[Segm
         fields = record.read(image, at)
         name = f"program header {number} (file offset {at:#x})"
         offset, filesz, memsz = fields["p_offset"], fields["p_filesz"], fields["p_memsz"]
-        match fields["p_type"]:
-            case PT.LOAD | PT.DYNAMIC:
-                if offset + filesz > len(image):
-                    field = "p_offset" if offset > len(image) else "p_filesz"
-                    raise record.error(
-                        field, at, f"{name} wants {filesz:#x} bytes at {offset:#x} of a file of {len(image):#x}"
-                    )
-                if filesz > memsz:
-                    raise record.error("p_filesz", at, f"{filesz:#x} is more than p_memsz, {memsz:#x}")
-                segments.append(
-                    Segment(name, fields["p_type"], offset, fields["p_vaddr"], fields["p_paddr"], filesz, memsz)
-                )
-            case 3:  # PT_INTERP
-                raise record.error("p_type", at, "the program wants a dynamic loader: link it with -static or -no-pie")
+        if fields["p_type"] == PT_INTERP:
+            raise record.error("p_type", at, "the program wants a dynamic loader: link it with -static or -no-pie")
+        if fields["p_type"] not in (PT_LOAD, PT_DYNAMIC):
+            continue
+        if offset + filesz > len(image):
+            field = "p_offset" if offset > len(image) else "p_filesz"
+            raise record.error(field, at, f"{filesz:#x} bytes at {offset:#x} go past the file's end at {len(image):#x}")
+        if filesz > memsz:
+            raise record.error("p_filesz", at, f"{filesz:#x} is more than p_memsz, {memsz:#x}")
+        segments.append(Segment(name, fields["p_type"], offset, fields["p_vaddr"], fields["p_paddr"], filesz, memsz))
     return segments
 
 

@@ -17,7 +17,7 @@ INPUT_LIMIT = 1 << 20
 
 
 class WaitFailed(PykvmError):
-    """The text that was waited for did not come: the time was up, or the run ended. The message shows the last output."""
+    """The text that was waited for did not come before the time limit or the run's end. Shows the last output."""
 
 
 def _nothing() -> None:
@@ -30,7 +30,7 @@ class ConsolePort:
     The methods of the guest's side are called with the lock held; those of the host's side take it.
     """
 
-    def __init__(self, lock: threading.RLock, name: str = "serial") -> None:  # type: ignore[valid-type]
+    def __init__(self, lock: threading.RLock, name: str = "serial") -> None:
         self.name = name
         self.ready = True
         self.sink: Callable[[bytes], None] | None = None

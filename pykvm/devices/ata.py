@@ -80,7 +80,9 @@ class AtaChannel(Device):
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset == DATA:
-            self.write_block(DATA, size, value.to_bytes(size, "little"))
+            if self._selected is not None:
+                self._selected.give(value.to_bytes(size, "little"))
+                self._update_irq()
         elif size > 1:
             for lane in range(size):
                 self.write(offset + lane, 1, value >> 8 * lane & 0xFF)

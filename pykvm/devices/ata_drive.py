@@ -129,6 +129,12 @@ class AtaDrive:
 
     def give(self, data: bytes) -> None:
         """Bytes that the guest writes; dropped where none are asked for."""
+        start = self._position
+        end = start + len(data)
+        if end < len(self._writing):
+            self._writing[start:end] = data
+            self._position = end
+            return
         at = 0
         while at < len(data) and self._writing:
             start = self._position

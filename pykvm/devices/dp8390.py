@@ -307,6 +307,17 @@ class Dp8390:
 
     # --- the host's side: remote DMA ---
 
+    def _plain(self, address: int, end: int) -> bool:
+        """Nothing special in address..end: all RAM, no odd word, neither the ring's end nor the count's is reached."""
+        stop = self.page_stop << 8
+        return (
+            end - address < self.remote_count
+            and self._ram.base <= address
+            and end <= self._ram.end
+            and (end < stop or stop <= address)
+            and not address & self.dcr & DCR_WTS
+        )
+
     def _remote_ready(self, length: int) -> int:
         """How many of `length` bytes the remote DMA still has to move. In word mode only whole words move."""
         if self.dcr & DCR_WTS:
@@ -318,6 +329,12 @@ class Dp8390:
         """The next `length` bytes of a remote read; all ones where it is not under way or over."""
         if self.command & (CR_REMOTE_READ | CR_ABORT) != CR_REMOTE_READ or not self.remote_count:
             return b"\xff" * length
+        address = self.remote_address
+        end = address + length
+        if self._plain(address, end):
+            self.remote_address = end
+            self.remote_count -= length
+            return bytes(self._memory[address:end])
         ready = self._remote_ready(length)
         data, self.remote_address = self._copy_out(self.remote_address, ready)
         self._remote_count_down(ready)
@@ -326,6 +343,13 @@ class Dp8390:
     def remote_write(self, data: bytes | bytearray) -> None:
         """Take the next bytes of a remote write; what comes when it is not under way or over is lost."""
         if self.command & CR_REMOTE != CR_REMOTE_WRITE or not self.remote_count:
+            return
+        address = self.remote_address
+        end = address + len(data)
+        if self._plain(address, end):
+            self._memory[address:end] = data
+            self.remote_address = end
+            self.remote_count -= len(data)
             return
         ready = self._remote_ready(len(data))
         self.remote_address = self._copy_in(self.remote_address, data[:ready])

@@ -50,13 +50,15 @@ class Ne2000(Device):
 
     def read(self, offset: int, size: int) -> int:
         if DATA_PORT <= offset < RESET_PORT:
+            if size == 2 and self.chip.word_wide:
+                return int.from_bytes(self.chip.remote_read(2), "little")
             return int.from_bytes(self.read_block(offset, size, 1), "little")
         if size > 1:
             # Only the data port is 16 bits wide: the bus makes byte accesses of anything else.
             return sum(self.read(offset + lane, 1) << 8 * lane for lane in range(size))
         if offset < DATA_PORT:
             return self.chip.read(offset)
-        self._touch_reset(offset)
+        self._touch_reset()
         return 0xFF
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -68,15 +70,14 @@ class Ne2000(Device):
         elif offset < DATA_PORT:
             self.chip.write(offset, value)
         else:
-            self._touch_reset(offset)
+            self._touch_reset()
 
-    def _touch_reset(self, offset: int) -> None:
+    def _touch_reset(self) -> None:
         """Novell's board enters reset with a read and leaves it with a write; clones take either for the whole pulse.
 
         A second reset right after the first changes nothing, so resetting at both suits the drivers of all of them.
         """
-        if offset < PORTS:
-            self.chip.reset()
+        self.chip.reset()
 
     def read_block(self, offset: int, size: int, count: int) -> bytes:
         if not DATA_PORT <= offset < RESET_PORT:

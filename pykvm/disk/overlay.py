@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Iterator
 
 from ..errors import ConfigError
@@ -35,6 +36,7 @@ class OverlayDisk:
             self._fd, path = tempfile.mkstemp(prefix="pykvm-overlay-")
         except (OSError, MemoryError) as error:
             raise ConfigError(f"no room for the writes to a disk of {self.size} bytes: {error}; see TMPDIR") from error
+        self._finalizer = weakref.finalize(self, os.close, self._fd)
         os.unlink(path)
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -65,10 +67,9 @@ class OverlayDisk:
         """Nothing to do: what was written is not meant to outlive the process."""
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            self.base.close()
+        self._finalizer()
+        self._fd = -1
+        self.base.close()
 
     def changed(self) -> Iterator[tuple[int, bytes]]:
         """Offset and content of each cluster that was ever written, at rising offsets; the disk's last may be short.

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import stat
+import weakref
 
 from ..errors import ConfigError
 
@@ -51,6 +52,8 @@ class RawDisk:
         self.path = os.fspath(path)
         self.read_only = read_only
         self._fd = _open(self.path, read_only)
+        # A disk that is forgotten without `close` must not hold its lock as long as the process lives.
+        self._finalizer = weakref.finalize(self, os.close, self._fd)
         try:
             self._length = _capacity(self._fd, self.path)
             _lock(self._fd, self.path, read_only)
@@ -80,9 +83,8 @@ class RawDisk:
             os.fdatasync(self._fd)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._finalizer()
+        self._fd = -1
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

@@ -70,7 +70,7 @@ class MsrRange(NamedTuple):
     """A range for `VM.set_msr_filter`: accesses to these MSRs leave the kernel for user space."""
 
     base: int
-    count: int
+    length: int
     read: bool = True
     write: bool = True
 

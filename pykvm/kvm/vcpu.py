@@ -25,7 +25,6 @@ GUESTDBG_USE_HW_BP = lib.KVM_GUESTDBG_USE_HW_BP
 GUESTDBG_BLOCKIRQ = lib.KVM_GUESTDBG_BLOCKIRQ
 
 
-
 class Exit:
     """The exit reasons that are served here, by their names in <linux/kvm.h>."""
 
@@ -322,7 +321,8 @@ class VCPU(Descriptor):
         """The guest's own debug registers."""
         box = ffi.new("struct kvm_debugregs *")
         self.ioctl("KVM_GET_DEBUGREGS", box)
-        return DebugRegisters(*box.db, box.dr6, box.dr7)
+        dr0, dr1, dr2, dr3 = ffi.unpack(box.db, 4)
+        return DebugRegisters(dr0, dr1, dr2, dr3, box.dr6, box.dr7)
 
     def set_debug_registers(self, registers: DebugRegisters) -> None:
         """KVM_SET_DEBUGREGS."""

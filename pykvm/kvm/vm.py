@@ -205,11 +205,11 @@ class VM(Descriptor):
             raise ValueError(f"{len(ranges)} MSR ranges; KVM takes {lib.KVM_MSR_FILTER_MAX_RANGES}")
         bitmaps = []
         for entry, wanted in zip(box.ranges, ranges, strict=False):
-            bitmaps.append(ffi.new("uint8_t[]", (wanted.count + 7) // 8))
+            bitmaps.append(ffi.new("uint8_t[]", (wanted.length + 7) // 8))
             entry.flags = (lib.KVM_MSR_FILTER_READ if wanted.read else 0) | (
                 lib.KVM_MSR_FILTER_WRITE if wanted.write else 0
             )
-            entry.base, entry.nmsrs, entry.bitmap = wanted.base, wanted.count, bitmaps[-1]
+            entry.base, entry.nmsrs, entry.bitmap = wanted.base, wanted.length, bitmaps[-1]
         self.ioctl("KVM_X86_SET_MSR_FILTER", box)
 
     # Dirty ring

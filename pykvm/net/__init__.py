@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 MAX_FRAME = 1514
@@ -12,7 +11,7 @@ POLL_BUDGET = 64
 """The most frames that one `poll` hands over, so that a flood leaves time for everything else."""
 
 
-class NetBackend(ABC):
+class NetBackend:
     """What a NIC asks of its backend. A frame is the bytes from the destination address on, without preamble and FCS.
 
     Frames go out by `send`. They come in through the function given to `connect`, which is only called from within
@@ -21,13 +20,16 @@ class NetBackend(ABC):
 
     deliver: Callable[[bytes], None] | None = None
 
+    station: str = ""
+    """Names this end of the wire, so that the NICs at its two ends are given different addresses."""
+
     def connect(self, deliver: Callable[[bytes], None]) -> None:
         """Say who is to be told of a frame that arrives."""
         self.deliver = deliver
 
-    @abstractmethod
     def send(self, frame: bytes) -> None:
         """Send one frame or drop it, as a wire would: never wait and never raise for what the far side does."""
+        raise NotImplementedError
 
     def fileno(self) -> int | None:
         """A descriptor that is readable while frames wait, or None if there never is one."""

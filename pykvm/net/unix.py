@@ -23,7 +23,8 @@ class UnixNet(NetBackend):
     With `peer`, `path` is this end's own socket and `peer` the other's, which may be a program that is not pykvm,
     such as QEMU with `-netdev dgram,local.type=unix,...`.
 
-    A frame is dropped while nobody is at the other end, or while that end does not keep up.
+    A frame is dropped while nobody is at the other end, or while that end does not keep up: the host queues as many
+    as net.unix.max_dgram_qlen (sysctl) says.
     """
 
     def __init__(self, path: str, peer: str | None = None) -> None:

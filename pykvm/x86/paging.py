@@ -95,7 +95,9 @@ class Walk:
         if self.reason is not None:
             lines.append(f"  no page: {self.reason}")
         elif self.physical is not None:
-            size = f", {self.page_size >> 10} KiB page" if self.page_size else ""
+            size = ""
+            if self.page_size is not None:
+                size = f", {self.page_size >> 20} MiB page" if self.page_size >> 20 else ", 4 KiB page"
             lines.append(f"  -> {self.physical:#x}{size}")
         return "\n".join(lines)
 

@@ -18,6 +18,8 @@ MAX_SYMBOLS = 1 << 18
 MAX_SECTIONS = 4096
 MAX_NAME = 512
 """Longest name in bytes; a longer one is cut."""
+MAX_STRINGS = 1 << 26
+"""Largest string table in bytes; names behind that are left out."""
 
 SHT_SYMTAB = 2
 SHN_UNDEF, SHN_ABS = 0, 0xFFF1
@@ -132,7 +134,7 @@ class SymbolTable:
         if table.link >= len(sections):
             self._problem = f"the symbol table's names are in section {table.link}, which does not exist"
             return
-        names = _contents(image, sections[table.link])
+        names = _contents(image, sections[table.link], MAX_STRINGS)
         entry_size = kind.symbol.size
         count = table.size // entry_size
         if count > MAX_SYMBOLS:
@@ -152,6 +154,8 @@ class SymbolTable:
             name = names[name_at : end if end >= 0 else name_at + MAX_NAME].decode("utf-8", "replace")
             if not name:
                 continue
+            if not name.isprintable():  # it may be printed on a terminal
+                name = ascii(name)[1:-1]
             is_global = info >> 4 != STB_LOCAL
             if index == SHN_ABS:
                 if is_global or name not in self._names:
@@ -184,7 +188,6 @@ def _sections(image: bytes | mmap, kind: _Class) -> list[_Section]:
     return sections
 
 
-def _contents(image: bytes | mmap, section: _Section, limit: int | None = None) -> bytes:
+def _contents(image: bytes | mmap, section: _Section, limit: int) -> bytes:
     """The section's bytes, as many as are in the file, and at most `limit`."""
-    size = section.size if limit is None else min(section.size, limit)
-    return bytes(image[min(section.offset, len(image)) : min(section.offset + size, len(image))])
+    return bytes(image[section.offset : section.offset + min(section.size, limit)])

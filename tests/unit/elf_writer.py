@@ -1,7 +1,7 @@
 """A small writer of ELF files for the tests: what a linker would make of a few segments and symbols.
 
-The file is: ELF header, program headers, the segments' bytes, symbol table, string table, section headers (none, .text of
-the first segment, .symtab, .strtab).
+The file is: ELF header, program headers, the segments' bytes, symbol table, string table, section headers (none, .text
+of the first segment, .symtab, .strtab).
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def elf(
         memsz = len(part.data) if part.memsz is None else part.memsz
         where = offset + len(body)
         if wide:
-            headers += struct.pack(
-                "<IIQQQQQQ", part.type, 7, where, part.vaddr, paddr, len(part.data), memsz, 0x1000
-            )
+            headers += struct.pack("<IIQQQQQQ", part.type, 7, where, part.vaddr, paddr, len(part.data), memsz, 0x1000)
         else:
             headers += struct.pack("<8I", part.type, where, part.vaddr, paddr, len(part.data), memsz, 7, 0x1000)
         body += part.data

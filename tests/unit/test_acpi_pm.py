@@ -111,6 +111,15 @@ def test_enable_and_status_as_one_double_word(rig: Rig) -> None:
     assert rig.read(STATUS, 4) == 0x0121_0100
 
 
+def test_enable_written_by_bytes(rig: Rig) -> None:
+    rig.write(ENABLE, 0x0521)
+    rig.write(ENABLE, 0x00, 1)
+    assert rig.read(ENABLE) == 0x0500
+    rig.write(ENABLE, 0x21, 1)
+    rig.write(ENABLE + 1, 0x01, 1)
+    assert rig.read(ENABLE) == 0x0121
+
+
 def test_only_defined_enable_bits_stay(rig: Rig) -> None:
     rig.write(ENABLE, 0xFFFF)
     assert rig.read(ENABLE) == 0x0721  # RTC, sleep button, power button, global lock, timer
@@ -132,7 +141,7 @@ def test_timer_is_24_bits_wide(rig: Rig) -> None:
 
 
 def test_timer_can_be_read_in_parts(rig: Rig) -> None:
-    rig.time += SECOND
+    rig.time += 10 * SECOND
     whole = rig.read(TIMER, 4)
     assert rig.read(TIMER, 2) | rig.read(TIMER + 2, 2) << 16 == whole
     assert [rig.read(TIMER + at, 1) for at in range(4)] == list(whole.to_bytes(4, "little"))

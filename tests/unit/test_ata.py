@@ -237,8 +237,7 @@ def test_identify_words_of_a_small_disk() -> None:
     expected = {
         0: 0x0040, 1: 20, 3: 16, 6: 63, 47: 0x8010, 49: 0x0A00, 50: 0x4000, 53: 3, 54: 20, 55: 16, 56: 63,
         57: 20160, 58: 0, 59: 0x0110, 60: 20480, 61: 0, 62: 0, 63: 0, 64: 3, 65: 0, 66: 0, 67: 120, 68: 120, 75: 0,
-        76: 0,
-        80: 0x0078, 82: 0x4068, 83: 0x7400, 84: 0x4000, 85: 0x4068, 86: 0x3400, 87: 0x4000, 88: 0, 93: 0x404B,
+        76: 0, 80: 0x0078, 82: 0x4068, 83: 0x7400, 84: 0x4000, 85: 0x4068, 86: 0x3400, 87: 0x4000, 88: 0, 93: 0x404B,
         100: 20480, 101: 0, 102: 0, 103: 0, 106: 0x4000,
     }  # fmt: skip
     assert {word: words[word] for word in expected} == expected
@@ -589,6 +588,18 @@ def test_read_native_max() -> None:
     assert pc.registers()[1:] == (0x88, 0x67, 0x45)
     pc.outb(CONTROL, HOB)
     assert pc.registers()[1:] == (0x23, 0x01, 0x00)
+
+
+def test_changing_the_device_register_in_the_middle_of_a_transfer() -> None:
+    """The address that does not fit CHS is cut to the registers."""
+    pc = Pc(MemoryDisk(1 << 30))
+    pc.address28(0x0FFFFFFE, 2)
+    assert pc.run(0x30) == 0x58
+    pc.outb(DEVICE, 0xA0)
+    pc.outsw(bytes(512))
+    assert (pc.inb(STATUS), pc.inb(ERROR)) == (0x51, 0x10)
+    # 0xFFFFFFF = (266305 * 16 + 0) * 63 + 15, and 266305 is 0x41041
+    assert (*pc.registers()[1:], pc.inb(DEVICE)) == (16, 0x41, 0x10, 0xA0)
 
 
 # Errors of the host.
@@ -1087,6 +1098,28 @@ def test_restore_refuses_another_channels_state() -> None:
             target.channel.restore(state)
     with pytest.raises(ValueError, match="11 sectors"):
         one.channel.restore(Pc(MemoryDisk(11)).channel.save())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reading": b""}, {"reading": bytes(511)}, {"reading": bytes(17 * 512)}, {"reading": bytearray(512)},
+        {"writing": bytes(512)}, {"writing": None}, {"current": bytes(6)}, {"previous": [0] * 7}, {"position": 512},
+        {"status": 0x50}, {"status": 0xD0}, {"lba": 5001}, {"limit": 5001}, {"limit": 100}, {"remaining": 65537},
+        {"block": 0}, {"block": 17}, {"multiple": 3}, {"multiple": 32}, {"heads": 0}, {"sectors": 0}, {"cylinders": 5},
+        {"power": 7}, {"pending": 2}, {"pending": True}, {"error": 256}, {"extended": -1}, {"total": 4999},
+        {"reading": b"", "writing": bytes(512), "lba": 0}, {"reading": b"", "position": 1, "status": 0x50},
+    ],
+)  # fmt: skip
+def test_restore_refuses_contradictions(change: dict[str, object]) -> None:
+    pc = Pc(MemoryDisk(5000))  # 4 cylinders of 16 heads and 63 sectors
+    pc.address28(100, 3)
+    pc.outb(COMMAND, 0x20)
+    state, before = pc.channel.save(), pc.channel.save()
+    state["drives"][0].update(change)
+    with pytest.raises(ValueError, match="ATA"):
+        pc.channel.restore(state)
+    assert pc.channel.save() == before
 
 
 JUNK = st.one_of(

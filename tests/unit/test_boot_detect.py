@@ -56,5 +56,5 @@ def test_unknown_class_is_explained_by_the_elf_loader(memory: GuestMemory) -> No
 
 
 def test_unknown_format(memory: GuestMemory) -> None:
-    with pytest.raises(ConfigError, match="no image format 'pe': choose one of .*flat"):
+    with pytest.raises(ConfigError, match=r"no image format 'pe': choose one of .*flat"):
         load(ELF_64, memory, Options(), "pe")

@@ -5,6 +5,7 @@ The offsets of fields are those of the gABI, figures 4-3 (ELF header) and 5-1 (p
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ def test_huge_bss_commits_nothing() -> None:
     ram.close()
 
 
-@pytest.mark.parametrize(("start", "size"), [(0, 0), (5, 1), (0, 4096), (1, 4096), (4095, 2), (100, 9000), (4096, 8192)])
+@pytest.mark.parametrize(
+    ("start", "size"), [(0, 0), (5, 1), (0, 4096), (1, 4096), (4095, 2), (100, 9000), (4096, 8192)]
+)
 def test_zero_clears_exactly_its_range(start: int, size: int) -> None:
     ram = GuestMemory("32K")
     ram.write(0, b"\xff" * 0x8000)
@@ -158,7 +161,7 @@ def test_each_wrong_field_is_named_with_its_offset(memory: GuestMemory, at: Offs
         (at.phnum, 2, 0xFFFF, "e_phnum .* more than the limit"),
         (at.p_offset, at.word, len(image) + 1, rf"p_offset \(file offset {at.p_offset:#x}\)"),
         (at.p_offset, at.word, top, "p_offset"),
-        (at.p_filesz, at.word, len(image), rf"p_filesz \(file offset {at.p_filesz:#x}\): .* of a file of"),
+        (at.p_filesz, at.word, len(image), rf"p_filesz \(file offset {at.p_filesz:#x}\): .* past the file's end"),
         (at.p_filesz, at.word, 33, r"p_filesz .*: 0x21 is more than p_memsz, 0x20"),
         (at.p_memsz, at.word, 8, "p_filesz .*: 0x10 is more than p_memsz, 0x8"),
         (at.p_memsz, at.word, top, rf"program header 0 \(file offset {at.first:#x}\): .* is not in RAM"),
@@ -187,6 +190,11 @@ def test_64_bit_code_in_a_32_bit_file_is_explained(memory: GuestMemory) -> None:
 def test_nothing_to_load(memory: GuestMemory) -> None:
     _refused(memory, elf([Part(MIB, b"")], MIB), "nothing to load")
     _refused(memory, elf([Part(MIB, CODE, type=6)], MIB), "nothing to load")
+
+
+def test_second_dynamic_section(memory: GuestMemory) -> None:
+    dynamic = Part(MIB, CODE, type=PT_DYNAMIC)
+    _refused(memory, elf([Part(MIB, CODE), dynamic, dynamic], MIB), "program header 2 .* second PT_DYNAMIC")
 
 
 def test_dynamically_linked_program_is_explained(memory: GuestMemory) -> None:
@@ -251,7 +259,8 @@ def test_rel_relocations_add_the_load_address_in_place(memory: GuestMemory) -> N
     [
         (struct.pack("<QQq", 0x1000, 6, 0), [(DT_RELA, 0x2000), (DT_RELASZ, 24)], "type 6 is not relative"),
         (struct.pack("<QQq", 0x9000, 8, 0), [(DT_RELA, 0x2000), (DT_RELASZ, 24)], "0x9000 is in no segment"),
-        (struct.pack("<QQq", 0x1FFC, 8, 0), [(DT_RELA, 0x2000), (DT_RELASZ, 24)], "0x1ffc is in no segment"),
+        (struct.pack("<QQq", 0xFFF, 8, 0), [(DT_RELA, 0x2000), (DT_RELASZ, 24)], "0xfff is in no segment"),
+        (struct.pack("<QQq", 0x1019, 8, 0), [(DT_RELA, 0x2000), (DT_RELASZ, 24)], "0x1019 is in no segment"),
         (bytes(24), [(DT_RELA, 0x2000), (DT_RELASZ, 48)], "not loaded"),
         (bytes(24), [(DT_RELA, 1 << 63), (DT_RELASZ, 24)], "not loaded"),
         (bytes(24), [(DT_RELASZ, 1 << 63)], "more than the limit"),
@@ -304,8 +313,8 @@ def test_a_file_is_loaded_or_refused(
     ram = GuestMemory("4M")
     try:
         state = load(image[: len(image) - cut], ram, Options())
-    except ImageError as error:
-        assert str(error)
+    except ImageError:
+        pass
     else:
         assert state.registers.rip < 4 * MIB
         ram.read(state.registers.rsp - 0x4000, 0x4000)
@@ -331,9 +340,6 @@ def test_a_pie_is_loaded_or_refused(
     mask = (1 << bits) - 1
     table = b"".join(struct.pack("<QQQ", *entry) for entry in relocations)
     ram = GuestMemory("4M")
-    try:
+    with contextlib.suppress(ImageError):
         load(_pie(table, [(tag, value & mask) for tag, value in tags], bits), ram, Options())
-    except ImageError as error:
-        assert str(error)
-    finally:
-        ram.close()
+    ram.close()

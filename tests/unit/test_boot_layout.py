@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -69,11 +70,13 @@ def test_ram_smaller_than_conventional_memory() -> None:
     ("gpa", "size"), [(0x1FFFFF, 2), (0x200000, 1), (1 << 63, 1), (0, 0x200001), ((1 << 64) - 1, (1 << 64) - 1)]
 )
 def test_claim_outside_ram(memory: GuestMemory, gpa: int, size: int) -> None:
-    with pytest.raises(ImageError, match="the kernel: .* not in RAM, which the machine has 2048 KiB of"):
+    with pytest.raises(ImageError, match=r"the kernel: .* not in RAM, which the machine has 2048 KiB of"):
         Layout(memory).claim(gpa, size, "the kernel")
 
 
-@pytest.mark.parametrize(("gpa", "size"), [(0x1000, 1), (0x1FFF, 1), (0x1FFF, 2), (0, 0x1001), (0, 0x8000), (0x1800, 4)])
+@pytest.mark.parametrize(
+    ("gpa", "size"), [(0x1000, 1), (0x1FFF, 1), (0x1FFF, 2), (0, 0x1001), (0, 0x8000), (0x1800, 4)]
+)
 def test_claims_that_overlap(memory: GuestMemory, gpa: int, size: int) -> None:
     layout = Layout(memory)
     layout.claim(0x1000, 0x1000, "first")
@@ -115,7 +118,7 @@ def test_nothing_that_was_given_out_overlaps(requests: list[tuple[bool, int, int
         given_out.append((at, at + size))
     given_out.sort()
     assert all(end <= 0x200000 for _, end in given_out)
-    assert all(first[1] <= second[0] for first, second in zip(given_out, given_out[1:], strict=False))
+    assert all(first[1] <= second[0] for first, second in pairwise(given_out))
     ram.close()
 
 

@@ -328,7 +328,7 @@ def test_alarm_in_12_hour_binary_mode(rig: Rig) -> None:
         st.sampled_from([0xFF, *range(24)]), st.sampled_from([0xFF, *range(60)]), st.sampled_from([0xFF, *range(60)])
     ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_next_alarm_is_the_first_match_found_by_counting(second: int, alarm: tuple[int, int, int]) -> None:
     rig = Rig(START // 86400 * 86400 + second)
     rig.put(B, 0x26)

@@ -65,6 +65,18 @@ def test_hang_is_a_failure_and_the_run_goes_on(run: Run, wait: str) -> None:
     assert "1 failed, 1 passed" in done.stdout
 
 
+def test_hang_that_no_alarm_ends_stops_the_run_with_all_tracebacks(run: Run) -> None:
+    done = run(
+        "import signal\n"
+        "def test_deaf():\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n"
+        "    while True: pass\n",
+        PYKVM_TEST_TIMEOUT="1",
+    )
+    assert done.returncode == 1
+    assert "in test_deaf" in done.stderr
+
+
 def test_exception_in_a_thread_fails_the_test(run: Run) -> None:
     done = run(
         "from threading import Thread\n"
@@ -97,26 +109,20 @@ def test_one_kvm_test_that_ran_is_enough(run: Run) -> None:
     assert "1 skipped: too hot" in done.stdout
 
 
-def test_guests_are_built_once_and_again_when_a_source_is_newer(run: Run, tmp_path: Path) -> None:
-    source = tmp_path / "guests" / "hello.c"
-    source.parent.mkdir()
-    source.touch()
+def test_guests_are_built_once_a_session(run: Run, tmp_path: Path) -> None:
     script = tmp_path / "build_guests.sh"
     script.write_text("#!/bin/sh\nmkdir -p guests/build\necho built >> guests/build/hello.bin\n")
     script.chmod(0o755)
-    code = "def test_one(guest): print(guest('hello').read_text().count('built'), 'times')\n"
-    built = tmp_path / "guests" / "build" / "hello.bin"
-    for _ in range(2):
-        assert run(code).returncode == 0
-        assert built.read_text() == "built\n"
-    later = built.stat().st_mtime + 5
-    os.utime(source, (later, later))
-    assert run(code).returncode == 0
-    assert built.read_text() == "built\nbuilt\n"
+    done = run(
+        "import pytest\n"
+        "def test_one(guest): assert guest('hello').read_text() == 'built\\n'\n"
+        "def test_two(guest): assert guest('hello').read_text() == 'built\\n'\n"
+        "def test_three(guest):\n    with pytest.raises(LookupError, match='hullo'):\n        guest('hullo')\n"
+    )
+    assert "3 passed" in done.stdout
 
 
 def test_broken_guest_build_shows_its_output(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "guests").mkdir()
     script = tmp_path / "build_guests.sh"
     script.write_text("#!/bin/sh\necho no such compiler >&2\nexit 1\n")
     script.chmod(0o755)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -198,6 +199,27 @@ def test_one_writer_or_many_readers(image: Path, first: Mode, second: Mode, toge
         assert "in use by another machine" in refused(image, second)
     holder.close()
     open_disk(image, second).close()
+
+
+def test_a_forgotten_disk_lets_go_of_its_lock(image: Path) -> None:
+    disk: object = RawDisk(image)
+    del disk
+    gc.collect()
+    RawDisk(image).close()
+
+
+@pytest.mark.parametrize("mode", ["rw", "discard"])
+def test_a_closed_disk_touches_no_other_file(image: Path, tmp_path: Path, mode: Mode) -> None:
+    """The number of the closed descriptor is soon another file's."""
+    disk = open_disk(image, mode)
+    disk.write_at(0, b"x")
+    disk.close()
+    with open(tmp_path / "one", "w+b") as one, open(tmp_path / "two", "w+b") as two:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            disk.read_at(0, 1)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            disk.write_at(0, b"x")
+        assert (one.seek(0, 2), two.seek(0, 2)) == (0, 0)
 
 
 # OverlayDisk.

@@ -231,6 +231,8 @@ def test_stop_and_start(running: Rig) -> None:
     running.outb(CR, 0x25)
     assert running.wire.sent == []
     assert running.inb(ISR) == RST
+    running.outb(BNRY, 0x7F)
+    assert running.inb(ISR) == RST
     running.outb(CR, 0x20)  # neither: stays as it is
     assert running.inb(ISR) == RST
     running.outb(CR, 0x22)
@@ -249,6 +251,7 @@ def test_reset_port(running: Rig, touch: str, offset: int) -> None:
         running.outb(offset, 0xFF)
     assert running.inb(CR) == 0x21
     assert running.inb(ISR) & RST
+    assert running.inb(RSR) == 0
     assert not running.irq.level
     running.outb(CR, 0x61)
     assert bytes(running.inb(1 + at) for at in range(6)) == MAC  # the pin leaves it alone
@@ -330,6 +333,27 @@ def test_beyond_the_count_nothing_moves(rig: Rig) -> None:
     assert rig.inb(RSAR0) == 6
 
 
+def test_words_at_an_odd_count_or_address(rig: Rig) -> None:
+    rig.outb(DCR, 0x49)
+    rig.remote(0x4000, 5, 0x12)
+    rig.bus.write_block(BASE + DATA, 2, b"abcdefgh")
+    assert rig.inb(ISR) & RDC
+    rig.remote(0x4000, 7, 0x0A)
+    assert rig.bus.read_block(BASE + DATA, 2, 5) == b"abcdef\0\0\xff\xff"
+    rig.remote(0x4003, 4, 0x0A)
+    assert rig.bus.read_block(BASE + DATA, 2, 2) == b"cdef"
+
+
+def test_the_page_can_be_changed_during_a_transfer(running: Rig) -> None:
+    running.dma_write(0x4000, b"abcdefgh")
+    running.remote(0x4000, 8, 0x0A)
+    assert running.bus.read_block(BASE + DATA, 2, 2) == b"abcd"
+    running.outb(CR, 0x42)  # no remote command: the one under way goes on
+    assert running.inb(CURR) == 0x4C
+    running.outb(CR, 0x02)
+    assert running.bus.read_block(BASE + DATA, 2, 2) == b"efgh"
+
+
 def test_abort_and_the_wrong_direction(rig: Rig) -> None:
     rig.outb(DCR, 0x48)
     rig.remote(0x4000, 4, 0x0A)
@@ -405,6 +429,7 @@ def test_a_driver_may_bring_its_own_fcs(running: Rig) -> None:
 @pytest.mark.parametrize(("mode", "tsr"), [(1, 0x53), (2, 0x43), (3, 0x03)])
 def test_loopback(running: Rig, mode: int, tsr: int) -> None:
     running.outb(TCR, mode << 1)
+    running.inb(FIFO)
     frame = frame_to(MAC, 69) + b"\x11\x22\x33\x44"  # 8 * 9 + 5 bytes with the FCS: the FIFO ends with the length
     fcs = bitwise_crc32(frame).to_bytes(4, "little")
     running.transmit(frame)
@@ -546,7 +571,7 @@ def test_overflow_and_the_recovery_of_the_data_sheet(running: Rig) -> None:
     for frame in frames:
         running.wire.arrive(frame)
     assert running.inb(ISR) == PRX | RXE | OVW | RST
-    assert running.inb(RSR) & 0x10
+    assert running.inb(RSR) == 0x11  # the last good frame's, and MPA
     assert running.inb(CNTR2) == 1
     # 51 pages from 0x4C to BNRY = 0x7F, 6 a frame: 8 fit, the ninth would end at 0x82.
     assert running.current() == 0x7C
@@ -561,6 +586,21 @@ def test_overflow_and_the_recovery_of_the_data_sheet(running: Rig) -> None:
     assert not running.irq.level
     running.wire.arrive(frames[8])
     assert running.receive() == [frames[8]]
+
+
+@pytest.mark.parametrize(("size", "fits"), [(504, True), (505, False)])
+def test_the_last_page_before_the_boundary_stays_free(running: Rig, size: int, fits: bool) -> None:
+    for _ in range(8):
+        running.wire.arrive(frame_to(MAC, 1514))
+    running.wire.arrive(frame_to(MAC, size))  # 2 or 3 pages where 3 are left
+    assert running.inb(ISR) & OVW == (0 if fits else OVW)
+
+
+def test_once_around_the_ring(running: Rig) -> None:
+    for number in range(110):
+        assert running.current() == 0x4C + number % 52
+        running.wire.arrive(frame_to(MAC, 60, number))
+        assert running.receive() == [frame_to(MAC, 60, number)]
 
 
 def test_removing_a_packet_takes_back_the_reset_bit_of_an_overflow(running: Rig) -> None:

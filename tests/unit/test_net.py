@@ -276,6 +276,17 @@ def test_many_at_once_get_the_two_ends(cable: str) -> None:
         end.close()
 
 
+def test_an_end_that_another_program_has_connected_is_taken(cable: str) -> None:
+    pair = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+    pair[0].bind(cable + ".a")
+    pair[1].bind(cable + ".other")
+    pair[0].connect(cable + ".other")  # the host now answers a third one with EPERM
+    end = UnixNet(cable)
+    assert end.path == cable + ".b"
+    for part in (end, *pair):
+        part.close()
+
+
 def test_a_named_peer(tmp_path: Path) -> None:
     """As with a program that binds its own path and knows ours."""
     ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")

@@ -148,6 +148,7 @@ def test_input_without_fifos_comes_one_at_a_time(rig: Rig) -> None:
     assert rig.inb(LSR) == 0x61
     assert rig.inb(RBR) == ord("b")
     assert rig.inb(LSR) == 0x60
+    assert rig.inb(RBR) == 0
 
 
 def test_input_is_pulled_as_the_fifo_has_room_and_never_overruns() -> None:
@@ -229,6 +230,31 @@ def test_switching_fifos_on_or_off_clears_them(on_first: bool) -> None:
     rig.wire.type(b"a")
     rig.outb(FCR, 0x00 if on_first else 0x01)
     assert rig.inb(LSR) == 0x60
+
+
+def test_receiver_reset_makes_room_that_is_filled_at_once() -> None:
+    rig = fifo_rig()
+    rig.wire.type(bytes(range(20)))
+    rig.outb(FCR, 0x03)
+    assert [rig.inb(RBR) for _ in range(4)] == [16, 17, 18, 19]
+
+
+def test_receiver_reset_takes_the_error_of_the_character_along() -> None:
+    rig = fifo_rig()
+    rig.uart.receive_break()
+    rig.outb(FCR, 0x03)
+    assert rig.inb(LSR) == 0x60
+
+
+def test_setting_the_trigger_alone_clears_nothing() -> None:
+    rig = fifo_rig()
+    rig.wire.type(b"a")
+    rig.wire.ready = False
+    rig.outb(THR, 0x42)
+    rig.outb(FCR, 0xC1)
+    rig.wire.unblock()
+    assert rig.wire.text == b"B"
+    assert rig.inb(RBR) == ord("a")
 
 
 def test_transmitter_reset_drops_held_output() -> None:
@@ -473,7 +499,10 @@ def test_modem_status_interrupt() -> None:
     rig.inb(MSR)
     rig.outb(IER, 0x08)
     assert not rig.irq.level
+    rig.outb(IER, 0x05)
     rig.outb(MCR, 0x19)
+    assert not rig.irq.level
+    rig.outb(IER, 0x08)
     assert rig.irq.level
     assert rig.inb(IIR) == 0xC0
     assert rig.inb(MSR) == 0xA1

@@ -16,6 +16,7 @@ def _intel() -> list[CpuidEntry]:
         CpuidEntry(0, eax=0x1F, ebx=0x756E6547, ecx=0x6C65746E, edx=0x49656E69),
         CpuidEntry(1, eax=0x906EA, ebx=0x03100800, ecx=0x80000000, edx=0x0FABFBFF),
         CpuidEntry(4, 0, 1, eax=0x1C004121, ebx=0x01C0003F),  # L1 data
+        CpuidEntry(4, 2, 1, eax=0x1C004143),  # L2
         CpuidEntry(4, 3, 1, eax=0x1C1FC163),  # L3
         CpuidEntry(4, 4, 1),  # no more caches
         CpuidEntry(0xB, 0, 1, eax=1, ebx=2, ecx=0x100, edx=9),
@@ -37,7 +38,7 @@ def _amd() -> list[CpuidEntry]:
 def test_find_looks_at_the_index_only_where_it_matters() -> None:
     entries = _intel()
     assert cpuid.find(entries, 1, 7) is entries[1]
-    assert cpuid.find(entries, 4, 3) is entries[3]
+    assert cpuid.find(entries, 4, 3) is entries[4]
     assert cpuid.find(entries, 4, 9) is None
     assert cpuid.find(entries, 0x15) is None
 
@@ -48,7 +49,7 @@ def test_override_changes_only_what_is_given() -> None:
     assert entries[1] == CpuidEntry(1, eax=0x906EA, ebx=0x03100800, ecx=5, edx=0x0FABFBFF)
     assert cpuid.set_leaf(entries, 4, 3, eax=0).index == 3
     assert entries[2].eax == 0x1C004121
-    assert len(entries) == 8
+    assert len(entries) == 9
 
 
 def test_override_adds_a_leaf_that_is_not_there() -> None:
@@ -77,6 +78,7 @@ def test_topology_of_one_of_six_intel_cores() -> None:
     assert (leaf[1, 0].ebx, leaf[1, 0].edx) == (0x05080800, 0x1FABFBFF)
     # bits 31:26 cores - 1 = 7; bits 25:14 IDs that share the cache - 1
     assert leaf[4, 0].eax == 7 << 26 | 0 << 14 | 0x121
+    assert leaf[4, 2].eax == 7 << 26 | 0 << 14 | 0x143
     assert leaf[4, 3].eax == 7 << 26 | 7 << 14 | 0x163
     assert leaf[4, 4] == CpuidEntry(4, 4, 1)
     assert leaf[0xB, 0] == CpuidEntry(0xB, 0, 1, eax=0, ebx=1, ecx=0x100, edx=5)

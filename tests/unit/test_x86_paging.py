@@ -57,9 +57,7 @@ def test_identity_map_maps_every_address_below_4_gib_to_itself(linear: int, base
     assert not walk.user
 
 
-@pytest.mark.parametrize(
-    ("top", "pages"), [(1, 3), (GIB, 3), (GIB + 1, 4), (4 * GIB, 6), (512 * GIB, 514)]
-)
+@pytest.mark.parametrize(("top", "pages"), [(1, 3), (GIB, 3), (GIB + 1, 4), (4 * GIB, 6), (512 * GIB, 514)])
 def test_identity_map_takes_a_page_directory_a_gib(top: int, pages: int) -> None:
     assert paging.identity_map_size(top) == len(paging.identity_map(0x1000, top)) == pages * 4096
 
@@ -105,6 +103,22 @@ def test_four_levels_end_in_a_4_kib_page() -> None:
     assert walk.levels[0].flags == "P RW US"
     assert (walk.writable, walk.user, walk.executable) == (True, True, True)
     assert paging.translate(Tables(_four_levels()), LONG_4, LINEAR_4) == 0xABCDE678
+
+
+@pytest.mark.parametrize("system", [PAE_32, PLAIN_32])
+def test_an_address_has_32_bits_outside_long_mode(system: SystemRegisters) -> None:
+    assert paging.walk(Tables({}), system, 0x5_1234_5678).linear == 0x12345678
+
+
+@pytest.mark.parametrize("entry", [0x1808, 0x2010, 0x3018, 0x4020])
+def test_each_level_can_forbid_user_access_and_writing(entry: int) -> None:
+    tables = _four_levels()
+    tables[entry] &= ~6
+    walk = paging.walk(Tables(tables), LONG_4, LINEAR_4)
+    assert (walk.writable, walk.user, walk.executable) == (False, False, True)
+    tables[entry] |= 6 | NX
+    walk = paging.walk(Tables(tables), LONG_4, LINEAR_4)
+    assert (walk.writable, walk.user, walk.executable) == (True, True, False)
 
 
 def test_rights_are_what_all_levels_allow() -> None:
@@ -188,8 +202,8 @@ def test_32_bit_4_mib_page_needs_pse() -> None:
 
 
 def test_pse_36_gives_a_4_mib_page_an_address_above_4_gib() -> None:
-    walk = paging.walk(Tables({0x100C: 0x00C00083 | 5 << 13}), PSE_32, 0x00C04123)
-    assert (walk.physical, walk.page_size) == (5 << 32 | 0x00C04123, 4 << 20)
+    walk = paging.walk(Tables({0x100C: 0x00C00083 | 0x85 << 13}), PSE_32, 0x00C04123)
+    assert (walk.physical, walk.page_size) == (0x85 << 32 | 0x00C04123, 4 << 20)
     walk = paging.walk(Tables({0x100C: 0x00C00083 | 1 << 21}), PSE_32, 0x00C04123)
     assert walk.reason == "the PDE at 0x100c has reserved bits set (0x200000)"
 

@@ -1,4 +1,4 @@
-"""The start states against the checks of a VM entry (Intel SDM volume 3C, 26.3.1) and against descriptors made by hand."""
+"""The start states against the checks of a VM entry (Intel SDM volume 3C, 26.3.1) and descriptors made by hand."""
 
 from __future__ import annotations
 

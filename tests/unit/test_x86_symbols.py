@@ -104,6 +104,17 @@ def test_mapped_file_is_read_at_the_first_use() -> None:
     assert "closed" in late.problem
 
 
+def test_label_at_the_end_of_its_section_is_one_address() -> None:
+    table = SymbolTable(elf([TEXT], 0, names=[Name("_end", 0x100100, info=GLOBAL_NOTYPE)]))
+    assert table.lookup(0x100100) == ("_end", 0)
+    assert table.lookup(0x100101) is None
+
+
+def test_names_are_safe_to_print() -> None:
+    table = SymbolTable(elf([TEXT], 0, names=[Name("\x1b[2Jf", 0x100000, 4), Name("größe", 0x100004, 4)]))
+    assert [symbol.name for symbol in table] == [r"\x1b[2Jf", "größe"]
+
+
 SECTIONS = len(elf([TEXT], 0, names=NAMES)) - 4 * 64  # the section headers are the end of the file
 
 
