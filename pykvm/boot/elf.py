@@ -11,42 +11,29 @@ executable goes to where it is linked, or to 1 MiB if that is page 0, which belo
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..memory import PAGE_SIZE, GuestMemory
 from ..x86.symbols import SymbolTable
 from . import EntryState, ImageError, Options, Span
 from .layout import Image, Layout, enter_long, enter_protected
+from .record import Record
 from .relocate import Segment, relocations
 
 MAX_PROGRAM_HEADERS = 64
 """More than any linker makes of a kernel."""
+MAX_NOTES = 256
+"""Notes of one segment that are looked at; Linux has about 20."""
 
 PIE_BASE = 1 << 20
 
 ET_EXEC, ET_DYN = 2, 3
 EM_386, EM_X86_64 = 3, 62
-PT_LOAD, PT_DYNAMIC, PT_INTERP = 1, 2, 3
+PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
 
 _TYPES = {0: "no type", 1: "an object file that still has to be linked", 4: "a core dump"}
 _MACHINES = {EM_386: "i386", EM_X86_64: "x86-64", 8: "MIPS", 20: "PowerPC", 40: "ARM", 183: "AArch64", 243: "RISC-V"}
-
-
-class _Record:
-    """A C struct of the file without padding: field codes as in the struct module, and the fields' names."""
-
-    def __init__(self, codes: str, names: str) -> None:
-        self._struct = struct.Struct("<" + codes)
-        self.size = self._struct.size
-        self._offsets = {name: struct.calcsize("<" + codes[:at]) for at, name in enumerate(names.split())}
-
-    def read(self, image: Image, at: int) -> dict[str, int]:
-        """The fields of the record at the file offset `at`, which must be wholly in the file."""
-        return dict(zip(self._offsets, self._struct.unpack_from(image, at), strict=True))
-
-    def error(self, field: str, at: int, text: str) -> ImageError:
-        """The error that says what is wrong with `field` of the record at the file offset `at`."""
-        return ImageError(f"{field} (file offset {at + self._offsets[field]:#x}): {text}")
 
 
 class _Class(NamedTuple):
@@ -54,9 +41,9 @@ class _Class(NamedTuple):
 
     bits: int
     machine: int
-    header: _Record
+    header: Record
     """From e_type, which follows the 16 bytes of e_ident, to e_phnum."""
-    program_header: _Record
+    program_header: Record
 
 
 _HEADER_NAMES = "e_type e_machine e_version e_entry e_phoff e_shoff e_flags e_ehsize e_phentsize e_phnum"
@@ -66,14 +53,14 @@ _CLASSES = {
     1: _Class(
         32,
         EM_386,
-        _Record("HHIIIIIHHH", _HEADER_NAMES),
-        _Record("IIIIIIII", "p_type p_offset p_vaddr p_paddr p_filesz p_memsz p_flags p_align"),
+        Record("HHIIIIIHHH", _HEADER_NAMES),
+        Record("IIIIIIII", "p_type p_offset p_vaddr p_paddr p_filesz p_memsz p_flags p_align"),
     ),
     2: _Class(
         64,
         EM_X86_64,
-        _Record("HHIQQQIHHH", _HEADER_NAMES),
-        _Record("IIQQQQQQ", "p_type p_flags p_offset p_vaddr p_paddr p_filesz p_memsz p_align"),
+        Record("HHIQQQIHHH", _HEADER_NAMES),
+        Record("IIQQQQQQ", "p_type p_flags p_offset p_vaddr p_paddr p_filesz p_memsz p_align"),
     ),
 }
 
@@ -121,16 +108,7 @@ def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
 
 def read(image: Image) -> Program:
     """Read and check everything that loading needs. ImageError names the first field that is wrong."""
-    if len(image) < 6 or image[:4] != b"\x7fELF":
-        raise ImageError("e_ident (file offset 0x0): this is no ELF file")
-    kind = _CLASSES.get(image[4])
-    if kind is None:
-        raise ImageError(f"EI_CLASS (file offset 0x4): {image[4]} is neither 1 (32 bits) nor 2 (64 bits)")
-    if image[5] != 1:
-        raise ImageError(f"EI_DATA (file offset 0x5): {image[5]} is not 1 (little-endian)")
-    if len(image) < _IDENT_SIZE + kind.header.size:
-        raise ImageError(f"the file ends at {len(image):#x}, within the ELF header")
-    header = kind.header.read(image, _IDENT_SIZE)
+    kind, header = _open(image)
     machine, file_type = header["e_machine"], header["e_type"]
     if machine != kind.machine:
         raise kind.header.error(
@@ -160,8 +138,42 @@ def read(image: Image) -> Program:
     return Program(kind.bits, entry, loadable, fixups, bias)
 
 
+def _open(image: Image) -> tuple[_Class, dict[str, int]]:
+    """The file's class and its header, of which only e_ident is checked."""
+    if len(image) < 6 or image[:4] != b"\x7fELF":
+        raise ImageError("e_ident (file offset 0x0): this is no ELF file")
+    kind = _CLASSES.get(image[4])
+    if kind is None:
+        raise ImageError(f"EI_CLASS (file offset 0x4): {image[4]} is neither 1 (32 bits) nor 2 (64 bits)")
+    if image[5] != 1:
+        raise ImageError(f"EI_DATA (file offset 0x5): {image[5]} is not 1 (little-endian)")
+    if len(image) < _IDENT_SIZE + kind.header.size:
+        raise ImageError(f"the file ends at {len(image):#x}, within the ELF header")
+    return kind, kind.header.read(image, _IDENT_SIZE)
+
+
 def _segments(image: Image, kind: _Class, header: dict[str, int]) -> list[Segment]:
     """The program headers, each wholly in the file and with its part of the file wholly in the file."""
+    record = kind.program_header
+    segments = []
+    for number, (at, fields) in enumerate(_program_headers(image, kind, header)):
+        name = f"program header {number} (file offset {at:#x})"
+        offset, filesz, memsz = fields["p_offset"], fields["p_filesz"], fields["p_memsz"]
+        if fields["p_type"] == PT_INTERP:
+            raise record.error("p_type", at, "the program wants a dynamic loader: link it with -static or -no-pie")
+        if fields["p_type"] not in (PT_LOAD, PT_DYNAMIC):
+            continue
+        if offset + filesz > len(image):
+            field = "p_offset" if offset > len(image) else "p_filesz"
+            raise record.error(field, at, f"{filesz:#x} bytes at {offset:#x} go past the file's end at {len(image):#x}")
+        if filesz > memsz:
+            raise record.error("p_filesz", at, f"{filesz:#x} is more than p_memsz, {memsz:#x}")
+        segments.append(Segment(name, fields["p_type"], offset, fields["p_vaddr"], fields["p_paddr"], filesz, memsz))
+    return segments
+
+
+def _program_headers(image: Image, kind: _Class, header: dict[str, int]) -> Iterator[tuple[int, dict[str, int]]]:
+    """The file offset and the fields of each program header, after a check that all are in the file."""
     record = kind.program_header
     count, table = header["e_phnum"], header["e_phoff"]
     if count == 0:
@@ -178,23 +190,8 @@ def _segments(image: Image, kind: _Class, header: dict[str, int]) -> list[Segmen
             _IDENT_SIZE,
             f"{count} program headers at {table:#x} go past the end of the file at {len(image):#x}",
         )
-    segments = []
-    for number in range(count):
-        at = table + number * record.size
-        fields = record.read(image, at)
-        name = f"program header {number} (file offset {at:#x})"
-        offset, filesz, memsz = fields["p_offset"], fields["p_filesz"], fields["p_memsz"]
-        if fields["p_type"] == PT_INTERP:
-            raise record.error("p_type", at, "the program wants a dynamic loader: link it with -static or -no-pie")
-        if fields["p_type"] not in (PT_LOAD, PT_DYNAMIC):
-            continue
-        if offset + filesz > len(image):
-            field = "p_offset" if offset > len(image) else "p_filesz"
-            raise record.error(field, at, f"{filesz:#x} bytes at {offset:#x} go past the file's end at {len(image):#x}")
-        if filesz > memsz:
-            raise record.error("p_filesz", at, f"{filesz:#x} is more than p_memsz, {memsz:#x}")
-        segments.append(Segment(name, fields["p_type"], offset, fields["p_vaddr"], fields["p_paddr"], filesz, memsz))
-    return segments
+    for at in range(table, table + count * record.size, record.size):
+        yield at, record.read(image, at)
 
 
 def _physical(address: int, segments: list[Segment]) -> int | None:
@@ -204,4 +201,40 @@ def _physical(address: int, segments: list[Segment]) -> int | None:
             return address - segment.vaddr + segment.paddr
     if any(segment.paddr <= address < segment.paddr + segment.memsz for segment in segments):
         return address
+    return None
+
+
+class Note(NamedTuple):
+    """The file offset and the size of a note's description, which is its payload."""
+
+    offset: int
+    size: int
+
+
+def find_note(image: Image, name: bytes, note_type: int | None = None) -> Note | None:
+    """The first note with this name (without its NUL) and type, or any type; None if there is none or this is no ELF.
+
+    A note segment that is malformed ends with its last good note, since nothing else depends on it.
+    """
+    try:
+        kind, header = _open(image)
+        headers = [fields for _, fields in _program_headers(image, kind, header) if fields["p_type"] == PT_NOTE]
+    except ImageError:
+        return None
+    wanted = name + b"\0"
+    for fields in headers:
+        # Notes are padded to 4 bytes (gABI, chapter 5); files that pad them to 8 say so in p_align.
+        align = 8 if fields["p_align"] == 8 else 4
+        at, end = fields["p_offset"], min(fields["p_offset"] + fields["p_filesz"], len(image))
+        for _ in range(MAX_NOTES):
+            if at + 12 > end:
+                break
+            name_size, size, found_type = struct.unpack_from("<III", image, at)
+            description = at + -(-(12 + name_size) // align) * align
+            if description + size > end:
+                break
+            found_name = image[at + 12 : at + 12 + min(name_size, len(wanted))]
+            if name_size == len(wanted) and found_name == wanted and note_type in (None, found_type):
+                return Note(description, size)
+            at = description + -(-size // align) * align
     return None

@@ -67,15 +67,27 @@ class Layout:
                 )
         self._taken.insert(at, extent)
 
-    def place(self, size: int, what: str, below: int = 1 << 32) -> int:
-        """Find and take room for `size` bytes of `what` (whole pages, below the address `below`); return its address.
+    def place(
+        self,
+        size: int,
+        what: str,
+        *,
+        above: int = 0,
+        below: int = 1 << 32,
+        align: int = PAGE_SIZE,
+        high: bool = False,
+    ) -> int:
+        """Find and take room for `size` bytes of `what` (whole pages) within `above`..`below`; return its address.
 
+        The address is a multiple of `align`, itself a multiple of the page size. It is in the best window that has
+        room, and there as low as possible, or with `high` as high as possible, in the last window first.
         ImageError if RAM has no such gap.
         """
         size = -(-size // PAGE_SIZE) * PAGE_SIZE
         limit = min(self.memory.regions[0].size, below)
-        for first, end in _WINDOWS:
-            gpa = self._gap(first, min(end, limit), size)
+        for first, end in reversed(_WINDOWS) if high else _WINDOWS:
+            gap = self._high_gap if high else self._low_gap
+            gpa = gap(max(first, above), min(end, limit), size, align)
             if gpa is not None:
                 self.claim(gpa, size, what)
                 self.reserved.append((gpa, size))
@@ -85,13 +97,52 @@ class Layout:
             "give the machine more memory"
         )
 
-    def _gap(self, first: int, end: int, size: int) -> int | None:
-        """The lowest page-aligned gap of `size` bytes within `first`..`end`."""
+    def _low_gap(self, first: int, end: int, size: int, align: int) -> int | None:
+        """The lowest aligned gap of `size` bytes within `first`..`end`."""
+        first = -(-first // align) * align
         for extent in self._taken:
             if first + size <= extent.gpa:
                 break
-            first = max(first, -(-extent.end // PAGE_SIZE) * PAGE_SIZE)
+            first = max(first, -(-extent.end // align) * align)
         return first if first + size <= end else None
+
+    def _high_gap(self, first: int, end: int, size: int, align: int) -> int | None:
+        """The highest aligned gap of `size` bytes within `first`..`end`."""
+        for extent in reversed(self._taken):
+            if (end - size) // align * align >= extent.end:
+                break
+            end = min(end, extent.gpa)
+        gpa = (end - size) // align * align
+        return gpa if gpa >= first else None
+
+
+class Block:
+    """Data that a loader puts together for one place in memory, from the address `base` on."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.data = bytearray()
+
+    def add(self, data: bytes, align: int = 8) -> int:
+        """Append `data` at the next multiple of `align` (a power of two) and return its address."""
+        self.data += bytes(-(self.base + len(self.data)) % align)
+        address = self.base + len(self.data)
+        self.data += data
+        return address
+
+
+def c_string(text: str, what: str) -> bytes:
+    """A command line as the guest wants it, ending with NUL; ImageError naming `what` if the text has a NUL itself.
+
+    Bytes of the host's command line that were not UTF-8 come out as they went in.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ImageError(f"{what}: {error}") from None
+    if b"\0" in data:
+        raise ImageError(f"{what}: it contains a NUL character")
+    return data + b"\0"
 
 
 def enter_protected(layout: Layout, entry: int) -> tuple[Registers, SystemRegisters]:

@@ -106,8 +106,7 @@ class Terminal:
     def _read(self) -> None:
         if self._port.waiting >= INPUT_AHEAD:
             # Its `drained` starts the reading again.
-            with suppress(OSError):
-                self._loop.on_readable(self._source, None)
+            self._loop.on_readable(self._source, None)
             return
         try:
             data = os.read(self._source, INPUT_AHEAD)
@@ -116,8 +115,7 @@ class Terminal:
         except OSError:
             data = b""
         if not data:
-            with suppress(OSError):
-                self._loop.on_readable(self._source, None)
+            self._loop.on_readable(self._source, None)
             self._source = -1
             return
         if self._saved is not None:

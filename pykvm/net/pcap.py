@@ -35,6 +35,7 @@ class Capture(NetBackend):
 
     def __init__(self, backend: NetBackend, path: str) -> None:
         self.backend = backend
+        self.station = backend.station
         self.path = path
         try:
             # Not to wait for a FIFO's reader, neither now nor in `send`; a regular file knows no such waiting.

@@ -31,7 +31,7 @@ class TapNet(NetBackend):
     def __init__(self, name: str) -> None:
         if not re.fullmatch(r"[^\s/%:]{1,15}", name) or len(name.encode()) > 15 or name in (".", ".."):
             raise ConfigError(f"{name!r} is not a network interface's name: give 1 to 15 characters, such as tap0")
-        self.name = name
+        self.name = self.station = name
         self._fd = -1
         try:
             fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -42,6 +42,7 @@ class UnixNet(NetBackend):
         except ConfigError:
             self._socket.close()
             raise
+        self.station = self.path
 
     def _take_end(self, path: str) -> tuple[str, str]:
         ends = (path + ".a", path + ".b")

@@ -1,0 +1,177 @@
+"""PCI configuration space, reached by mechanism 1, with the chip set of a PC on bus 0 and no cards.
+
+Implements: PCI Local Bus Specification 3.0, sections 3.2.2.3.2 (configuration mechanism 1) and 6.1 (header type 0).
+Functions: Intel 440FX host bridge (82441FX data sheet, section 3.2), PIIX3 ISA bridge and IDE controller (82371SB,
+section 2), PIIX4 power management (82371AB, section 7.1), placed as in QEMU's PC, with the subsystem IDs by which
+firmware recognises that PC. A write changes the bits that the data sheet calls writable, and nothing else: what they
+would do is either done already, or has no meaning here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..device import Device, Range, State
+
+CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
+ENABLE = 1 << 31
+ADDRESS_MASK = 0x80FF_FFFC
+"""The bits of CONFIG_ADDRESS that exist: enable, bus (8), device (5), function (3), register (6); the rest read 0."""
+
+_ALL_ONES = 0xFFFF_FFFF
+_DWORDS = 64
+_SUBSYSTEM = 0x1100_1AF4
+"""Subsystem and its vendor ID of all of QEMU's functions."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A device's function on bus 0. `registers` gives, by offset, a double word after reset and its writable bits."""
+
+    device: int
+    function: int
+    registers: Mapping[int, tuple[int, int]]
+
+
+HOST_BRIDGE = Function(
+    0,
+    0,
+    {
+        0x00: (0x1237_8086, 0),
+        0x04: (0x0280_0006, 0x0000_0140),  # status: medium DEVSEL; command: memory and bus mastering cannot be off
+        0x08: (0x0600_0002, 0),
+        0x0C: (0, 0x0000_F800),
+        0x2C: (_SUBSYSTEM, 0),
+        # PAM0 to PAM6 at 0x59: all memory from 0xC0000 to 0xFFFFF is RAM here, and reads and writes go there.
+        0x58: (0x3333_3000, 0x7777_7000),
+        0x5C: (0x3333_3333, 0x7777_7777),
+        0x70: (0x0002_0000, 0x0078_0000),  # SMRAM
+    },
+)
+
+ISA_BRIDGE = Function(
+    1,
+    0,
+    {
+        0x00: (0x7000_8086, 0),
+        0x04: (0x0280_0007, 0x0000_0108),
+        0x08: (0x0601_0000, 0),
+        0x0C: (0x0080_0000, 0),  # more than one function
+        0x2C: (_SUBSYSTEM, 0),
+        0x4C: (0x0003_004D, 0x01FF_007F),  # ISA recovery timers, BIOS chip selects
+        0x60: (0x8080_8080, 0x8F8F_8F8F),  # PIRQA to PIRQD: not routed
+        0x68: (0x0000_0200, 0x0000_FE00),  # top of memory for ISA bus masters
+    },
+)
+
+IDE = Function(
+    1,
+    1,
+    {
+        0x00: (0x7010_8086, 0),
+        0x04: (0x0280_0001, 0x0000_0001),
+        0x08: (0x0101_0000, 0),  # both channels at their fixed ports and interrupts; no bus mastering, so no BAR
+        0x2C: (_SUBSYSTEM, 0),
+        0x40: (0x8000_8000, 0xF3FF_F3FF),  # timings; both channels decoded
+    },
+)
+"""For a machine with ATA channels: firmware and systems that find PCI look for disks here, not at the ISA ports."""
+
+POWER_MANAGEMENT = Function(
+    1,
+    3,
+    {
+        0x00: (0x7113_8086, 0),
+        0x04: (0x0280_0000, 0x0000_0001),
+        0x08: (0x0680_0003, 0),
+        0x2C: (_SUBSYSTEM, 0),
+        0x3C: (0x0000_0109, 0x0000_00FF),  # the SCI is IRQ 9
+        0x40: (0x0000_0601, 0),  # base of the ACPI registers: they are at port 0x600 and stay there
+        # APMC_EN: firmware takes it as a sign that system management mode has been set up, and leaves it alone.
+        0x58: (0x0200_0000, 0),
+        0x80: (0x0000_0001, 0),  # the ACPI registers are decoded
+        0x90: (0x0000_0001, 0),  # base of the SMBus registers: none
+    },
+)
+
+PC_FUNCTIONS = (HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT)
+
+
+class PciHost(Device):
+    """The configuration ports and the configuration space of `functions`; an empty place reads all ones.
+
+    Port 0xCF9, in the middle of CONFIG_ADDRESS, is left to the reset control register.
+    """
+
+    name = "PCI host"
+    ports = (Range(CONFIG_ADDRESS, 1), Range(CONFIG_ADDRESS + 2, 6))
+    width = 4
+
+    def __init__(self, functions: Sequence[Function] = PC_FUNCTIONS) -> None:
+        self._functions = {function.device << 11 | function.function << 8: function for function in functions}
+        self._masks = {
+            place: [function.registers.get(4 * at, (0, 0))[1] for at in range(_DWORDS)]
+            for place, function in self._functions.items()
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        self._address = 0
+        self._spaces = {
+            place: [function.registers.get(4 * at, (0, 0))[0] for at in range(_DWORDS)]
+            for place, function in self._functions.items()
+        }
+
+    def read(self, offset: int, size: int) -> int:
+        if offset >= 4:
+            value = _ALL_ONES
+            address = self._address
+            if address & ENABLE:
+                space = self._spaces.get(address & 0x00FF_FF00)
+                if space is not None:
+                    value = space[address >> 2 & 0x3F]
+            # What reaches past the fourth byte meets no port of this device.
+            return (value | _ALL_ONES << 32) >> 8 * (offset - 4) & (1 << 8 * size) - 1
+        # Only an access of four bytes is to CONFIG_ADDRESS: others pass it by.
+        return self._address if size == 4 and offset == 0 else (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset >= 4:
+            address = self._address
+            place = address & 0x00FF_FF00
+            space = self._spaces.get(place)
+            if address & ENABLE and space is not None:
+                at = address >> 2 & 0x3F
+                shift = 8 * (offset - 4)
+                lanes = ((1 << 8 * size) - 1) << shift & self._masks[place][at]
+                space[at] = space[at] & ~lanes | value << shift & lanes
+        elif size == 4 and offset == 0:
+            self._address = value & ADDRESS_MASK
+
+    def save(self) -> State:
+        return {
+            "address": self._address,
+            "spaces": [[place, list(space)] for place, space in self._spaces.items()],
+        }
+
+    def restore(self, state: State) -> None:
+        address, saved = state.get("address"), state.get("spaces")
+        if type(address) is not int or address < 0 or address & ~ADDRESS_MASK:
+            raise ValueError(f"{self.name}: state field 'address' is {address!r}, not a configuration address")
+        try:
+            spaces = {place: list(space) for place, space in saved or ()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.name}: state field 'spaces' is not a list of functions: {error}") from error
+        if list(spaces) != list(self._functions):
+            raise ValueError(f"{self.name}: state field 'spaces' is of other functions than this machine's")
+        for place, space in spaces.items():
+            fixed = self._functions[place].registers
+            if len(space) != _DWORDS:
+                raise ValueError(f"{self.name}: the space of {place:#x} has {len(space)} double words, not {_DWORDS}")
+            for at, value in enumerate(space):
+                initial, mask = fixed.get(4 * at, (0, 0))
+                if type(value) is not int or (value ^ initial) & ~mask:
+                    raise ValueError(f"{self.name}: function {place:#x} cannot have {value!r} at {4 * at:#x}")
+        self._address = address
+        self._spaces = spaces
