@@ -109,6 +109,7 @@ class Machine:
         self._live = 0  # vCPU threads that have not ended
         self._holds = 0  # reasons for the vCPUs to stay out of the guest
         self._parked = 0  # vCPU threads that wait for the last hold to go
+        self._at_rest: list[Callable[[], None]] = []  # what is to be called once all vCPUs are out of the guest
         self._halt_check = False
         self._closed = False
         self._msrs: dict[int, MsrHandler] = {}
@@ -446,8 +447,8 @@ class Machine:
             while self._holds and self._outcome is None:
                 self._parked += 1
                 self._changed.notify_all()
-                if self._halt_check and self._parked == self._live:
-                    self._finish_halt_check()
+                if self._parked == self._live:
+                    self._run_at_rest()
                 while self._holds and self._outcome is None:
                     self._changed.wait()
                 self._parked -= 1
@@ -491,6 +492,22 @@ class Machine:
         self._holds -= 1
         self._changed.notify_all()
 
+    def at_rest(self, callback: Callable[[], None]) -> None:
+        """Take all CPUs out of the guest, have `callback` called with the lock held, and let them go on.
+
+        Does not wait, so devices, handlers and the I/O thread may use it. Nothing is called if the run ends first.
+        """
+        self._at_rest.append(callback)
+        self._hold()
+        if self._parked == self._live:
+            self._run_at_rest()
+
+    def _run_at_rest(self) -> None:
+        """All vCPUs are out, and none goes back in while the lock is held."""
+        while self._at_rest and self._outcome is None:
+            self._at_rest.pop(0)()
+            self._release()
+
     # Noticing a machine that sleeps for ever: with an in-kernel irqchip `hlt` never leaves the kernel
 
     def _watch_sleep(self, before: list[int], interval: float) -> None:
@@ -498,7 +515,7 @@ class Machine:
         now = [runner.cpu_time() for runner in self.runners]
         if now == before and not self._halt_check:
             self._halt_check = True
-            self._hold()
+            self.at_rest(self._finish_halt_check)
         interval = min(interval * 1.5, SLEEP_CHECK_MAX)
         self.loop.call_at(time.monotonic() + interval, partial(self._watch_sleep, now, interval))
 
@@ -507,7 +524,6 @@ class Machine:
         self._halt_check = False
         if all(self._sleeps_for_ever(vcpu) for vcpu in self.vcpus):
             self._end(Ending.HALTED, "every CPU is halted with interrupts off")
-        self._release()
 
     def _sleeps_for_ever(self, vcpu: VCPU) -> bool:
         """Whether only another CPU could wake this one."""

@@ -76,6 +76,10 @@ class Program(NamedTuple):
     fixups: list[tuple[int, bytes]]
     bias: int
 
+    @property
+    def spans(self) -> list[Span]:
+        return [Span(segment.vaddr, segment.paddr, segment.memsz) for segment in self.segments]
+
     def claim(self, layout: Layout) -> None:
         """Take the segments' memory; ImageError if one is outside RAM or overlaps another."""
         for segment in self.segments:
@@ -102,8 +106,7 @@ def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
     registers, system = (enter_protected if program.bits == 32 else enter_long)(layout, program.entry)
     program.write(image, memory)
     symbols = SymbolTable(image, program.bias)
-    spans = [Span(segment.vaddr, segment.paddr, segment.memsz) for segment in program.segments]
-    return EntryState(registers, system, f"elf{program.bits}", symbols, layout.reserved, spans)
+    return EntryState(registers, system, f"elf{program.bits}", symbols, layout.reserved, program.spans)
 
 
 def read(image: Image) -> Program:

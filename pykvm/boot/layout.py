@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import mmap
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from ..memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 from ..x86 import paging, start
 from ..x86.registers import Registers, SystemRegisters
-from . import ImageError
+from . import ImageError, Module
 
 Image: TypeAlias = bytes | mmap.mmap
 """A file's contents: in memory, or mapped so that only what is loaded is read."""
@@ -28,6 +29,10 @@ _WINDOWS = ((0x10000, _CONVENTIONAL_END), (PAGE_SIZE, 0x10000), (1 << 20, 1 << 3
 The first 64 KiB come second, because kernels take pages there for real-mode code (to start other CPUs, to call the
 BIOS) without asking. Page 0 is never used: it holds the interrupt vectors and the BIOS data area.
 """
+
+
+def _whole_pages(size: int) -> int:
+    return max(-(-size // PAGE_SIZE), 1) * PAGE_SIZE
 
 
 class _Extent(NamedTuple):
@@ -77,20 +82,25 @@ class Layout:
         align: int = PAGE_SIZE,
         high: bool = False,
     ) -> int:
-        """Find and take room for `size` bytes of `what` (whole pages) within `above`..`below`; return its address.
+        """Find room for `size` bytes of `what` (see `find`), take it in whole pages and return its address."""
+        gpa = self.find(size, what, above=above, below=below, align=align, high=high)
+        size = _whole_pages(size)
+        self.claim(gpa, size, what)
+        self.reserved.append((gpa, size))
+        return gpa
 
-        The address is a multiple of `align`, itself a multiple of the page size. It is in the best window that has
-        room, and there as low as possible, or with `high` as high as possible, in the last window first.
-        ImageError if RAM has no such gap.
+    def find(self, size: int, what: str, *, above: int, below: int, align: int, high: bool) -> int:
+        """The address of free RAM for `size` bytes (whole pages) of `what` within `above`..`below`.
+
+        It is a multiple of `align` (a power of two, at least a page), in the best window that has room and there as low
+        as possible; or with `high` in the last window that has room, as high as possible. ImageError if there is none.
         """
-        size = -(-size // PAGE_SIZE) * PAGE_SIZE
+        size = _whole_pages(size)
         limit = min(self.memory.regions[0].size, below)
         for first, end in reversed(_WINDOWS) if high else _WINDOWS:
             gap = self._high_gap if high else self._low_gap
             gpa = gap(max(first, above), min(end, limit), size, align)
             if gpa is not None:
-                self.claim(gpa, size, what)
-                self.reserved.append((gpa, size))
                 return gpa
         raise ImageError(
             f"no room for {size >> 10} KiB of {what} in {self.memory.size >> 10} KiB of RAM beside the image: "
@@ -114,6 +124,31 @@ class Layout:
             end = min(end, extent.gpa)
         gpa = (end - size) // align * align
         return gpa if gpa >= first else None
+
+
+class Loaded(NamedTuple):
+    """A module with its place in memory and its command line, which ends with NUL."""
+
+    gpa: int
+    data: bytes
+    command_line: bytes
+
+
+def place_modules(layout: Layout, modules: Sequence[Module]) -> list[Loaded]:
+    """Take room for each module on a page of its own in extended memory, above the kernel if it is there, too."""
+    return [
+        Loaded(
+            layout.place(len(module.data), f"module {number}", above=1 << 20),
+            module.data,
+            c_string(module.command_line, f"command line of module {number}"),
+        )
+        for number, module in enumerate(modules)
+    ]
+
+
+def write_modules(layout: Layout, modules: list[Loaded]) -> None:
+    for module in modules:
+        layout.memory.write(module.gpa, module.data)
 
 
 class Block:

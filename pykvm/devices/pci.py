@@ -150,28 +150,21 @@ class PciHost(Device):
             self._address = value & ADDRESS_MASK
 
     def save(self) -> State:
-        return {
-            "address": self._address,
-            "spaces": [[place, list(space)] for place, space in self._spaces.items()],
-        }
+        return {"address": self._address, "spaces": [list(space) for space in self._spaces.values()]}
 
     def restore(self, state: State) -> None:
         address, saved = state.get("address"), state.get("spaces")
         if type(address) is not int or address < 0 or address & ~ADDRESS_MASK:
             raise ValueError(f"{self.name}: state field 'address' is {address!r}, not a configuration address")
-        try:
-            spaces = {place: list(space) for place, space in saved or ()}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.name}: state field 'spaces' is not a list of functions: {error}") from error
-        if list(spaces) != list(self._functions):
-            raise ValueError(f"{self.name}: state field 'spaces' is of other functions than this machine's")
-        for place, space in spaces.items():
-            fixed = self._functions[place].registers
-            if len(space) != _DWORDS:
-                raise ValueError(f"{self.name}: the space of {place:#x} has {len(space)} double words, not {_DWORDS}")
+        if not isinstance(saved, list) or len(saved) != len(self._spaces):
+            raise ValueError(f"{self.name}: state field 'spaces' is not that of {len(self._spaces)} functions")
+        for place, space in zip(self._functions, saved, strict=True):
+            registers = self._functions[place].registers
+            if not isinstance(space, list) or len(space) != _DWORDS:
+                raise ValueError(f"{self.name}: the space of {place:#x} is not a list of {_DWORDS} double words")
             for at, value in enumerate(space):
-                initial, mask = fixed.get(4 * at, (0, 0))
+                initial, mask = registers.get(4 * at, (0, 0))
                 if type(value) is not int or (value ^ initial) & ~mask:
-                    raise ValueError(f"{self.name}: function {place:#x} cannot have {value!r} at {4 * at:#x}")
+                    raise ValueError(f"{self.name}: the function {place:#x} cannot have {value!r} at {4 * at:#x}")
         self._address = address
-        self._spaces = spaces
+        self._spaces = {place: list(space) for place, space in zip(self._functions, saved, strict=True)}

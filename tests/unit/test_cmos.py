@@ -304,6 +304,27 @@ def test_alarm(rig: Rig, alarm: tuple[int, int, int], after: int | None) -> None
     assert rig.get(C) & 0xA0 == 0xA0
 
 
+@pytest.mark.parametrize(
+    ("alarm", "after"),
+    [
+        ((0x10, 0x45, 0x05), 24 * 60 + 35),
+        ((0xFF, 0x45, 0x05), 24 * 60 + 35),
+        ((0xFF, 0xFF, 0x05), 35),
+        ((0x10, 0x20, 0xFF), 1),
+        ((0x10, 0x21, 0xFF), 30),
+        ((0x12, 0x05, 0x10), 6280),
+        ((0xFF, 0x10, 0x20), 49 * 60 + 50),
+    ],
+)
+def test_alarm_in_the_middle_of_a_day(alarm: tuple[int, int, int], after: int) -> None:
+    rig = Rig(calendar.timegm((2024, 1, 1, 10, 20, 30)))
+    for register, value in zip((5, 3, 1), alarm, strict=True):
+        rig.put(register, value)
+    rig.put(B, 0x22)
+    assert rig.wait_for_event() == pytest.approx(after, abs=1e-5)
+    assert rig.get(C) & 0xA0 == 0xA0
+
+
 def test_alarm_that_passed_while_nobody_looked(rig: Rig) -> None:
     rig.put(5, 0x00)
     rig.put(3, 0x00)

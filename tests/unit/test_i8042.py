@@ -189,6 +189,15 @@ def test_a20_by_command(rig: Rig) -> None:
 
 
 def test_output_port_shows_the_interrupt_lines(rig: Rig) -> None:
+    rig.kbc.press("a")
+    rig.command(0xD0)
+    assert rig.data() == 0x1E
+    assert rig.data() & 0x30 == 0x10
+    rig.command(0x60, 0x47)
+    rig.command(0xD3, 0x00)
+    rig.command(0xD0)
+    assert rig.data() == 0x00
+    assert rig.data() & 0x30 == 0x20
     rig.command(0xAD)
     assert not rig.ask(0xD0) & 0x30
 
@@ -214,6 +223,9 @@ def test_port_92() -> None:
     assert a20 == [False, True]
     assert port.read(0, 1) == 0x02
     assert resets == []
+    port.write(0, 1, 0x02)
+    port.restore(port.save())
+    assert a20 == [False, True]
     port.write(0, 1, 0x03)
     port.write(0, 1, 0x03)
     assert resets == [True]
@@ -252,6 +264,28 @@ def test_keyboard_commands(rig: Rig) -> None:
     assert rig.keyboard(0xF0, 0x00) == [0xFA, 0xFA, 0x02]
     assert rig.kbc.keyboard.leds == 0
     assert rig.keyboard(0x00) == [0xFE]
+
+
+def test_defaults_and_reset_forget_keys_leds_and_scan_set(rig: Rig) -> None:
+    for command, answer in ((0xF5, [0xFA]), (0xF6, [0xFA]), (0xFF, [0xFA, 0xAA])):
+        rig.command(0x60, 0x25)
+        rig.keyboard(0xF4, 0xED, 0x07, 0xF0, 0x01)
+        rig.command(0xAD)
+        rig.kbc.press("a")
+        assert rig.keyboard(command) == answer
+        assert rig.kbc.keyboard.leds == 0
+        assert rig.codes("a") == ([] if command == 0xF5 else [0x1C, 0xF0, 0x1C])
+
+
+def test_enabling_scanning_forgets_keys_pressed_before(rig: Rig) -> None:
+    rig.command(0xAD)
+    rig.kbc.press("a")
+    assert rig.keyboard(0xF4) == [0xFA]
+
+
+@pytest.mark.parametrize("command", [0xF7, 0xF8, 0xF9, 0xFA])
+def test_how_keys_repeat_in_set_3_is_taken_note_of(rig: Rig, command: int) -> None:
+    assert rig.keyboard(command) == [0xFA]
 
 
 def test_identity_and_scan_set_arrive_translated(rig: Rig) -> None:
@@ -377,6 +411,12 @@ def test_a_full_keyboard_sends_an_overrun_code_in_place_of_lost_keys(rig: Rig) -
         rig.kbc.press("a")
     rig.command(0xAE)
     assert list(rig.drain()) == [0x1C] * 16 + [0x00]
+    rig.keyboard(0xF0, 0x01)
+    rig.command(0xAD)
+    for _ in range(40):
+        rig.kbc.press("a")
+    rig.command(0xAE)
+    assert list(rig.drain()) == [0x1E] * 16 + [0xFF]
 
 
 def test_a_sequence_is_never_cut_short(rig: Rig) -> None:
