@@ -7,17 +7,24 @@ for them without asking.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .console.port import ConsolePort
+from .device import Device, State
 from .devices.acpi_pm import AcpiPm
+from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
+from .devices.fw_cfg import FwCfg
+from .devices.i8042 import I8042, Port92
+from .devices.pci import PciHost
+from .devices.reset_control import ResetControl
 from .devices.uart16550 import Uart16550
 from .disk import Disk
 from .errors import ConfigError
+from .eventloop import EventLoop, Timer
 from .net import NetBackend
 
 if TYPE_CHECKING:
@@ -29,8 +36,13 @@ ATA_CHANNELS = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))
 """Primary and secondary: (command block, control block, IRQ)."""
 NE2000_CARDS = ((0x300, 9), (0x320, 10), (0x340, 11), (0x360, 5))
 """Where the first to fourth NIC is: (port, IRQ)."""
+KEYBOARD_IRQ, RTC_IRQ, MOUSE_IRQ = 1, 8, 12
 SCI_IRQ = 9
 """The ACPI interrupt, which shares its line with the first NIC, as it does on real boards."""
+
+PINTOS_EXIT = (0x501, 2)
+"""A second exit port (first, number of ports), where Pintos and others have QEMU put its own."""
+FW_CFG_RAM_SIZE, FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS = 0x03, 0x05, 0x0F
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,57 @@ class Nic:
 
     backend: NetBackend
     mac: bytes | None = None
+
+
+class Timed(Device):
+    """A device that does something by itself at a time: has its `tick` called when its `next_event` is due.
+
+    Stands before `device` on the bus, because any access may change when that is. `now` is the device's clock, of which
+    a unit lasts `unit` seconds.
+    """
+
+    def __init__(self, device: Cmos | AcpiPm, loop: EventLoop, now: Callable[[], float], unit: float) -> None:
+        self.name, self.ports, self.width = device.name, device.ports, device.width
+        self._device, self._loop, self._now, self._unit = device, loop, now, unit
+        self._timer: Timer | None = None
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._device.next_event()
+        if due is not None:
+            delay = max(0.0, (due - self._now()) * self._unit)
+            self._timer = self._loop.call_at(time.monotonic() + delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._device.tick()
+        self._arm()
+
+    def read(self, offset: int, size: int) -> int:
+        value = self._device.read(offset, size)
+        self._arm()
+        return value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._device.write(offset, size, value)
+        self._arm()
+
+    def reset(self) -> None:
+        self._device.reset()
+        self._arm()
+
+    def save(self) -> State:
+        return self._device.save()
+
+    def restore(self, state: State) -> None:
+        self._device.restore(state)
+        self._arm()
+
+
+def _keep_a20_open(level: bool) -> None:
+    """Addresses never wrap at 1 MiB: no program of this century wants them to, and KVM has no gate."""
 
 
 class Pc:
@@ -61,10 +124,29 @@ class Pc:
         self._add_disks(list(disks))
         for number, nic in enumerate(nics):
             self._add_nic(number, nic)
+        self._add_board(machine)
         machine.add(DebugExit(machine.exited))
+        machine.add(DebugExit(machine.exited, *PINTOS_EXIT))
         machine.add(DebugConsole(self.debug_console.write))
         machine.add(ShutdownPort(machine.powered_off))
-        machine.add(AcpiPm(machine.irq(SCI_IRQ), machine.powered_off, time.monotonic_ns))
+
+    def _add_board(self, machine: Machine) -> None:
+        low, *high = (region.size for region in machine.memory.regions)
+        self.cmos = Cmos(machine.irq(RTC_IRQ), time.time, low, sum(high))
+        self.acpi = AcpiPm(machine.irq(SCI_IRQ), machine.powered_off, time.monotonic_ns)
+        machine.add(Timed(self.cmos, machine.loop, time.time, 1))
+        machine.add(Timed(self.acpi, machine.loop, time.monotonic_ns, 1e-9))
+        reset = partial(machine.rebooted, "reset by the keyboard controller")
+        self.keyboard = I8042(machine.irq(KEYBOARD_IRQ), machine.irq(MOUSE_IRQ), reset, _keep_a20_open)
+        machine.add(self.keyboard)
+        machine.add(Port92(partial(machine.rebooted, "reset by port 0x92"), _keep_a20_open))
+        machine.add(PciHost())
+        machine.add(ResetControl(machine.rebooted))
+        self.fw_cfg = FwCfg(machine.memory.read, machine.memory.write)
+        self.fw_cfg.add_item(FW_CFG_RAM_SIZE, machine.memory.size.to_bytes(8, "little"))
+        for key in (FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS):
+            self.fw_cfg.add_item(key, len(machine.vcpus).to_bytes(2, "little"))
+        machine.add(self.fw_cfg)
 
     def _add_uart(self, number: int) -> None:
         base, irq = COM_PORTS[number]

@@ -89,7 +89,16 @@ class Layout:
         self.reserved.append((gpa, size))
         return gpa
 
-    def find(self, size: int, what: str, *, above: int, below: int, align: int, high: bool) -> int:
+    def find(
+        self,
+        size: int,
+        what: str,
+        *,
+        above: int = 0,
+        below: int = 1 << 32,
+        align: int = PAGE_SIZE,
+        high: bool = False,
+    ) -> int:
         """The address of free RAM for `size` bytes (whole pages) of `what` within `above`..`below`.
 
         It is a multiple of `align` (a power of two, at least a page), in the best window that has room and there as low

@@ -91,9 +91,9 @@ def place_sections(image: Image, layout: Layout) -> Sections | None:
     A guest finds its symbols by them. It must also do without: stripped kernels boot, so a malformed table is no error.
     """
     wide = image[4] == 2
-    (table_at,) = struct.unpack_from("<Q" if wide else "<I", image, 0x28 if wide else 0x20)
     if len(image) < (64 if wide else 52):
         return None
+    (table_at,) = struct.unpack_from("<Q" if wide else "<I", image, 0x28 if wide else 0x20)
     entry_size, count, names = struct.unpack_from("<HHH", image, 0x3A if wide else 0x2E)
     record = _SECTION[image[4]]
     if not table_at or entry_size != record.size or not 0 < count <= MAX_SECTIONS:

@@ -43,7 +43,7 @@ _ADDRESSES = Record("IIIII", "header_addr load_addr load_end_addr bss_end_addr e
 
 INFO_MEMORY, INFO_COMMAND_LINE, INFO_MODULES, INFO_ELF_SECTIONS = 1 << 0, 1 << 2, 1 << 3, 1 << 5
 INFO_MEMORY_MAP, INFO_LOADER_NAME, INFO_FRAMEBUFFER = 1 << 6, 1 << 9, 1 << 12
-_INFO = struct.Struct("<IIII III IIII II II II IIIHHH QIIIBB6x".replace(" ", ""))
+_INFO_SIZE = 116
 
 
 def find_header(image: Image) -> int | None:
@@ -100,7 +100,7 @@ def _information(
 ) -> bytes:
     """The information structure, to be written to `base`, with all that it points to behind it."""
     block = Block(base)
-    block.add(bytes(_INFO.size))
+    block.add(bytes(_INFO_SIZE))
     flags = INFO_MEMORY | INFO_COMMAND_LINE | INFO_MODULES | INFO_MEMORY_MAP | INFO_LOADER_NAME | INFO_FRAMEBUFFER
     module_list = b"".join(
         struct.pack("<IIII", module.gpa, module.gpa + len(module.data), block.add(module.command_line), 0)
@@ -108,38 +108,16 @@ def _information(
     )
     # The size of a map entry does not count itself.
     memory_map = b"".join(struct.pack("<IQQI", 20, *area) for area in e820.memory_map(memory))
-    syms = (0, 0, 0, 0)
     if sections is not None:
         flags |= INFO_ELF_SECTIONS
-        syms = (sections.count, sections.entry_size, block.add(sections.table), sections.names)
-    _INFO.pack_into(
-        block.data,
-        0,
-        flags,
-        e820.lower_kib(memory),
-        e820.upper_kib(memory),
-        0,
-        block.add(command_line),
-        len(modules),
-        block.add(module_list),
-        *syms,
-        len(memory_map),
-        block.add(memory_map),
-        0,
-        0,
-        0,
-        block.add(LOADER_NAME),
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        EGA_TEXT,
-        EGA_PITCH,
-        EGA_COLUMNS,
-        EGA_ROWS,
-        EGA_BITS,
-        EGA_TEXT_TYPE,
-    )
-    return bytes(block.data)
+        table = block.add(sections.table)
+        struct.pack_into("<IIII", block.data, 28, sections.count, sections.entry_size, table, sections.names)
+    addresses = [block.add(part) for part in (command_line, module_list, memory_map, LOADER_NAME)]
+    command_line_at, module_list_at, memory_map_at, name_at = addresses
+    data = block.data
+    struct.pack_into("<III", data, 0, flags, e820.lower_kib(memory), e820.upper_kib(memory))
+    struct.pack_into("<III", data, 16, command_line_at, len(modules), module_list_at)
+    struct.pack_into("<II", data, 44, len(memory_map), memory_map_at)
+    struct.pack_into("<I", data, 64, name_at)
+    struct.pack_into("<QIIIBB", data, 88, EGA_TEXT, EGA_PITCH, EGA_COLUMNS, EGA_ROWS, EGA_BITS, EGA_TEXT_TYPE)
+    return bytes(data)

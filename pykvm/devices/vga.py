@@ -268,7 +268,7 @@ class Vga(Device):
             **{name: [bytes(file.values), file.index] for name, file in self._files().items()},
             "dac": bytes(self.dac),
             "dac_latch": self._dac_latch,
-            **{name: int(getattr(self, attribute)) for name, (attribute, _) in _NUMBERS.items()},
+            **{name: int(getattr(self, name)) for name in _NUMBERS},
             "elapsed": self._now() - self._start,
         }
 
@@ -282,7 +282,7 @@ class Vga(Device):
             saved = state.get(name)
             if not isinstance(saved, bytes) or len(saved) not in lengths or any(value > 0x3F for value in saved):
                 raise ValueError(f"{self.name}: state field {name!r} is not bytes of 6 bits, as many as {lengths}")
-        for name, (_, allowed) in _NUMBERS.items():
+        for name, allowed in {**_NUMBERS, "elapsed": range(1 << 63)}.items():
             number = state.get(name)
             if type(number) is not int or number not in allowed:
                 raise ValueError(f"{self.name}: state field {name!r} is {number!r}")
@@ -291,26 +291,25 @@ class Vga(Device):
             file.values[:] = values
         self.dac[:] = state["dac"]
         self._dac_latch = state["dac_latch"]
-        for name, (attribute, _) in _NUMBERS.items():
-            setattr(self, attribute, state[name])
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
         self._start = self._now() - state["elapsed"]
 
 
 _NUMBERS = {
-    "pas": ("pas", (0, ATTRIBUTE_PAS)),
-    "misc": ("misc", range(256)),
-    "pel_mask": ("pel_mask", range(256)),
-    "attribute_data": ("_attribute_data", range(2)),
-    "dac_read": ("_dac_read", range(len(_DAC))),
-    "dac_write": ("_dac_write", range(0, len(_DAC), 3)),
-    "dac_state": ("_dac_state", (0, DAC_READING)),
-    "video_enable": ("_video_enable", range(2)),
-    "feature": ("_feature", range(16)),
-    "retraces": ("_retraces", range(1 << 63)),
-    "retrace_told": ("_retrace_told", range(2)),
-    "elapsed": ("_elapsed", range(1 << 63)),
+    "pas": (0, ATTRIBUTE_PAS),
+    "misc": range(256),
+    "pel_mask": range(256),
+    "_attribute_data": range(2),
+    "_dac_read": range(len(_DAC)),
+    "_dac_write": range(0, len(_DAC), 3),
+    "_dac_state": (0, DAC_READING),
+    "_video_enable": range(2),
+    "_feature": range(16),
+    "_retraces": range(1 << 63),
+    "_retrace_told": range(2),
 }
-"""The state's plain numbers: the attribute that has it, and the values it can have."""
+"""The state's plain numbers, each with the values that it can have."""
 
 
 def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
