@@ -23,7 +23,6 @@ from .bus import Claim, MmioBus, PortBus
 from .console.port import ConsolePort
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .disk import Disk
-from .disk.image import open_disk
 from .errors import ConfigError, PykvmError
 from .eventloop import EventLoop
 from .kvm import VCPU, MpState, MsrRange, System
@@ -130,7 +129,7 @@ class Machine:
             cards = [Nic(nic) if isinstance(nic, NetBackend) else nic for nic in nics]
             for card in cards:
                 self._own(card.backend)
-            drives = [self._own(open_disk(disk) if isinstance(disk, (str, os.PathLike)) else disk) for disk in disks]
+            drives = [self._own(_open_disk(disk) if isinstance(disk, (str, os.PathLike)) else disk) for disk in disks]
             self._create(cpus)
             self.pc = Pc(self, serial_ports, drives, cards)
             if image is not None:
@@ -271,6 +270,7 @@ class Machine:
         if "cpuid" in self.__dict__:
             self._set_cpuid(self.cpuid)
         if self._msrs:
+            self.system.require("X86_USER_SPACE_MSR", "X86_MSR_FILTER")
             self.vm.exit_on_msr()
             self.vm.set_msr_filter([MsrRange(index, 1) for index in self._msrs])
         with self.lock:
@@ -537,6 +537,12 @@ class Machine:
         return not any(entry & LVT_DELIVERY == LVT_NMI and not entry & LVT_MASKED for entry in entries)
 
 
+def _open_disk(path: str | os.PathLike[str]) -> Disk:
+    from .disk.image import open_disk
+
+    return open_disk(path)
+
+
 def read_image(path: str | os.PathLike[str]) -> bytes:
     """The whole image file; ConfigError if it cannot be read or is absurdly large."""
     try:
@@ -552,4 +558,6 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
 @cache
 def _system() -> System:
     """/dev/kvm, opened once a process: it holds no state, and what it can do does not change."""
-    return System()
+    system = System()
+    system.require("USER_MEMORY", "IRQCHIP", "PIT2", "MP_STATE", "VCPU_EVENTS", "IMMEDIATE_EXIT")
+    return system

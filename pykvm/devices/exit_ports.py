@@ -18,9 +18,8 @@ class DebugExit(Device):
     `length`. Guests expect it at 0xF4 with four ports (Rust kernels, kvm-unit-tests) or at 0x501 with two (Pintos).
     """
 
-    name = "debug exit"
-
     def __init__(self, on_exit: Callable[[int], None], base: int = 0xF4, length: int = 4) -> None:
+        self.name = f"exit port {base:#x}"
         self.ports = (Range(base, length),)
         # As in QEMU, a write that is wider than the range is cut at its end.
         self.width = 4 if length >= 4 else 2 if length >= 2 else 1

@@ -9,7 +9,7 @@ from ..x86.cpuid import CpuidEntry
 from ._kvm import ffi, lib
 from .capabilities import CAPABILITIES
 from .descriptor import Descriptor
-from .errors import KvmError, KvmUnavailable, unavailable
+from .errors import KvmError, KvmUnavailable, KvmUnsupported, unavailable
 from .vm import VM
 
 CPUID_LIMIT = 1024
@@ -51,6 +51,14 @@ class System(Descriptor):
     def capabilities(self) -> dict[str, int]:
         """Every capability in `CAPABILITIES` with what KVM_CHECK_EXTENSION says of it."""
         return {name: self.check_extension(name) for name in CAPABILITIES}
+
+    def require(self, *names: str) -> None:
+        """Raise KvmUnsupported, saying what each one gives, unless KVM has all these capabilities."""
+        missing = [f"KVM_CAP_{name} ({CAPABILITIES[name]})" for name in names if not self.check_extension(name)]
+        if missing:
+            raise KvmUnsupported(
+                f"this machine's KVM (Linux {os.uname().release}) lacks {', '.join(missing)}: a newer kernel has it"
+            )
 
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
         """The CPUID leaves that KVM can give to a guest; asked for once, as it takes the kernel a while."""
