@@ -2,7 +2,7 @@
 # status 1 (of the value 0). Other than guests/hello32.S it can end on QEMU's machines without ACPI.
 #
 # As it is:   a 32-bit ELF file with a Multiboot header and a PVH note.
-# -DFIRMWARE: the last 4 KiB below 1 MiB and below 4 GiB, for "qemu -bios": the CPU's reset vector is in it, so that
+# -DFIRMWARE: the last 64 KiB below 1 MiB and below 4 GiB, for "qemu -bios": the CPU's reset vector is in it, so that
 #             nothing runs before it.
 
         .set    COM1, 0x3F8
@@ -10,11 +10,10 @@
 
 #ifdef FIRMWARE
         .code16
-        .set    START, 0xF000           # offset in the segment 0xF000
         .text
         .globl  _start
 _start:
-        mov     $START + (text - _start), %si
+        mov     $(text - _start), %si
 #define LOAD cs lodsb
 #else
         .section .multiboot, "a"
@@ -52,9 +51,9 @@ done:   xor     %eax, %eax
 text:   .asciz  "Hello, benchmark!\n"
 
 #ifdef FIRMWARE
-        .org    0xFF0
-        ljmp    $0xF000, $START         # from F000:FFF0 with the base 0xFFFF0000 to the same bytes below 1 MiB
-        .org    0x1000
+        .org    0xFFF0
+        ljmp    $0xF000, $0              # from F000:FFF0 with the base 0xFFFF0000 to the same bytes below 1 MiB
+        .org    0x10000
 #endif
 
         .section .note.GNU-stack, "", @progbits

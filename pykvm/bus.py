@@ -37,6 +37,8 @@ class Bus:
         self.devices: list[Device] = []
         self.unclaimed: dict[int, int] = {}
         """Number of accesses by address that no device answered, for the first `UNCLAIMED_LIMIT` addresses met."""
+        self.asked: set[Device] = set()
+        """The devices that `find` has found. Whoever empties it, and has nobody remember claims, learns who is used."""
 
     def find(self, address: int) -> Claim | None:
         """The claim at `address`, or None where nobody is home."""
@@ -134,7 +136,10 @@ class PortBus(Bus):
         self.claims: dict[int, Claim] = {}
 
     def find(self, address: int) -> Claim | None:
-        return self.claims.get(address)
+        claim = self.claims.get(address)
+        if claim is not None:
+            self.asked.add(claim.device)
+        return claim
 
     def _ranges(self, device: Device) -> Sequence[Range]:
         return device.ports
@@ -170,6 +175,7 @@ class MmioBus(Bus):
         span, base, device = self._spans[at]
         if address >= span.end:
             return None
+        self.asked.add(device)
         return Claim(device.read, device.write, address - base, device.width, device)
 
     def _ranges(self, device: Device) -> Sequence[Range]:

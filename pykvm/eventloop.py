@@ -59,16 +59,23 @@ class EventLoop:
         self._next = float("inf")
         """When the thread will wake by itself: an earlier timer must wake it."""
         self._running = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread has been started, and not been stopped since."""
+        return self._running
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. What is registered and due stays so from one start to the next."""
         self._running = True
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread and wait for it. Not with the lock held."""
-        if self._running:
+        if self._running and self._thread is not None:
             self._running = False
             self.wake()
             self._thread.join()

@@ -11,11 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from . import boot
 from .boot import detect
@@ -24,7 +24,7 @@ from .console.port import ConsolePort
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .disk import Disk
 from .errors import ConfigError, PykvmError
-from .eventloop import EventLoop
+from .eventloop import EventLoop, Timer
 from .kvm import VCPU, MpState, MsrRange, System
 from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
 from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
@@ -38,6 +38,8 @@ from .x86.registers import EFER_LMA, RFLAGS_IF
 
 if TYPE_CHECKING:
     from .crash import CrashReport
+    from .snapshot import Snapshot
+    from .snapshot.timeline import Timeline, WrittenDisks
 
 DEFAULT_MEMORY = "128M"
 IMAGE_LIMIT = 1 << 30
@@ -62,6 +64,28 @@ class Closeable(Protocol):
     def close(self) -> None: ...
 
 
+class Debugger(Protocol):
+    """What a machine tells and asks a debugger, with the lock held. See `debug.control`."""
+
+    def debug_exit(self, runner: Runner) -> None:
+        """A vCPU hit a breakpoint or watchpoint, or finished a single step."""
+
+    def crashed(self, vcpu: VCPU, cause: str, code: bytes) -> bool:
+        """`vcpu` cannot go on: whether the debugger deals with it, and the run does not end."""
+
+    def halted(self) -> bool:
+        """All CPUs sleep for ever: whether the debugger deals with it, and the run does not end."""
+
+    def ended(self) -> None:
+        """The run has ended."""
+
+    def stopped_time(self) -> float:
+        """Seconds since the start for which the machine was stopped: the time limit does not count them."""
+
+    def close(self) -> None:
+        """The machine is given back."""
+
+
 class DeviceError(PykvmError):
     """A device or a handler raised an exception, which is this one's `__cause__`, and the run was ended for it."""
 
@@ -77,10 +101,10 @@ class Machine:
     forces one ("elf32", "elf64", "flat"). A flat binary listens to `mode` (16, 32 or 64), `load` and `entry` (guest
     physical addresses).
 
-    `memory` is in bytes, or text such as "64M". `disks` are up to four (None leaves a place empty): primary master and
-    slave, secondary master and slave; a path is opened for reading and writing, and `pykvm.open_disk` has the other
-    ways. `nics` are up to four, each a network back end or a `Nic`, which has a MAC address, too. `serial_ports` is the
-    number of COM ports, 1 to 4.
+    `memory` is in bytes, or text such as "64M", or a GuestMemory, which the machine then owns. `disks` are up to four
+    (None leaves a place empty): primary master and slave, secondary master and slave; a path is opened for reading and
+    writing, and `pykvm.open_disk` has the other ways. `nics` are up to four, each a network back end or a `Nic`, which
+    has a MAC address, too. `serial_ports` is the number of COM ports, 1 to 4.
 
     The machine owns its back ends: `close()`, or the end of a `with` block, closes them.
     Raises ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM.
@@ -90,7 +114,7 @@ class Machine:
         self,
         image: Image | None = None,
         *,
-        memory: str | int = DEFAULT_MEMORY,
+        memory: str | int | GuestMemory = DEFAULT_MEMORY,
         cpus: int = 1,
         disks: Sequence[Disk | str | os.PathLike[str] | None] = (),
         nics: Sequence[Nic | NetBackend] = (),
@@ -110,26 +134,31 @@ class Machine:
         self._parked = 0  # vCPU threads that wait for the last hold to go
         self._at_rest: list[Callable[[], None]] = []  # what is to be called once all vCPUs are out of the guest
         self._halt_check = False
+        self._limit: Timer | None = None
+        self._sleep_watch: Timer | None = None
         self._closed = False
+        self.debugger: Debugger | None = None
         self._msrs: dict[int, MsrHandler] = {}
         self.runners: list[Runner] = []
         self.vcpus: list[VCPU] = []
         self.ports = PortBus()
         self.mmio = MmioBus()
         self.port_routes: dict[int, Route] = {}
-        self._lines: dict[int, list[IrqLine]] = {}
+        self.lines: dict[int, list[IrqLine]] = {}
+        """The interrupt lines by number, those that share one in the order in which they were made."""
         self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
         self.entry: boot.EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
         try:
             self.system = _system()
-            self.memory = self._own(GuestMemory(memory))
+            self.memory = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
             self.vm = self._own(self.system.create_vm())
             self.loop = self._own(EventLoop(self.lock, self._loop_failed, "pykvm I/O"))
             cards = [Nic(nic) if isinstance(nic, NetBackend) else nic for nic in nics]
             for card in cards:
                 self._own(card.backend)
             drives = [self._own(_open_disk(disk) if isinstance(disk, (str, os.PathLike)) else disk) for disk in disks]
+            self.disks = drives
             self._create(cpus)
             self.pc = Pc(self, serial_ports, drives, cards)
             if image is not None:
@@ -159,16 +188,23 @@ class Machine:
             vcpu = self._own(self.vm.create_vcpu(number))
             self.vcpus.append(vcpu)
             self.runners.append(Runner(self, vcpu))
-        self._set_cpuid(list(self.system.supported_cpuid()))
+        self.set_cpuid(list(self.system.supported_cpuid()))
 
-    def _set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
+    def set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
+        """Have the CPUs answer CPUID with these leaves. Before the first run."""
         for vcpu in self.vcpus:
             vcpu.set_cpuid(cpuid.for_cpu(entries, vcpu.id, len(self.vcpus)))
+        self.cpuid_in_use = [replace(entry) for entry in entries]
+
+    def settle_cpuid(self) -> None:
+        """Have what was changed in `cpuid` count from now on."""
+        if "cpuid" in self.__dict__ and self.cpuid != self.cpuid_in_use:
+            self.set_cpuid(self.cpuid)
 
     @cached_property
     def cpuid(self) -> list[cpuid.CpuidEntry]:
         """The CPUID leaves of all CPUs; `x86.cpuid.set_leaf` overrides one. What they say at the start counts."""
-        return [replace(entry) for entry in self.system.supported_cpuid()]
+        return [replace(entry) for entry in self.cpuid_in_use]
 
     def load(self, image: Image, options: boot.Options | None = None, format: str | None = None) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
@@ -210,7 +246,7 @@ class Machine:
         """
         if not 0 <= number < 24:
             raise ConfigError(f"there is no interrupt input {number}: a PC has 0 to 23")
-        lines = self._lines.setdefault(number, [])
+        lines = self.lines.setdefault(number, [])
         lines.append(IrqLine(partial(self._move_line, number, lines)))
         return lines[-1]
 
@@ -264,11 +300,10 @@ class Machine:
             raise
 
     def start(self, timeout: float | None = None) -> None:
-        """Start all CPUs and return. A machine runs once; make another one for the next try."""
+        """Start all CPUs and return. A machine that has run must first be put back to a snapshot."""
         if self._closed or self._started:
-            raise PykvmError("this machine has run already: make a new one for another run")
-        if "cpuid" in self.__dict__:
-            self._set_cpuid(self.cpuid)
+            raise PykvmError("this machine has run already: make a new one for another run, or restore a snapshot")
+        self.settle_cpuid()
         if self._msrs:
             self.system.require("X86_USER_SPACE_MSR", "X86_MSR_FILTER")
             self.vm.exit_on_msr()
@@ -277,12 +312,19 @@ class Machine:
             self._started = time.monotonic()
             self._live = len(self.runners)
             if timeout is not None:
-                limit = partial(self._end, Ending.TIMED_OUT, f"the time limit of {timeout:g} s is over")
-                self.loop.call_at(self._started + timeout, limit)
-            self.loop.call_at(self._started + SLEEP_CHECK_MIN, partial(self._watch_sleep, [], SLEEP_CHECK_MIN))
+                self._limit = self.loop.call_at(self._started + timeout, partial(self._time_is_up, timeout))
+            watch = partial(self._watch_sleep, [], SLEEP_CHECK_MIN)
+            self._sleep_watch = self.loop.call_at(self._started + SLEEP_CHECK_MIN, watch)
             self.loop.start()
             for runner in self.runners:
                 runner.start()
+
+    def _time_is_up(self, limit: float) -> None:
+        due = self._started + limit + (self.debugger.stopped_time() if self.debugger is not None else 0)
+        if due > time.monotonic():
+            self._limit = self.loop.call_at(due, partial(self._time_is_up, limit))
+        else:
+            self._end(Ending.TIMED_OUT, f"the time limit of {limit:g} s is over")
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Wait for the end of the run. TimeoutError if `timeout` (seconds) is over before it; the run goes on then."""
@@ -321,15 +363,15 @@ class Machine:
         Every access of the guest is finished; calls nest. Not from a device or handler.
         """
         with self.lock:
-            self._hold()
-            self._changed.wait_for(lambda: self._parked == self._live)
+            self.hold()
+            self.wait_held()
 
     def resume(self) -> None:
         """Undo one `pause`."""
         with self.lock:
             if not self._holds:
                 raise PykvmError("the machine is not paused")
-            self._release()
+            self.release()
 
     def close(self) -> None:
         """End the run and give everything back to the host, back ends included. May be called twice."""
@@ -351,7 +393,84 @@ class Machine:
     ) -> None:
         self.close()
 
+    # Snapshots
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The machine's snapshots."""
+        from .snapshot.timeline import Timeline
+
+        return Timeline(self)
+
+    def snapshot(self, *, written_disks: WrittenDisks = "refuse") -> Snapshot:
+        """The whole state of the machine as it is now: before its start, paused, running or ended.
+
+        A machine that runs is paused for it. A disk that is written through cannot go back: SnapshotError, or with
+        `written_disks="warn"` a warning. Not from a device or handler.
+        """
+        with self.lock:
+            self.hold()
+            try:
+                self.wait_held()
+                self._require_open()
+                return self.timeline.take(written_disks)
+            finally:
+                self.release()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot, of this machine or of one that is like it in memory, CPUs and devices.
+
+        If the machine runs it goes on from there, if it is paused it stays so, and if its run has ended it can be
+        started again. Only the pages that were written since the snapshot are copied. SnapshotError if it does not fit,
+        and nothing has changed then. Not from a device or handler.
+        """
+        while True:
+            if self._outcome is not None and self.loop.running:
+                with suppress(DeviceError):
+                    self.wait()
+            with self.lock:
+                self.hold()
+                try:
+                    self.wait_held()
+                    self._require_open()
+                    if self._outcome is None or not self.loop.running:
+                        self.timeline.go_back(snapshot)
+                        if self._outcome is not None:
+                            self._forget_run()
+                        return
+                finally:
+                    self.release()
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Snapshot | str | os.PathLike[str], **options: Any) -> Machine:
+        """A new machine that goes on from a snapshot, or from the directory of one; `options` as for Snapshot.fork."""
+        from .snapshot import Snapshot
+
+        return (snapshot if isinstance(snapshot, Snapshot) else Snapshot.load(snapshot)).fork(**options)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise PykvmError("the machine is closed")
+
+    def _forget_run(self) -> None:
+        """Be as before the start; all threads have ended."""
+        self._outcome = self._error = None
+        self._started = 0.0
+        self._holds -= len(self._at_rest)
+        self._at_rest.clear()
+        self._halt_check = False
+        for timer in (self._limit, self._sleep_watch):
+            if timer is not None:
+                timer.cancel()
+
     # Looking inside; pause first if it runs
+
+    def attach(self, debugger: Debugger) -> None:
+        """Let `debugger` stop the machine. It is closed with the machine; PykvmError if there is one already."""
+        with self.lock:
+            if self.debugger is not None or self._closed:
+                raise PykvmError("a debugger is attached to this machine already, or it is closed")
+            self.debugger = self._own(debugger)
 
     def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
         """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""
@@ -418,6 +537,8 @@ class Machine:
 
     def crashed(self, vcpu: VCPU, cause: str, code: bytes = b"") -> None:
         """`vcpu` cannot go on; `code` are the instruction's bytes if the exit told them."""
+        if self.debugger is not None and self.debugger.crashed(vcpu, cause, code):
+            return
         from .crash import CrashReport
 
         registers, system = vcpu.get_registers(), vcpu.get_system_registers()
@@ -438,18 +559,18 @@ class Machine:
     def _loop_failed(self, error: Exception, callback: Callable[[], None]) -> None:
         self.failed(error, f"I/O callback {getattr(callback, '__qualname__', callback)}")
 
-    def runner_came_out(self) -> bool:
+    def runner_came_out(self, runner: Runner) -> bool:
         """A vCPU was taken out of the guest: wait here while it must stay out; False if it must end.
 
         Without the lock.
         """
         with self.lock:
-            while self._holds and self._outcome is None:
+            while (self._holds or runner.held) and self._outcome is None:
                 self._parked += 1
                 self._changed.notify_all()
                 if self._parked == self._live:
                     self._run_at_rest()
-                while self._holds and self._outcome is None:
+                while (self._holds or runner.held) and self._outcome is None:
                     self._changed.wait()
                 self._parked -= 1
             return self._outcome is None
@@ -477,6 +598,8 @@ class Machine:
         self._outcome = Outcome(ending, reason, code, value, report, elapsed)
         for console in (*self.pc.consoles, self.pc.debug_console):
             console.end(f"the run has ended ({self._outcome})")
+        if self.debugger is not None:
+            self.debugger.ended()
         self._interrupt()
         self._changed.notify_all()
 
@@ -484,11 +607,22 @@ class Machine:
         for runner in self.runners:
             runner.interrupt()
 
-    def _hold(self) -> None:
+    @property
+    def is_held(self) -> bool:
+        """Whether the vCPUs are to stay out of the guest."""
+        return self._holds > 0
+
+    def hold(self) -> None:
+        """Have all vCPUs come out of the guest and stay out, without waiting for it. Calls nest."""
         self._holds += 1
         self._interrupt()
 
-    def _release(self) -> None:
+    def wait_held(self) -> None:
+        """After `hold`, wait until all vCPUs are out. Not from a device or handler."""
+        self._changed.wait_for(lambda: self._parked == self._live)
+
+    def release(self) -> None:
+        """Undo one `hold`."""
         self._holds -= 1
         self._changed.notify_all()
 
@@ -498,7 +632,7 @@ class Machine:
         Does not wait, so devices, handlers and the I/O thread may use it. Nothing is called if the run ends first.
         """
         self._at_rest.append(callback)
-        self._hold()
+        self.hold()
         if self._parked == self._live:
             self._run_at_rest()
 
@@ -506,7 +640,7 @@ class Machine:
         """All vCPUs are out, and none goes back in while the lock is held."""
         while self._at_rest and self._outcome is None:
             self._at_rest.pop(0)()
-            self._release()
+            self.release()
 
     # Noticing a machine that sleeps for ever: with an in-kernel irqchip `hlt` never leaves the kernel
 
@@ -517,12 +651,14 @@ class Machine:
             self._halt_check = True
             self.at_rest(self._finish_halt_check)
         interval = min(interval * 1.5, SLEEP_CHECK_MAX)
-        self.loop.call_at(time.monotonic() + interval, partial(self._watch_sleep, now, interval))
+        self._sleep_watch = self.loop.call_at(time.monotonic() + interval, partial(self._watch_sleep, now, interval))
 
     def _finish_halt_check(self) -> None:
         """All vCPUs are out of the guest, so what is found holds for all of them at once."""
         self._halt_check = False
         if all(self._sleeps_for_ever(vcpu) for vcpu in self.vcpus):
+            if self.debugger is not None and self.debugger.halted():
+                return
             self._end(Ending.HALTED, "every CPU is halted with interrupts off")
 
     def _sleeps_for_ever(self, vcpu: VCPU) -> bool:

@@ -2,7 +2,8 @@
 
 Layout of a PC (Intel 440FX data sheet, section 4.1; also what every E820 map since shows): RAM fills guest physical
 addresses from 0 up to at most 3 GiB, the gigabyte below 4 GiB belongs to devices, and what is left continues at 4 GiB.
-The memfd has no hole: its offset N is the N-th byte of RAM. Pages are committed when first touched.
+The memfd has no hole: its offset N is the N-th byte of RAM. Pages are committed when first touched. RAM may also begin
+as an image in a file, copy-on-write: its pages are the file's until they are written.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ HIGH_BASE = 4 << 30
 """Where the rest of RAM continues: 4 GiB."""
 MAX_RAM = 1 << 46
 """Largest RAM in bytes: what a 4-level page table of the host can map, with room for the host itself."""
+
+_ZEROS = 1 << 20
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -56,9 +59,14 @@ class Region(NamedTuple):
 
 
 class GuestMemory:
-    """RAM of `size` bytes (int, or text such as "64M"), a positive multiple of 4 KiB. Zeroed at the start."""
+    """RAM of `size` bytes (int, or text such as "64M"), a positive multiple of 4 KiB.
 
-    def __init__(self, size: str | int) -> None:
+    It starts as zeros, or as the content of the descriptor `image`, which is mapped copy-on-write and stays the
+    caller's: what is written is this RAM's alone, and nothing is read before it is used. The file must have `size`
+    bytes, and its content must not change, as long as the RAM is in use.
+    """
+
+    def __init__(self, size: str | int, image: int | None = None) -> None:
         self.size = parse_size(size)
         if self.size <= 0 or self.size % PAGE_SIZE or self.size > MAX_RAM:
             raise ConfigError(f"RAM of {size} is not possible: give a multiple of 4K between 4K and {MAX_RAM >> 40}T")
@@ -68,10 +76,16 @@ class GuestMemory:
             self.regions.append(Region(HIGH_BASE, self.size - low, low))
         self._low = low
         self._high_end = HIGH_BASE + self.size - low
-        self.fd = os.memfd_create("pykvm-ram", os.MFD_CLOEXEC)
+        self.private = image is not None
+        """Whether the RAM began as an image."""
+        self.written: set[int] | None = None
+        """Where it is a set, the numbers of the pages that the host writes are added to it: page N is at offset
+        N * 4096. What the guest writes, KVM's dirty log has."""
+        self.fd = os.memfd_create("pykvm-ram", os.MFD_CLOEXEC) if image is None else os.dup(image)
         try:
-            os.ftruncate(self.fd, self.size)
-            self.map = mmap.mmap(self.fd, self.size)
+            if image is None:
+                os.ftruncate(self.fd, self.size)
+            self.map = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED if image is None else mmap.MAP_PRIVATE)
         except (OSError, ValueError, OverflowError) as error:
             os.close(self.fd)
             raise ConfigError(f"the host cannot map {self.size >> 20} MiB of RAM for the guest: {error}") from error
@@ -98,11 +112,22 @@ class GuestMemory:
         size = len(data)
         at = self.offset(gpa, size)
         self.map[at : at + size] = data
+        if self.written is not None:
+            self._note(at, size)
+
+    def _note(self, at: int, size: int) -> None:
+        if self.written is not None and size:
+            self.written.update(range(at // PAGE_SIZE, (at + size - 1) // PAGE_SIZE + 1))
 
     def zero(self, gpa: int, size: int) -> None:
         """Fill with zeros. Whole pages are given back to the host, so that untouched ones are not committed."""
         at = self.offset(gpa, size)
+        self._note(at, size)
         end = at + size
+        if self.private:  # to give a page back would bring the image's again
+            for start in range(at, end, _ZEROS):
+                self.map[start : min(start + _ZEROS, end)] = bytes(min(_ZEROS, end - start))
+            return
         first, last = -(-at // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
         if first >= last:
             self.map[at:end] = bytes(size)
@@ -120,8 +145,21 @@ class GuestMemory:
         self.write(gpa, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
 
     def committed(self) -> int:
-        """Bytes of host memory that the RAM takes up now."""
+        """Bytes of host memory that the RAM takes up now; without the image that it began as."""
+        if self.private:
+            return len(self.own_pages()) * PAGE_SIZE
         return os.fstat(self.fd).st_blocks * 512
+
+    def own_pages(self) -> list[int]:
+        """The numbers of the pages that RAM which began as an image has of its own, because they were written."""
+        import ctypes  # slow to import, and few ask
+
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        with open("/proc/self/pagemap", "rb", buffering=0) as table:
+            raw = os.pread(table.fileno(), self.size // PAGE_SIZE * 8, address // PAGE_SIZE * 8)
+        # Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 61 the page is a file's.
+        flags = memoryview(raw).cast("Q")
+        return [page for page, entry in enumerate(flags) if entry >> 62 and not entry >> 61 & 1]
 
     def close(self) -> None:
         """Unmap and free the RAM. BufferError if a view of it is still held."""

@@ -112,6 +112,8 @@ class Pc:
         self.debug_console = ConsolePort(machine.lock, "debug console")
         """What the guest writes to port 0xE9."""
         self.consoles: list[ConsolePort] = []
+        self.station_addresses: list[bytes] = []
+        """Of the NICs."""
         for what, given, most in (
             ("serial ports", serial_ports, len(COM_PORTS)),
             ("disks", len(disks), 2 * len(ATA_CHANNELS)),
@@ -129,6 +131,11 @@ class Pc:
         machine.add(DebugExit(machine.exited, *PINTOS_EXIT))
         machine.add(DebugConsole(self.debug_console.write))
         machine.add(ShutdownPort(machine.powered_off))
+
+    @property
+    def all_consoles(self) -> list[ConsolePort]:
+        """The debug console, then COM1 onwards."""
+        return [self.debug_console, *self.consoles]
 
     def _add_board(self, machine: Machine) -> None:
         low, *high = (region.size for region in machine.memory.regions)
@@ -172,6 +179,7 @@ class Pc:
         base, irq = NE2000_CARDS[number]
         backend, name = nic.backend, f"NIC{number}"
         mac = nic.mac or stable_mac(f"{backend.station}/{name}")
+        self.station_addresses.append(mac)
         self._machine.add(Ne2000(name, base, irq=self._machine.irq(irq), backend=backend, mac=mac))
         fd = backend.fileno()
         if fd is not None:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .kvm import VCPU, KvmError
 from .kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit, prepare_kick
@@ -31,6 +31,16 @@ Route = tuple[Callable[..., int | None], int, int]
 """How a port access is served: (function, offset, size), called with the value behind them for output."""
 
 
+class WayIn(Protocol):
+    """What `VCPU` has to enter the guest with."""
+
+    @property
+    def enter(self) -> Callable[[], int]: ...
+
+    @property
+    def enter_answering(self) -> Callable[[int], int]: ...
+
+
 class Runner:
     """Runs `vcpu` for `machine` in a thread of its own."""
 
@@ -38,25 +48,32 @@ class Runner:
         self.machine = machine
         self.vcpu = vcpu
         self.exits = 0
-        """Exits served; up to date once the thread has ended."""
+        """Exits served; up to date while the vCPU is held, and once the thread has ended."""
         self._inside = False  # from the thread's start to its end: only then may it be signalled
+        self.held = False
+        """A debugger keeps this vCPU out of the guest while others run. Changed with the machine's lock held."""
+        self.way_in: WayIn = vcpu
+        """How the guest is entered: a debugger changes it, for a single step, while the vCPU is out."""
         self._clock = 0
-        self._thread = threading.Thread(target=self._main, name=f"pykvm vcpu {vcpu.id}", daemon=True)
+        self._thread: threading.Thread | None = None  # one a run
 
     def start(self) -> None:
         """Start the thread. With the machine's lock held."""
         prepare_kick(KICK)
+        self.vcpu.immediate_exit(self.machine.is_held)
+        self.exits, self._clock = 0, 0
+        self._thread = threading.Thread(target=self._main, name=f"pykvm vcpu {self.vcpu.id}", daemon=True)
         self._inside = True
         self._thread.start()
 
     def join(self) -> None:
         """Wait for the thread's end. Without the lock."""
-        if self._thread.ident is not None:
+        if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
 
     def interrupt(self) -> None:
         """Have the vCPU come out of the guest and ask the machine what to do. With the machine's lock held."""
-        if self._inside:
+        if self._inside and self._thread is not None:
             self.vcpu.immediate_exit(True)
             ident = self._thread.ident
             if ident is not None and ident != threading.get_ident():
@@ -81,7 +98,7 @@ class Runner:
 
     def _loop(self) -> None:
         machine, lock = self.machine, self.machine.lock
-        enter, enter_answering = self.vcpu.enter, self.vcpu.enter_answering
+        enter, enter_answering = self.way_in.enter, self.way_in.enter_answering
         routes = machine.port_routes
         exits = 0
         result = 0
@@ -105,14 +122,17 @@ class Runner:
                     with lock:
                         self._serve(result)
                     result = enter()
-                elif self._came_out(result):
-                    result = enter()
                 else:
-                    break
+                    self.exits = exits
+                    if not self._came_out(result):
+                        break
+                    enter, enter_answering = self.way_in.enter, self.way_in.enter_answering
+                    result = enter()
         except Exception as error:
             with lock:
                 claim = self._claim(result)
                 machine.failed(error, claim.device.name or type(claim.device).__name__ if claim else "pykvm")
+            self.vcpu.settle()
         finally:
             self.exits = exits
 
@@ -121,7 +141,7 @@ class Runner:
         if result == -errno.EINTR:
             # First clear, then look: whoever wants something says so first and then sets immediate_exit.
             self.vcpu.immediate_exit(False)
-            return self.machine.runner_came_out()
+            return self.machine.runner_came_out(self)
         if result == -errno.EAGAIN:  # it waited for a SIPI, and got one
             return True
         raise KvmError("KVM_RUN", -result)
@@ -144,6 +164,8 @@ class Runner:
         elif reason in (Exit.RDMSR, Exit.WRMSR):
             index, value = vcpu.msr()
             vcpu.answer_msr(machine.access_msr(index, value if reason == Exit.WRMSR else None))
+        elif reason == Exit.DEBUG and machine.debugger is not None:
+            machine.debugger.debug_exit(self)
         elif reason == Exit.SYSTEM_EVENT:
             machine.system_event(vcpu.system_event())
         elif reason == Exit.SHUTDOWN:

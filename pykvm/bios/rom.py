@@ -17,7 +17,7 @@ SEGMENT = 0xF000
 BASE = SEGMENT << 4
 SIZE = 0x10000
 
-TRAP_PORT = 0xB105
+TRAP_PORT = 0xB104
 """Takes 32 bits: the linear address of a frame (see `call`)."""
 
 POST_CALL, RESET_CALL = 0x7E, 0x7F
@@ -50,7 +50,7 @@ again:  66 31 c0            ; xor eax, eax
         66 c1 e0 04         ; shl eax, 4
         66 0f b7 d4         ; movzx edx, sp
         66 01 d0            ; add eax, edx
-        ba 05 b1            ; mov dx, TRAP_PORT
+        ba 04 b1            ; mov dx, TRAP_PORT
         66 ef               ; out dx, eax
         89 e5               ; mov bp, sp
         80 7e 25 01         ; cmp byte [bp + 0x25], SLEEP  ; the frame's wait byte
@@ -144,7 +144,7 @@ class _Assembler:
                 output.append(int(word, 16))
         for at, label in distances:
             output[at] = labels[label] - (at + 1) & 0xFF
-        return self.put(output)
+        return self.put(bytes(output))
 
     def jump(self, target: int) -> None:
         """Emit a near JMP."""

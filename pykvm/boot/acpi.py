@@ -125,13 +125,15 @@ def _override(irq: int, gsi: int, flags: int) -> bytes:
 
 def _dsdt() -> bytes:
     off = _name(b"_S5_", _package([0, 0, 0, 0]))  # SLP_TYP 0 for PM1a and PM1b
-    devices = [
-        _device(b"COM1", "PNP0501", _name(b"_UID", _integer(1)), _resources([(0x3F8, 8)], 4)),
-        _device(b"KBD_", "PNP0303", _resources([(0x60, 1), (0x64, 1)], 1)),
-        _device(b"MOU_", "PNP0F13", _resources([], 12)),
-        _device(b"RTC_", "PNP0B00", _resources([(0x70, 2)], 8)),
+    isa_devices = [
+        _device(b"COM1", _hid("PNP0501"), _name(b"_UID", _integer(1)), _crs(_io(0x3F8, 8), _irq(4))),
+        _device(b"KBD_", _hid("PNP0303"), _crs(_io(0x60, 1), _io(0x64, 1), _irq(1))),
+        _device(b"MOU_", _hid("PNP0F13"), _crs(_irq(12))),
+        _device(b"RTC_", _hid("PNP0B00"), _crs(_io(0x70, 2), _irq(8))),
     ]
-    return off + b"\x10" + _sized(b"\\_SB_" + b"".join(devices))
+    isa = _device(b"ISA_", _name(b"_ADR", _integer(1 << 16)), *isa_devices)  # PCI device 1
+    pci = _device(b"PCI0", _hid("PNP0A03"), _crs(*_PCI_RESOURCES), isa)
+    return off + b"\x10" + _sized(b"\\_SB_" + pci)
 
 
 def _sized(content: bytes) -> bytes:
@@ -158,20 +160,53 @@ def _package(values: list[int]) -> bytes:
     return b"\x12" + _sized(bytes([len(values)]) + b"".join(map(_integer, values)))
 
 
-def _device(name: bytes, hid: str, *terms: bytes) -> bytes:
-    return b"\x5b\x82" + _sized(name + _name(b"_HID", _eisa_id(hid)) + b"".join(terms))
+def _device(name: bytes, *terms: bytes) -> bytes:
+    return b"\x5b\x82" + _sized(name + b"".join(terms))
 
 
-def _eisa_id(text: str) -> bytes:
-    """Three letters of 5 bits each and four hexadecimal digits, with the most significant byte first (19.3.4)."""
+def _hid(text: str) -> bytes:
+    """_HID with an EISA ID: three letters of 5 bits each and four digits, most significant byte first (19.3.4)."""
     letters = 0
     for letter in text[:3]:
         letters = letters << 5 | ord(letter) - 0x40
-    return b"\x0c" + struct.pack(">I", letters << 16 | int(text[3:], 16))
+    return _name(b"_HID", b"\x0c" + struct.pack(">I", letters << 16 | int(text[3:], 16)))
 
 
-def _resources(ports: list[tuple[int, int]], irq: int) -> bytes:
-    """_CRS: I/O ports (first, length), decoded with 16 bits, and an edge-triggered interrupt."""
-    data = b"".join(struct.pack("<BBHHBB", 0x47, 1, port, port, 1, length) for port, length in ports)
-    data += struct.pack("<BH", 0x22, 1 << irq) + b"\x79\0"
+# Resource descriptors (6.4)
+
+
+def _crs(*descriptors: bytes) -> bytes:
+    data = b"".join(descriptors) + b"\x79\0"  # the end tag; its checksum of 0 is always right
     return _name(b"_CRS", b"\x11" + _sized(b"\x0a" + bytes([len(data)]) + data))
+
+
+def _io(port: int, length: int) -> bytes:
+    """Ports that the device itself answers, decoded with 16 bits."""
+    return struct.pack("<BBHHBB", 0x47, 1, port, port, 1, length)
+
+
+def _irq(number: int) -> bytes:
+    """An edge-triggered ISA interrupt."""
+    return struct.pack("<BH", 0x22, 1 << number)
+
+
+_MEMORY_WINDOW, _IO_WINDOW, _BUS_WINDOW = 0, 1, 2
+_FIXED = 0x0C
+"""Neither end of a window can be moved."""
+
+
+def _window(kind: int, first: int, last: int) -> bytes:
+    """A range that a bridge passes on to its bus."""
+    if kind == _MEMORY_WINDOW:
+        return struct.pack("<BHBBB5I", 0x87, 23, kind, _FIXED, 1, 0, first, last, 0, last - first + 1)
+    entire = 3 if kind == _IO_WINDOW else 0
+    return struct.pack("<BHBBB5H", 0x88, 13, kind, _FIXED, entire, 0, first, last, 0, last - first + 1)
+
+
+_PCI_RESOURCES = (
+    _window(_BUS_WINDOW, 0, 0),
+    _io(0xCF8, 8),
+    _window(_IO_WINDOW, 0, 0xCF7),
+    _window(_IO_WINDOW, 0xD00, 0xFFFF),
+    _window(_MEMORY_WINDOW, 0xA0000, 0xBFFFF),
+)

@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..memory import GuestMemory
-from . import EntryState, Options
+from . import EntryState, Options, firmware
 from .layout import Image
 
 
-def _load_elf(image: Image, memory: GuestMemory, options: Options) -> EntryState:
-    from . import elf
-
-    return elf.load(image, memory, options)
-
-
-def _load_flat(image: Image, memory: GuestMemory, options: Options) -> EntryState:
-    from . import flat
-
-    return flat.load(image, memory, options)
-
-
 class Format(NamedTuple):
-    """`matches` sees the whole image but must be quick; `load` imports its loader only when it is called."""
+    """A format by the name of the module in here that knows it. `matches` sees the whole image but must be quick."""
 
+    module: str
     matches: Callable[[Image], bool]
-    load: Callable[[Image, GuestMemory, Options], EntryState]
+
+    def load(self, image: Image, memory: GuestMemory, options: Options) -> EntryState:
+        """Load with that module, which is imported only now."""
+        loader: Callable[[Image, GuestMemory, Options], EntryState] = _import(self.module).load
+        return loader(image, memory, options)
+
+
+def _import(module: str) -> Any:
+    return import_module(f".{module}", __package__)
+
+
+def _is_elf(image: Image) -> bool:
+    return image[:4] == b"\x7fELF"
+
+
+def _has_note(image: Image, name: bytes, note_type: int | None = None) -> bool:
+    return _is_elf(image) and _import("elf").find_note(image, name, note_type) is not None
+
+
+def _is_multiboot(module: str, magic: bytes, limit: int) -> Callable[[Image], bool]:
+    """Whether there is a valid header; its magic number alone, looked for first, may be anywhere by chance."""
+    return lambda image: magic in image[:limit] and _import(module).find_header(image) is not None
+
+
+def _is_pvh(image: Image) -> bool:
+    return _has_note(image, b"Xen", 18)
+
+
+def _is_linux(image: Image) -> bool:
+    """A bzImage by its setup header, a 64-bit vmlinux by a note that only Linux has (since 4.20)."""
+    is_bzimage = image[0x1FE:0x200] == b"\x55\xaa" and image[0x202:0x206] == b"HdrS"
+    return is_bzimage or (image[4:5] == b"\2" and _has_note(image, b"Linux"))
 
 
 FORMATS: dict[str, Format] = {
-    "elf32": Format(lambda image: image[:5] == b"\x7fELF\x01", _load_elf),
-    "elf64": Format(lambda image: image[:4] == b"\x7fELF", _load_elf),
-    "flat": Format(lambda image: True, _load_flat),
+    "multiboot2": Format("multiboot2", _is_multiboot("multiboot2", b"\xd6\x50\x52\xe8", 32768)),
+    "multiboot": Format("multiboot1", _is_multiboot("multiboot1", b"\x02\xb0\xad\x1b", 8192)),
+    "pvh": Format("pvh", _is_pvh),
+    "linux": Format("linux", _is_linux),
+    "elf32": Format("elf", lambda image: image[:5] == b"\x7fELF\x01"),
+    "elf64": Format("elf", _is_elf),
+    "flat": Format("flat", lambda image: True),
 }
 """Every format, the first that matches wins. An ELF file of no known class is left to the ELF loader to explain."""
 
@@ -46,9 +71,12 @@ def recognise(image: Image) -> str:
 def load(image: Image, memory: GuestMemory, options: Options, format_name: str | None = None) -> EntryState:
     """Load `image` into `memory` as `format_name` (a key of `FORMATS`), or as what it looks like.
 
+    The machine's tables (see `firmware`) are put into the first MiB before, where any image may overwrite them.
+
     ImageError if the image is malformed or does not fit; ConfigError if there is no such format.
     """
     entry = FORMATS.get(recognise(image) if format_name is None else format_name)
     if entry is None:
         raise ConfigError(f"there is no image format {format_name!r}: choose one of {', '.join(FORMATS)}")
+    firmware.install(memory, options.cpus)
     return entry.load(image, memory, options)

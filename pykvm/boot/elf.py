@@ -80,6 +80,15 @@ class Program(NamedTuple):
     def spans(self) -> list[Span]:
         return [Span(segment.vaddr, segment.paddr, segment.memsz) for segment in self.segments]
 
+    def moved(self, distance: int) -> Program:
+        """The same program `distance` bytes further up, virtual addresses included: it must be position-independent."""
+        segments = [
+            segment._replace(vaddr=segment.vaddr + distance, paddr=segment.paddr + distance)
+            for segment in self.segments
+        ]
+        fixups = [(gpa + distance, data) for gpa, data in self.fixups]
+        return Program(self.bits, self.entry + distance, segments, fixups, self.bias + distance)
+
     def claim(self, layout: Layout) -> None:
         """Take the segments' memory; ImageError if one is outside RAM or overlaps another."""
         for segment in self.segments:

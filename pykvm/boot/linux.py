@@ -50,16 +50,6 @@ INITRD_LIMIT = 0x7FFFFFFF
 OLD_INITRD_LIMIT = 0x37FFFFFF
 """initrd_addr_max before it was a field."""
 
-NOTE_NAME = b"Linux"
-"""Notes of this name are in each vmlinux since 4.20."""
-
-
-def matches(image: Image) -> bool:
-    """Whether this is a bzImage, or a vmlinux without a PVH note."""
-    if image[0x1FE:0x200] == b"\x55\xaa" and image[0x202:0x206] == b"HdrS":
-        return True
-    return image[:5] == b"\x7fELF\x02" and elf.find_note(image, NOTE_NAME) is not None
-
 
 def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
     """Load a Linux kernel with its command line and its initrd, the only module that it can have.

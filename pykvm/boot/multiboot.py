@@ -1,7 +1,7 @@
 """What both versions of Multiboot have in common: the address fields of the header, and the ELF sections in memory.
 
-Sources: Multiboot specification 0.6.96, 3.1.3 and 3.3; Multiboot specification 2.0, 3.1.5 and 3.6.7; System V ABI (gABI),
-chapter 4 (section header).
+Sources: Multiboot specification 0.6.96, 3.1.3 and 3.3; Multiboot specification 2.0, 3.1.5 and 3.6.7; System V ABI
+(gABI), chapter 4 (section header).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import struct
 from typing import NamedTuple
 
 from ..memory import GuestMemory
+from . import ImageError
 from .elf import PT_LOAD, Program
 from .layout import Image, Layout
 from .record import Record
@@ -66,7 +67,7 @@ def flat_program(
 class Sections(NamedTuple):
     """An ELF file's section headers as the guest gets them, and what has to be written to memory for that."""
 
-    count: int
+    number: int
     entry_size: int
     names: int
     """Index of the section that has the sections' names."""
@@ -82,11 +83,11 @@ class Sections(NamedTuple):
 
 _SHT_SYMTAB, _SHT_STRTAB, _SHF_ALLOC = 2, 3, 2
 _SECTION_NAMES = "sh_name sh_type sh_flags sh_addr sh_offset sh_size sh_link sh_info sh_addralign sh_entsize"
-_SECTION = {1: Record("10I", _SECTION_NAMES), 2: Record("IIQQQQIIQQ", _SECTION_NAMES)}
+_SECTION = {1: Record("IIIIIIIIII", _SECTION_NAMES), 2: Record("IIQQQQIIQQ", _SECTION_NAMES)}
 
 
 def place_sections(image: Image, layout: Layout) -> Sections | None:
-    """Take room for the symbol and string tables of an ELF file; None if it has none, or not in good order.
+    """Take room for the symbol and string tables of an ELF file; None if there are none, or no room.
 
     A guest finds its symbols by them. It must also do without: stripped kernels boot, so a malformed table is no error.
     """
@@ -114,7 +115,10 @@ def place_sections(image: Image, layout: Layout) -> Sections | None:
         return None
     contents = []
     for number, offset, size in wanted:
-        gpa = layout.place(size, f"section {number}", above=1 << 20)
+        try:
+            gpa = layout.place(size, f"section {number}", above=1 << 20)
+        except ImageError:
+            return None
         struct.pack_into("<Q" if wide else "<I", table, number * entry_size + (16 if wide else 12), gpa)
         contents.append((gpa, offset, size))
     return Sections(count, entry_size, names, bytes(table), contents)

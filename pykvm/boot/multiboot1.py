@@ -51,7 +51,11 @@ def find_header(image: Image) -> int | None:
     head = image[:SEARCH_LIMIT]
     at = head.find(MAGIC.to_bytes(4, "little"))
     while at >= 0:
-        if at % 4 == 0 and at + _HEADER.size <= len(head) and sum(struct.unpack_from("<III", head, at)) % (1 << 32) == 0:
+        if (
+            at % 4 == 0
+            and at + _HEADER.size <= len(head)
+            and sum(struct.unpack_from("<III", head, at)) % (1 << 32) == 0
+        ):
             return at
         at = head.find(MAGIC.to_bytes(4, "little"), at + 1)
     return None
@@ -111,7 +115,7 @@ def _information(
     if sections is not None:
         flags |= INFO_ELF_SECTIONS
         table = block.add(sections.table)
-        struct.pack_into("<IIII", block.data, 28, sections.count, sections.entry_size, table, sections.names)
+        struct.pack_into("<IIII", block.data, 28, sections.number, sections.entry_size, table, sections.names)
     addresses = [block.add(part) for part in (command_line, module_list, memory_map, LOADER_NAME)]
     command_line_at, module_list_at, memory_map_at, name_at = addresses
     data = block.data

@@ -1,8 +1,8 @@
 """PVH kernels: the x86/HVM direct boot ABI of Xen, which QEMU, Firecracker and others speak, too.
 
-Source: Xen, docs/misc/pvh.pandoc; public header xen/include/public/arch-x86/hvm/start_info.h, version 1 of the structure;
-public header elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY. A kernel says by that note where it wants to be entered, in 32-bit
-protected mode whatever its ELF class; Linux's vmlinux does if it was configured with CONFIG_PVH.
+Source: Xen, docs/misc/pvh.pandoc; its public headers arch-x86/hvm/start_info.h (version 1 of the structure) and
+elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY). A kernel says by that note where it wants to be entered, in 32-bit protected mode
+whatever its ELF class; Linux's vmlinux does if it was configured with CONFIG_PVH.
 """
 
 from __future__ import annotations
@@ -22,16 +22,12 @@ _TSS_LIMIT = 0x67
 """The ABI promises a TSS of this limit at address 0, which nobody uses."""
 
 
-def matches(image: Image) -> bool:
-    return elf.find_note(image, NOTE_NAME, PHYS32_ENTRY) is not None
-
-
 def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
-    """Load an ELF file by its PVH note, with modules and command line; ImageError if it is malformed or does not fit."""
+    """Load an ELF file by its PVH note, with modules and command line; ImageError if it is malformed or too large."""
     program = elf.read(image)
     note = elf.find_note(image, NOTE_NAME, PHYS32_ENTRY)
     if note is None:
-        raise ImageError("p_type: no PT_NOTE has a note of type 18 (PHYS32_ENTRY) of \"Xen\": this is no PVH kernel")
+        raise ImageError('p_type: no PT_NOTE has a note of type 18 (PHYS32_ENTRY) of "Xen": this is no PVH kernel')
     if note.size not in (4, 8):
         raise ImageError(f"PHYS32_ENTRY (file offset {note.offset:#x}): its size {note.size} is neither 4 nor 8")
     address = int.from_bytes(image[note.offset : note.offset + note.size], "little")

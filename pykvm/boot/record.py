@@ -9,7 +9,7 @@ from .layout import Image
 
 
 class Record:
-    """A C struct of the file without padding: field codes as in the struct module, and the fields' names."""
+    """A C struct of the file without padding: a code of the struct module for each field, and the fields' names."""
 
     def __init__(self, codes: str, names: str) -> None:
         self._struct = struct.Struct("<" + codes)

@@ -13,6 +13,9 @@ COMMANDS = {
     "run": "Run a guest image and show its serial port.",
     "info": "Show what this machine's KVM can do.",
     "disasm": "Disassemble a guest image.",
+    "snapshot": "Run a guest image up to a moment and save its whole state.",
+    "restore": "Go on from a saved state.",
+    "snapshots": "List saved states.",
 }
 
 ERROR_STATUS = 2

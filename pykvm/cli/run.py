@@ -18,6 +18,9 @@ from .options import ADDRESS, SIZE, open_disk, open_nic
 if TYPE_CHECKING:
     from types import FrameType
 
+    from ..snapshot import Snapshot
+    from .saving import Saver
+
 STATUS = {
     Ending.HALTED: 0,
     Ending.REBOOTED: 120,
@@ -52,6 +55,12 @@ def exit_status(outcome: Outcome) -> int:
 @click.option("--mode", type=click.Choice(["16", "32", "64"]), help="CPU mode a flat binary starts in.")
 @click.option("--load", type=ADDRESS, help="Address a flat binary is loaded at.")
 @click.option("--entry", type=ADDRESS, help="Address a flat binary is entered at.")
+@click.option(
+    "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
+    help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
+)  # fmt: skip
+@click.option("--snapshot-at", metavar="TEXT|exits:N", help="Save a snapshot when TEXT has come on the serial port.")
+@click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")
 def command(
@@ -65,6 +74,9 @@ def command(
     mode: str | None,
     load: int | None,
     entry: int | None,
+    gdb: str | None,
+    snapshot_at: str | None,
+    snapshot_to: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -81,14 +93,14 @@ def command(
       126            a device failed
       130            interrupted by Ctrl-C
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    saver = make_saver(snapshot_at, snapshot_to)
     with ExitStack() as stack:
         machine = Machine(
             kernel,
             memory=memory,
             cpus=cpus,
-            disks=_open_all(stack, disks, open_disk),
-            nics=_open_all(stack, nics, open_nic),
+            disks=open_all(stack, disks, open_disk),
+            nics=open_all(stack, nics, open_nic),
             format=image_format,
             mode=int(mode) if mode else None,
             load=load,
@@ -96,19 +108,48 @@ def command(
         )
         stack.pop_all()
         with machine:
-            try:
-                outcome = machine.run(timeout) if as_json else _run_on_terminal(machine, timeout)
-            except DeviceError as error:
-                _show_device_error(error)
-                return DEVICE_ERROR_STATUS
-            if as_json:
-                print(json.dumps(_as_dict(machine, outcome)))
-            elif not quiet:
-                _show(machine, outcome)
-            return exit_status(outcome)
+            if gdb is not None:
+                _wait_for_gdb(machine, kernel, gdb)
+            return run_and_show(machine, timeout, saver, as_json, quiet)
 
 
-def _open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Any) -> list[Any]:
+def make_saver(at: str | None, to: str | None, parent: Snapshot | None = None) -> Saver | None:
+    """What --snapshot-at and --snapshot-to ask for, if anything."""
+    if at is None and to is None:
+        return None
+    from .saving import Saver
+
+    return Saver(at, to, parent=parent)
+
+
+def run_and_show(machine: Machine, timeout: float | None, saver: Saver | None, as_json: bool, quiet: bool) -> int:
+    """Run the machine, on the terminal unless `as_json`, show how it ended, and return the exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        outcome = _run_silently(machine, timeout, saver) if as_json else _run_on_terminal(machine, timeout, saver)
+    except DeviceError as error:
+        _show_device_error(error)
+        return DEVICE_ERROR_STATUS
+    if as_json:
+        print(json.dumps(_as_dict(machine, outcome)))
+    elif not quiet:
+        _show(machine, outcome)
+    if saver is not None:
+        saver.report()
+    return exit_status(outcome)
+
+
+def _wait_for_gdb(machine: Machine, kernel: str, address: str) -> None:
+    from shlex import join
+
+    from ..debug.gdb import GdbServer
+
+    server = GdbServer(machine, address)
+    symbols = [kernel] if machine.entry is not None and machine.entry.symbols is not None else []
+    click.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
+
+
+def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Any) -> list[Any]:
     """Back ends for the specs; the ones already open are closed if a later one, or the machine, cannot be made."""
     opened = []
     for spec in specs:
@@ -119,10 +160,18 @@ def _open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Any) -> list[A
     return opened
 
 
-def _run_on_terminal(machine: Machine, timeout: float | None) -> Outcome:
+def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
+    if saver is not None:
+        saver.arm(machine)
+    return machine.run(timeout)
+
+
+def _run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
     with machine.lock:
         terminal = Terminal(machine.serial, machine.loop, machine.request_stop)
     try:
+        if saver is not None:
+            saver.arm(machine)
         return machine.run(timeout)
     finally:
         lost = terminal.close()

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import PykvmError
 
@@ -14,6 +15,9 @@ OUTPUT_LIMIT = 4 << 20
 
 INPUT_LIMIT = 1 << 20
 """Bytes of input that may wait for the guest."""
+
+
+State = dict[str, Any]
 
 
 class WaitFailed(PykvmError):
@@ -81,6 +85,31 @@ class ConsolePort:
             self.ready = ready
             if ready:
                 self._on_ready()
+
+    def save(self) -> State:
+        """What has been said in both directions, and how far it has been listened to."""
+        return {
+            "output": bytes(self._output),
+            "dropped": self._dropped,
+            "cursor": self._cursor,
+            "input": bytes(self._input),
+        }
+
+    def restore(self, state: State) -> None:
+        """Take back what `save` returned; ValueError if it is anything else."""
+        output, waiting = state.get("output"), state.get("input")
+        dropped, cursor = state.get("dropped"), state.get("cursor")
+        if type(output) is not bytes or type(waiting) is not bytes:
+            raise ValueError(f"{self.name}: output and input are not both bytes")
+        if len(output) > 2 * OUTPUT_LIMIT or len(waiting) > INPUT_LIMIT:
+            raise ValueError(f"{self.name}: more output or input than is ever kept")
+        if type(dropped) is not int or type(cursor) is not int or dropped < 0 or cursor < 0:
+            raise ValueError(f"{self.name}: the positions {dropped!r} and {cursor!r} cannot be")
+        if len(self._output) < len(output) or self._dropped != dropped or not self._output.startswith(output):
+            self._output[:] = output
+        del self._output[len(output) :]
+        self._input[:] = waiting
+        self._dropped, self._cursor, self._ended = dropped, cursor, ""
 
     def end(self, why: str) -> None:
         """Nothing more will come: whoever waits is told `why`."""

@@ -268,7 +268,7 @@ class Vga(Device):
             **{name: [bytes(file.values), file.index] for name, file in self._files().items()},
             "dac": bytes(self.dac),
             "dac_latch": self._dac_latch,
-            **{name: int(getattr(self, name)) for name in _NUMBERS},
+            **{name.lstrip("_"): int(getattr(self, name)) for name in _NUMBERS},
             "elapsed": self._now() - self._start,
         }
 
@@ -283,7 +283,7 @@ class Vga(Device):
             if not isinstance(saved, bytes) or len(saved) not in lengths or any(value > 0x3F for value in saved):
                 raise ValueError(f"{self.name}: state field {name!r} is not bytes of 6 bits, as many as {lengths}")
         for name, allowed in {**_NUMBERS, "elapsed": range(1 << 63)}.items():
-            number = state.get(name)
+            number = state.get(name.lstrip("_"))
             if type(number) is not int or number not in allowed:
                 raise ValueError(f"{self.name}: state field {name!r} is {number!r}")
         for name, file in files.items():
@@ -292,7 +292,7 @@ class Vga(Device):
         self.dac[:] = state["dac"]
         self._dac_latch = state["dac_latch"]
         for name in _NUMBERS:
-            setattr(self, name, state[name])
+            setattr(self, name, state[name.lstrip("_")])
         self._start = self._now() - state["elapsed"]
 
 

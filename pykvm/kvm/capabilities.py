@@ -30,6 +30,7 @@ CAPABILITIES = {
     "VCPU_EVENTS": "pending exceptions and interrupts can be read and set",
     "INTR_SHADOW": "the sti and mov-ss shadow can be read and set",
     "EXCEPTION_PAYLOAD": "CR2 and DR6 of pending exceptions are kept apart",
+    "SYNC_REGS": "registers go through the shared page",
     "DEBUGREGS": "debug registers can be read and set",
     "SET_GUEST_DEBUG": "single-step and breakpoints",
     "SET_GUEST_DEBUG2": "flags of single-step and breakpoints can be asked for",

@@ -88,3 +88,83 @@ static int64_t pykvm_run_input(int fd, struct kvm_run *run, uint32_t value)
     memcpy((char *)run + KVM_PIO_PAGE_OFFSET * 4096, &value, sizeof value);
     return pykvm_run(fd, run);
 }
+
+/*
+ * Make `count` ioctls in order. The result is `count`, or the index of the first that failed, with errno. KVM_GET_MSRS
+ * and KVM_SET_MSRS stop at an MSR they refuse and return its index: that is a failure here, too.
+ */
+struct pykvm_call {
+    int fd;
+    unsigned long request;
+    void *argument;
+};
+
+static int pykvm_calls(const struct pykvm_call *calls, int count)
+{
+    for (int i = 0; i < count; i++) {
+        int result = ioctl(calls[i].fd, calls[i].request, calls[i].argument);
+
+        if (result < 0)
+            return i;
+        if ((calls[i].request == KVM_GET_MSRS || calls[i].request == KVM_SET_MSRS)
+            && (uint32_t)result < ((struct kvm_msrs *)calls[i].argument)->nmsrs) {
+            errno = EINVAL;
+            return i;
+        }
+    }
+    return count;
+}
+
+/*
+ * Registers, mode and events that the next KVM_RUN takes out of the shared page (KVM_CAP_SYNC_REGS): no ioctl is made for
+ * them. Until then the vCPU has the old ones: pykvm_flush, before anything else is asked or told.
+ */
+static void pykvm_defer(struct kvm_run *run, const struct kvm_regs *regs, const struct kvm_sregs *sregs,
+                        const struct kvm_vcpu_events *events)
+{
+    run->s.regs.regs = *regs;
+    run->s.regs.sregs = *sregs;
+    run->s.regs.events = *events;
+    run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+}
+
+static int pykvm_flush(int fd, struct kvm_run *run)
+{
+    run->kvm_dirty_regs = 0;
+    if (ioctl(fd, KVM_SET_SREGS, &run->s.regs.sregs) < 0 || ioctl(fd, KVM_SET_REGS, &run->s.regs.regs) < 0)
+        return -1;
+    return ioctl(fd, KVM_SET_VCPU_EVENTS, &run->s.regs.events);
+}
+
+/* A vCPU's distance in cycles from the host's TSC (KVM_VCPU_TSC_OFFSET, Linux 5.16). */
+static int pykvm_tsc_offset(int fd, int64_t *offset, int set)
+{
+#ifdef KVM_VCPU_TSC_OFFSET
+    struct kvm_device_attr attribute;
+
+    memset(&attribute, 0, sizeof attribute);
+    attribute.group = KVM_VCPU_TSC_CTRL;
+    attribute.attr = KVM_VCPU_TSC_OFFSET;
+    attribute.addr = (uintptr_t)offset;
+    return ioctl(fd, set ? KVM_SET_DEVICE_ATTR : KVM_GET_DEVICE_ATTR, &attribute);
+#else
+    (void)fd, (void)offset, (void)set;
+    errno = ENXIO;
+    return -1;
+#endif
+}
+
+/* Copy the pages of 4 KiB that are marked in `bitmap`, bit 0 of word 0 being the first; returns how many. */
+static long pykvm_copy_pages(char *target, const char *source, const uint64_t *bitmap, size_t words)
+{
+    long copied = 0;
+
+    for (size_t word = 0; word < words; word++)
+        for (uint64_t bits = bitmap[word]; bits; bits &= bits - 1) {
+            size_t at = (word * 64 + __builtin_ctzll(bits)) * 4096;
+
+            memcpy(target + at, source + at, 4096);
+            copied++;
+        }
+    return copied;
+}

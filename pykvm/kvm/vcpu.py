@@ -98,6 +98,16 @@ class VCPU(Descriptor):
             self._map.close()
         super().close()
 
+    def ioctl(self, name: str, argument: Any, hint: str = "") -> int:
+        if self.run.kvm_dirty_regs:
+            self.flush()
+        return super().ioctl(name, argument, hint)
+
+    def flush(self) -> None:
+        """Give the vCPU the state that was left for its next KVM_RUN to take (`saved.SavedVcpu.defer`), if any."""
+        if self.run.kvm_dirty_regs and lib.pykvm_flush(self.fd, self.run) < 0:
+            raise KvmError("KVM_SET_SREGS", ffi.errno, "this KVM does not take the state")
+
     # Running
 
     def immediate_exit(self, on: bool) -> None:
@@ -339,6 +349,11 @@ class VCPU(Descriptor):
             box.arch.debugreg[at] = address
         box.arch.debugreg[7] = dr7
         self.ioctl("KVM_SET_GUEST_DEBUG", box)
+
+    def debug_exit(self) -> tuple[int, int, int]:
+        """The KVM_EXIT_DEBUG's (exception: 1 for #DB, 3 for #BP; linear RIP; DR6)."""
+        arch = self.run.debug.arch
+        return arch.exception, arch.pc, arch.dr6
 
     def translate(self, linear: int) -> Translation:
         """Walk the vCPU's page tables for a linear address."""

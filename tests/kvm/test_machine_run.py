@@ -102,6 +102,21 @@ def test_shutdown_port_powers_off() -> None:
     assert (outcome.ending, outcome.code) == (Ending.EXITED, 0)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "b0 fe e6 64",  # mov al, 0xfe; out 0x64, al: the keyboard controller's pulse on RESET#
+        "b0 01 e6 92",  # mov al, 1; out 0x92, al: fast reset
+        "66 ba f9 0c b0 06 ee",  # mov dx, 0xcf9; mov al, 6; out dx, al: the chip set's reset control
+    ],
+)
+def test_resets_end_the_run_as_rebooted(code: str) -> None:
+    with flat(bytes.fromhex(code) + SPIN) as machine:
+        outcome = machine.run(LIMIT)
+    assert outcome.ending is Ending.REBOOTED
+    assert outcome.code is None
+
+
 def test_the_first_ending_counts() -> None:
     # Two exits one after the other: the second is never reached, or does not count.
     with flat(hexcode("b0 01\n e6 f4\n b0 02\n e6 f4") + HALT) as machine:
@@ -335,11 +350,11 @@ def test_registers_and_memory_hold_still_while_paused() -> None:
         with pytest.raises(PykvmError, match="not paused"):
             machine.resume()
 
-        now = held
-        while now.rax <= held.rax:  # it goes on, and not from the start
-            machine.pause()
-            now = vcpu.get_registers()
-            machine.resume()
+        counted = machine.memory.read_int(0x200000, 4)
+        while machine.memory.read_int(0x200000, 4) == counted:  # it goes on, and not from the start
+            pass
+        machine.pause()
+        assert vcpu.get_registers().rax > held.rax
         assert machine.stop().ending is Ending.STOPPED
 
 

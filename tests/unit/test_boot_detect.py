@@ -13,6 +13,9 @@ from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
 
 ELF_32, ELF_64 = (elf([Part(0x100000, b"\xf4")], 0x100000, bits=bits) for bits in (32, 64))
+MULTIBOOT_1 = bytes.fromhex("02b0ad1b 00000000 fe4f52e4")
+MULTIBOOT_2 = bytes.fromhex("d65052e8 00000000 18000000 12afad17 00000000 08000000")
+"""Magic, architecture or flags, length, checksum; the second with its end tag."""
 
 
 @pytest.fixture
@@ -31,6 +34,13 @@ def memory() -> Iterator[GuestMemory]:
         (b"\x7fEL", "flat"),
         (b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa", "flat"),
         (b"", "flat"),
+        (elf([Part(0x100000, MULTIBOOT_1)], 0x100000, bits=32), "multiboot"),
+        (bytes(4096) + MULTIBOOT_1, "multiboot"),
+        (bytes(8192) + MULTIBOOT_1, "flat"),
+        (MULTIBOOT_1[:8] + bytes(4), "flat"),
+        (bytes(4096) + MULTIBOOT_2 + MULTIBOOT_1, "multiboot2"),
+        (bytes(32768) + MULTIBOOT_2, "flat"),
+        (b"MZ".ljust(0x1FE, b"\0") + b"\x55\xaa\xeb\x6aHdrS", "linux"),
     ],
 )
 def test_recognise(image: bytes, name: str) -> None:
@@ -48,6 +58,15 @@ def test_format_that_is_named_wins_over_content(memory: GuestMemory) -> None:
     assert memory.read(0x7C00, len(ELF_64)) == ELF_64
     with pytest.raises(ImageError, match="no ELF file"):
         load(b"\xf4" * 64, memory, Options(), "elf64")
+
+
+def test_tables_of_the_machine_are_there_whatever_the_format(memory: GuestMemory) -> None:
+    load(b"\xf4", memory, Options(cpus=2))
+    assert memory.read(0xE0000, 8) == b"RSD PTR "
+    assert memory.read(0x9FC10, 4) == b"_MP_"
+    assert memory.read(0xEE000, 4) == b"PCMP"
+    load(b"\x90" * 0x10000, memory, Options(mode=32, load=0xE0000))  # an image may lie there all the same
+    assert memory.read(0xE0000, 0x10000) == b"\x90" * 0x10000
 
 
 def test_unknown_class_is_explained_by_the_elf_loader(memory: GuestMemory) -> None:

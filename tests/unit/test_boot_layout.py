@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykvm.boot import ImageError
-from pykvm.boot.layout import Layout, enter_long, enter_protected
+from pykvm.boot.layout import Block, Layout, c_string, enter_long, enter_protected
 from pykvm.memory import GuestMemory
 from pykvm.x86 import paging
 
@@ -57,6 +58,55 @@ def test_limit_from_above(memory: GuestMemory) -> None:
         layout.place(0x1000, "stack", below=1 << 20)
 
 
+def test_high_places_are_taken_from_the_top_down(memory: GuestMemory) -> None:
+    layout = Layout(memory)
+    layout.claim(0x1F0000, 0x10, "something")
+    assert layout.place(0x4001, "a", high=True) == 0x1FB000
+    assert layout.place(0x8000, "b", high=True) == 0x1F3000
+    assert layout.place(0x3000, "c", high=True) == 0x1ED000
+    assert layout.place(0x2000, "d", high=True, below=0x180000) == 0x17E000
+    assert layout.place(0x1000, "e", high=True, align=0x40000) == 0x1C0000
+    assert layout.place(0x2000, "f", high=True, above=0x1F0000) == 0x1F1000
+
+
+def test_high_place_in_conventional_memory_if_there_is_no_other(memory: GuestMemory) -> None:
+    layout = Layout(memory)
+    layout.claim(0x100000, 0x100000, "all extended memory")
+    assert layout.place(0x1000, "a", high=True) == 0xF000
+    layout.claim(0x1000, 0xE000, "the first 64 KiB")
+    assert layout.place(0x1000, "b", high=True) == 0x9E000
+
+
+def test_place_within_bounds_and_aligned(memory: GuestMemory) -> None:
+    layout = Layout(memory)
+    layout.claim(0x100000, 1, "the kernel")
+    assert layout.place(1, "a", above=0x100000) == 0x101000
+    assert layout.place(1, "b", above=0x100000, align=0x10000) == 0x110000
+    assert layout.place(1, "c", above=0x150001, below=0x153000) == 0x151000
+    assert layout.place(0, "nothing", above=0x150001, below=0x153000) == 0x152000
+    with pytest.raises(ImageError, match="no room for 4 KiB of d"):
+        layout.place(1, "d", above=0x150001, below=0x153000)
+
+
+def test_find_takes_nothing(memory: GuestMemory) -> None:
+    layout = Layout(memory)
+    assert layout.find(1, "a page") == layout.find(1, "a page") == 0x10000
+    assert layout.reserved == []
+
+
+def test_block_knows_the_address_of_what_is_added() -> None:
+    block = Block(0x1003)
+    assert block.add(b"a") == 0x1008
+    assert block.add(b"bc", align=1) == 0x1009
+    assert block.add(b"d", align=16) == 0x1010
+    assert block.data == b"\0" * 5 + b"abc" + b"\0" * 5 + b"d"
+
+
+def test_command_lines_come_out_as_the_host_had_them() -> None:
+    assert c_string("grün", "text") == "grün".encode() + b"\0"
+    assert c_string(os.fsdecode(b"\xff\xfe"), "text") == b"\xff\xfe\0"
+
+
 def test_ram_smaller_than_conventional_memory() -> None:
     ram = GuestMemory("16K")
     layout = Layout(ram)
@@ -94,20 +144,21 @@ def test_claims_that_touch_do_not_overlap(memory: GuestMemory) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.booleans(), st.integers(0, 0x210000), st.integers(1, 0x40000)),
+        st.tuples(st.sampled_from(["low", "high", "claim"]), st.integers(0, 0x210000), st.integers(1, 0x40000)),
         min_size=2,
         max_size=20,
     )
 )
-def test_nothing_that_was_given_out_overlaps(requests: list[tuple[bool, int, int]]) -> None:
+def test_nothing_that_was_given_out_overlaps(requests: list[tuple[str, int, int]]) -> None:
     ram = GuestMemory("2M")
     layout = Layout(ram)
     given_out: list[tuple[int, int]] = []
-    for wants_place, gpa, size in requests:
+    for request, gpa, size in requests:
         try:
-            if wants_place:
-                at = layout.place(size, "thing")
-                assert at % 4096 == 0
+            if request != "claim":
+                at = layout.place(size, "thing", above=gpa, align=0x2000, high=request == "high")
+                assert at % 0x2000 == 0
+                assert at >= gpa
                 assert at >= 0x1000
                 assert at + size <= 0x9F000 or at >= 0x100000
             else:

@@ -335,6 +335,15 @@ def test_alarm_that_passed_while_nobody_looked(rig: Rig) -> None:
     assert rig.get(C) & 0x20
 
 
+def test_alarm_set_long_after_the_start(rig: Rig) -> None:
+    rig.time += 100_000
+    for register in (5, 3, 1):
+        rig.put(register, 0xFF)
+    rig.put(B, 0x22)
+    rig.get(C)
+    assert rig.wait_for_event() == pytest.approx(1, abs=1e-5)
+
+
 def test_alarm_in_12_hour_binary_mode(rig: Rig) -> None:
     rig.put(B, 0x24)
     rig.put(5, 0x80 | 11)

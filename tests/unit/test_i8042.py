@@ -90,6 +90,24 @@ def test_as_a_bios_leaves_it(rig: Rig) -> None:
     assert not rig.irq1.level
 
 
+def test_reset_forgets_everything(rig: Rig) -> None:
+    rig.command(0x60, 0x30)
+    rig.keyboard(0xF5, 0xED, 0x07)
+    rig.command(0xDD)
+    rig.kbc.type_text("abc")
+    rig.command(0xD3, 0x11)
+    fresh = Rig()
+    rig.kbc.reset()
+    assert rig.kbc.save() == fresh.kbc.save()
+    assert rig.a20 == [False, True]
+    assert not rig.irq1.level
+    assert not rig.irq12.level
+    rig.kbc.type_text("a")
+    rig.kbc.press("b")
+    rig.kbc.reset()
+    assert list(rig.drain()) == []
+
+
 def test_ports_between_are_not_claimed(rig: Rig) -> None:
     assert [port for port in range(0x5F, 0x66) if rig.bus.find(port)] == [0x60, 0x64]
 
@@ -151,8 +169,10 @@ def test_loops_to_the_output_buffer(rig: Rig) -> None:
     assert rig.status() & 0x21 == 0x01
     assert rig.irq1.level
     assert rig.data() == 0x5A
-    rig.command(0x60, 0x47)
+    rig.command(0x60, 0x45)
     rig.command(0xD3, 0xA5)
+    assert not rig.irq12.level
+    rig.command(0x60, 0x47)
     assert rig.status() & 0x21 == 0x21
     assert rig.irq12.level
     assert not rig.irq1.level

@@ -748,6 +748,17 @@ def test_output_held_when_saved_goes_out_through_a_ready_backend_when_restored()
     assert twin.inb(IIR) == 0xC2
 
 
+def test_input_that_waits_when_a_state_is_restored_is_pulled() -> None:
+    rig = fifo_rig()
+    rig.outb(IER, 0x01)
+    wire = Wire()
+    wire.waiting = b"abc"
+    twin = Rig(wire)
+    twin.uart.restore(rig.uart.save())
+    assert twin.irq.level
+    assert bytes(twin.inb(RBR) for _ in range(2)) == b"bc"  # "a" was in the receiver of before
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -52,6 +52,7 @@ struct kvm_run {
         struct { uint8_t error, pad[7]; uint32_t reason, index; uint64_t data; } msr;
         char padding[256];
     };
+    uint64_t kvm_dirty_regs;
     ...;
 };
 

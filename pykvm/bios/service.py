@@ -1,0 +1,186 @@
+"""The device behind the BIOS's stubs: finds the service that a call asks for, and tells of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ..bus import PortBus
+from ..device import Device, Range, State
+from ..errors import ConfigError
+from ..memory import GuestMemory, GuestMemoryError
+from . import data, trace
+from .call import DONE, Call
+from .clock import Clock
+from .disk import HARD_DISK, Disks, Drive
+from .keyboard import Keys
+from .redirect import Redirect
+from .rom import BASE, POST_CALL, RESET_CALL, SEGMENT, SIZE, TRAP_PORT, rom
+from .serial import Serial
+from .system import System
+from .video import Video
+
+BOOT_SECTOR = 0x7C00
+REAL_MODE_TOP = 0x110000
+"""No address that real mode can form is as high."""
+COM_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
+
+EXCEPTIONS = {
+    0x00: "divide error",
+    0x04: "overflow",
+    0x06: "invalid opcode",
+    0x07: "no coprocessor",
+    0x0A: "invalid TSS",
+    0x0B: "segment not present",
+    0x0C: "stack fault",
+    0x0D: "general protection",
+    0x0E: "page fault",
+    0x0F: "spurious interrupt",
+}
+
+
+class Bios(Device):
+    """Answers the stubs in the ROM (see `rom`), which whoever loads the guest puts into memory.
+
+    `drives` are what INT 13h knows, and `boot` the number of the one to start from. `memory_map` lists (address, size,
+    E820 type). What INT 10h prints goes to `output`, too. `on_reset` is called with a sentence when the guest jumps to
+    the reset vector or Ctrl-Alt-Del is pressed. `now` gives nanoseconds of a monotonic clock.
+
+    ConfigError if `memory` has not the whole first MiB, where a BIOS and its data are.
+    """
+
+    name = "BIOS"
+    ports = (Range(TRAP_PORT, 1),)
+    width = 4
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        ports: PortBus,
+        *,
+        drives: Sequence[Drive] = (),
+        boot: int = HARD_DISK,
+        memory_map: Sequence[tuple[int, int, int]] = (),
+        output: Callable[[bytes], None],
+        on_reset: Callable[[str], None],
+        now: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        if memory.regions[0].size < BASE + SIZE:
+            raise ConfigError(f"a BIOS needs 1M of memory, not {memory.size >> 10}K")
+        self._memory = memory
+        self._bus = ports
+        self._boot = boot
+        self._on_reset = on_reset
+        self.log = trace.Log()
+        """Set its `emit` to see each call in words; `flush` it at the end."""
+        redirect = self._redirect = Redirect(ports, output)
+        self._video = Video(memory, ports, redirect)
+        self._disks = Disks(memory, drives)
+        self._keys = Keys(memory, ports, redirect)
+        self._clock = Clock(memory, ports)
+        system = self._system = System(memory, ports, memory_map, now)
+        serial = Serial(memory, ports, redirect)
+        self._services: dict[int, Callable[[Call], None]] = {
+            0x09: self._key_interrupt,
+            0x10: self._video.serve,
+            0x11: system.equipment,
+            0x12: system.conventional,
+            0x13: self._disks.serve,
+            0x14: serial.serve,
+            0x15: system.serve,
+            0x16: self._keys.serve,
+            0x17: serial.printer,
+            0x18: self._no_disk,
+            0x19: self._bootstrap,
+            0x1A: self._clock.serve,
+            POST_CALL: self._post,
+            RESET_CALL: self._reset,
+            **dict.fromkeys(EXCEPTIONS, self._exception),
+        }
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """A stub's call, or any number that a program wrote to the port: then it changes that program's own memory."""
+        if value >= REAL_MODE_TOP:
+            return
+        try:
+            call = Call(self._memory, value)
+            service = self._services.get(call.vector)
+            if service is None:
+                return
+            if self.log.emit is None:
+                self._serve(service, call)
+            else:
+                asked = self.log.asked(call)
+                self._serve(service, call)
+                if call.wait == DONE:
+                    self.log.answered(asked, call)
+            call.finish()
+        except GuestMemoryError:
+            pass  # the frame itself is not in RAM
+
+    def _serve(self, service: Callable[[Call], None], call: Call) -> None:
+        try:
+            service(call)
+        except GuestMemoryError:
+            call.ah = 1
+            call.carry = True
+
+    # Starting
+
+    def _post(self, call: Call) -> None:
+        """What is left of the power-on self-test; the stub has set up the interrupt controllers and the timer."""
+        data.write_vectors(self._memory, rom().vectors)
+        com_ports = [port for port in COM_PORTS if self._bus.find(port) is not None]
+        data.write_bda(self._memory, com_ports, self._disks.floppies, self._disks.hard_disks)
+        self._redirect.on = True
+        self._video.set_mode(3)
+        self._clock.start()
+        self._bootstrap(call)
+
+    def _bootstrap(self, call: Call) -> None:
+        """INT 19h: the first sector goes to 0000:7C00, where it finds the number of its drive in DL."""
+        sector = self._disks.boot_sector(self._boot)
+        if sector is None:
+            self._no_disk(call)
+            return
+        self._memory.write(BOOT_SECTOR, sector)
+        call.eax = call.ebx = call.ecx = call.esi = call.edi = call.ebp = 0
+        call.edx = self._boot
+        call.ds = call.es = 0
+        call.go_to(0, BOOT_SECTOR, interrupts=True)
+
+    def _no_disk(self, call: Call) -> None:
+        """INT 18h: there is nothing to start."""
+        self._halt(call, f"drive {self._boot:02X}h cannot be started from: no 55AA at the end of its first sector")
+
+    def _reset(self, call: Call) -> None:
+        call.go_to(SEGMENT, rom().halt, interrupts=False)
+        self._on_reset("the guest jumped to the reset vector")
+
+    # What goes wrong
+
+    def _exception(self, call: Call) -> None:
+        """An exception that the program has no handler for. A PC would run on as if nothing were, or for ever here."""
+        what = EXCEPTIONS[call.vector]
+        self._halt(call, f"the program met an exception: {what} (#{call.vector}) at {call.cs:04X}:{call.ip:04X}")
+
+    def _halt(self, call: Call, why: str) -> None:
+        for character in f"\r\nBIOS: {why}\r\n".encode():
+            self._video.write(character)
+        call.go_to(SEGMENT, rom().halt, interrupts=False)
+
+    def _key_interrupt(self, call: Call) -> None:
+        if self._keys.interrupt():
+            self._on_reset("Ctrl-Alt-Del was pressed")
+
+    # State
+
+    def save(self) -> State:
+        return {**self._redirect.save(), "wait_left": self._system.wait_left}
+
+    def restore(self, state: State) -> None:
+        wait_left = state.get("wait_left")
+        if type(wait_left) is not int or not 0 <= wait_left < 1 << 43:
+            raise ValueError(f"BIOS: state field 'wait_left' is {wait_left!r}, not a time in nanoseconds")
+        self._redirect.restore(state)
+        self._system.wait_left = wait_left

@@ -1,0 +1,372 @@
+"""INT 10h: the screen.
+
+Sources: IBM PS/2 Hardware Interface Technical Reference ("Video Subsystem": the registers in each mode); IBM PS/2 BIOS
+Interface Technical Reference (INT 10h). Modes are 0 to 3 (text) and 13h (320 by 200 dots of 256 colours); setting any
+other leaves the screen as it is. There are no fonts, VESA modes and light pens. Text is put into the video memory,
+which is plain RAM; the VGA's registers are told where the cursor is and which page is shown.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..bus import PortBus
+from ..memory import GuestMemory
+from . import data
+from .call import Call, linear
+from .redirect import Redirect
+
+TEXT, GRAPHICS = 0xB8000, 0xA0000
+WINDOW = 0x8000
+"""Bytes of video memory for text."""
+PAGES = 8
+GRAPHICS_MODE = 0x13
+WIDTH, HEIGHT = 320, 200
+
+BELL, BACKSPACE, LINE_FEED, RETURN = 0x07, 0x08, 0x0A, 0x0D
+BLANK = 0x20
+
+MISC, SEQUENCER, GRAPHICS_CONTROLLER, ATTRIBUTE, DAC_WRITE, DAC_DATA, CRTC, STATUS_1 = (
+    0x3C2, 0x3C4, 0x3CE, 0x3C0, 0x3C8, 0x3C9, 0x3D4, 0x3DA,
+)  # fmt: skip
+SCREEN_ON = 0x20
+"""Bit of the attribute controller's index."""
+
+
+class Mode(NamedTuple):
+    """The registers of the VGA for a mode."""
+
+    misc: int
+    sequencer: bytes
+    crtc: bytes
+    graphics: bytes
+    attribute: bytes
+
+
+_EGA_PALETTE = bytes.fromhex("00 01 02 03 04 05 14 07 38 39 3A 3B 3C 3D 3E 3F")
+_TEXT_GRAPHICS = bytes.fromhex("00 00 00 00 00 10 0E 00 FF")
+_TEXT_ATTRIBUTE = _EGA_PALETTE + bytes.fromhex("0C 00 0F 08 00")
+_TEXT_40 = Mode(
+    0x67,
+    bytes.fromhex("03 08 03 00 02"),
+    bytes.fromhex("2D 27 28 90 2B A0 BF 1F 00 4F 0D 0E 00 00 00 00 9C 8E 8F 14 1F 96 B9 A3 FF"),
+    _TEXT_GRAPHICS,
+    _TEXT_ATTRIBUTE,
+)
+_TEXT_80 = Mode(
+    0x67,
+    bytes.fromhex("03 00 03 00 02"),
+    bytes.fromhex("5F 4F 50 82 55 81 BF 1F 00 4F 0D 0E 00 00 00 00 9C 8E 8F 28 1F 96 B9 A3 FF"),
+    _TEXT_GRAPHICS,
+    _TEXT_ATTRIBUTE,
+)
+MODES = {
+    0x00: _TEXT_40,
+    0x01: _TEXT_40,
+    0x02: _TEXT_80,
+    0x03: _TEXT_80,
+    GRAPHICS_MODE: Mode(
+        0x63,
+        bytes.fromhex("03 01 0F 00 0E"),
+        bytes.fromhex("5F 4F 50 82 54 80 BF 1F 00 41 00 00 00 00 00 00 9C 8E 8F 28 40 96 B9 A3 FF"),
+        bytes.fromhex("00 00 00 00 00 40 05 0F FF"),
+        bytes(range(16)) + bytes.fromhex("41 00 0F 00 00"),
+    ),
+}
+
+
+class Video:
+    """Serves INT 10h."""
+
+    def __init__(self, memory: GuestMemory, ports: PortBus, redirect: Redirect) -> None:
+        self._memory = memory
+        self._ports = ports
+        self._redirect = redirect
+
+    # What the data area says; the guest may write anything there
+
+    def _byte(self, address: int) -> int:
+        return self._memory.read_int(address, 1)
+
+    @property
+    def _columns(self) -> int:
+        return min(max(self._memory.read_int(data.COLUMNS, 2), 1), 132)
+
+    @property
+    def _rows(self) -> int:
+        return min(self._byte(data.ROWS_LESS_1), 59) + 1
+
+    @property
+    def _page(self) -> int:
+        return self._byte(data.ACTIVE_PAGE) % PAGES
+
+    @property
+    def _is_text(self) -> bool:
+        return self._byte(data.VIDEO_MODE) != GRAPHICS_MODE
+
+    def _cell(self, page: int, row: int, column: int) -> int:
+        """The address of a cell; whatever the numbers, it is in the video memory."""
+        start = page * self._memory.read_int(data.PAGE_SIZE, 2)
+        return TEXT + (start + 2 * (row * self._columns + column)) % WINDOW
+
+    def _cursor(self, page: int) -> tuple[int, int]:
+        """Row and column."""
+        at = data.CURSORS + 2 * (page % PAGES)
+        return self._byte(at + 1), self._byte(at)
+
+    # The VGA
+
+    def _write_crtc(self, register: int, value: int) -> None:
+        self._ports.write(CRTC, 1, register)
+        self._ports.write(CRTC + 1, 1, value & 0xFF)
+
+    @property
+    def _present(self) -> bool:
+        return self._ports.find(CRTC) is not None
+
+    def set_mode(self, number: int, *, clear: bool = True) -> None:
+        """Set the VGA and the data area for a mode of `MODES`."""
+        memory, mode = self._memory, MODES[number]
+        columns = 40 if mode.sequencer[1] & 8 or number == GRAPHICS_MODE else 80
+        for address, size, value in (
+            (data.VIDEO_MODE, 1, number),
+            (data.COLUMNS, 2, columns),
+            (data.PAGE_SIZE, 2, 0x800 if columns == 40 else 0x1000),
+            (data.PAGE_START, 2, 0),
+            (data.CURSORS, 16, 0),
+            (data.CURSOR_SHAPE, 2, 0x0D0E),
+            (data.ACTIVE_PAGE, 1, 0),
+            (data.CRTC_PORT, 2, CRTC),
+            (data.ROWS_LESS_1, 1, 24),
+            (data.CHARACTER_HEIGHT, 2, 8 if number == GRAPHICS_MODE else 16),
+            (data.VIDEO_CONTROL, 1, 0x60 if clear else 0xE0),
+            (data.VIDEO_SWITCHES, 1, 0xF9),
+            (data.VIDEO_FLAGS, 1, 0x51),
+            (data.DISPLAY_CODE, 1, 0x08),
+        ):
+            memory.write_int(address, size, value)
+        equipment = memory.read_int(data.EQUIPMENT, 1) & ~0x30
+        memory.write_int(data.EQUIPMENT, 1, equipment | (0x20 if columns == 80 else 0x10))
+        if clear:
+            if number == GRAPHICS_MODE:
+                memory.write(GRAPHICS, bytes(0x10000))
+            else:
+                memory.write(TEXT, b"\x20\x07" * (WINDOW // 2))
+        if self._present:
+            self._program(mode)
+        self._redirect.cleared()
+
+    def _program(self, mode: Mode) -> None:
+        write = self._ports.write
+        write(MISC, 1, mode.misc)
+        for number, value in enumerate(mode.sequencer):
+            write(SEQUENCER, 1, number)
+            write(SEQUENCER + 1, 1, value)
+        self._write_crtc(0x11, mode.crtc[0x11] & 0x7F)  # its bit 7 protects the first eight
+        for number, value in enumerate(mode.crtc):
+            self._write_crtc(number, value)
+        for number, value in enumerate(mode.graphics):
+            write(GRAPHICS_CONTROLLER, 1, number)
+            write(GRAPHICS_CONTROLLER + 1, 1, value)
+        self._ports.read(STATUS_1, 1)  # the next write to the attribute controller is an index
+        for number, value in enumerate(mode.attribute):
+            write(ATTRIBUTE, 1, number)
+            write(ATTRIBUTE, 1, value)
+        write(ATTRIBUTE, 1, SCREEN_ON)
+
+    def _move_cursor(self, page: int, row: int, column: int) -> None:
+        self._memory.write(data.CURSORS + 2 * (page % PAGES), bytes((column & 0xFF, row & 0xFF)))
+        if page % PAGES == self._page and self._present:
+            place = (self._cell(page % PAGES, row, column) - TEXT) // 2
+            self._write_crtc(0x0E, place >> 8)
+            self._write_crtc(0x0F, place)
+
+    def _show_page(self, page: int) -> None:
+        page %= PAGES
+        start = page * self._memory.read_int(data.PAGE_SIZE, 2) % WINDOW
+        self._memory.write_int(data.ACTIVE_PAGE, 1, page)
+        self._memory.write_int(data.PAGE_START, 2, start)
+        if self._present:
+            self._write_crtc(0x0C, start >> 9)
+            self._write_crtc(0x0D, start >> 1)
+        self._move_cursor(page, *self._cursor(page))
+
+    # Text
+
+    def _put(self, page: int, row: int, column: int, character: int, attribute: int | None) -> None:
+        if self._is_text:
+            cell = self._cell(page, row, column)
+            self._memory.write_int(cell, 1, character)
+            if attribute is not None:
+                self._memory.write_int(cell + 1, 1, attribute)
+        if page == self._page:
+            self._redirect.print(row, column, character)
+
+    def write(self, character: int, page: int | None = None, attribute: int | None = None) -> None:
+        """Write a character at the cursor as a teletype does, and move the cursor on."""
+        page = self._page if page is None else page % PAGES
+        row, column = self._cursor(page)
+        if character in (BELL, BACKSPACE, LINE_FEED, RETURN):
+            if page == self._page:
+                self._redirect.control(character, row, column)
+            if character == BACKSPACE:
+                column = max(column - 1, 0)
+            elif character == LINE_FEED:
+                row += 1
+            elif character == RETURN:
+                column = 0
+        else:
+            self._put(page, row, column, character, attribute)
+            column += 1
+            if column >= self._columns:
+                column = 0
+                row += 1
+        if row >= self._rows:
+            row = self._rows - 1
+            fill = self._byte(self._cell(page, row, 0) + 1) if self._is_text else 0
+            self._scroll(page, 1, (0, 0, row, self._columns - 1), fill)
+            if page == self._page:
+                self._redirect.scrolled()
+        self._move_cursor(page, row, column)
+
+    def _scroll(self, page: int, lines: int, window: tuple[int, int, int, int], attribute: int) -> None:
+        """Move the text in a window (top, left, bottom, right) up, or down if `lines` is negative; 0 clears it."""
+        if not self._is_text:
+            return
+        top, left, bottom, right = window
+        bottom, right = min(bottom, self._rows - 1), min(right, self._columns - 1)
+        if top > bottom or left > right:
+            return
+        width, height = 2 * (right - left + 1), bottom - top + 1
+        cells = [self._memory.read(self._cell(page, row, left), width) for row in range(top, bottom + 1)]
+        blank = [bytes((BLANK, attribute)) * (width // 2)]
+        if lines == 0 or abs(lines) >= height:
+            cells = blank * height
+        elif lines > 0:
+            cells = cells[lines:] + blank * lines
+        else:
+            cells = blank * -lines + cells[:lines]
+        for row, line in enumerate(cells, top):
+            self._memory.write(self._cell(page, row, left), line)
+
+    def _scroll_call(self, call: Call) -> None:
+        lines = call.al if call.ah == 0x06 else -call.al
+        self._scroll(self._page, lines, (call.ch, call.cl, call.dh, call.dl), call.bh)
+
+    def _repeat(self, call: Call) -> None:
+        """Functions 09h and 0Ah: CX characters from the cursor on, which stays where it is."""
+        page = call.bh % PAGES
+        row, column = self._cursor(page)
+        if not self._is_text or not call.cx:
+            return
+        # No further than the end of the screen.
+        count = min(call.cx, max(self._rows * self._columns - (row * self._columns + column), 0))
+        attribute = call.bl if call.ah == 0x09 else None
+        for at in range(count):
+            row_at, column_at = divmod(row * self._columns + column + at, self._columns)
+            cell = self._cell(page, row_at, column_at)
+            self._memory.write_int(cell, 1, call.al)
+            if attribute is not None:
+                self._memory.write_int(cell + 1, 1, attribute)
+        # A long run is a bar or a way to clear a line.
+        if count == 1 and page == self._page:
+            self._redirect.print(row, column, call.al)
+
+    def _string(self, call: Call) -> None:
+        """Function 13h: CX characters at ES:BP; AL bit 0 moves the cursor, bit 1 has attributes in the string."""
+        page = call.bh % PAGES
+        size = 2 if call.al & 2 else 1
+        text = self._memory.read(linear(call.es, call.bp), call.cx * size)[: self._rows * self._columns * size]
+        before = self._cursor(page)
+        self._move_cursor(page, call.dh, call.dl)
+        for at in range(0, len(text), size):
+            self.write(text[at], page, text[at + 1] if size == 2 else call.bl)
+        if not call.al & 1:
+            self._move_cursor(page, *before)
+
+    # Dots
+
+    def _dot(self, call: Call) -> None:
+        if self._is_text or call.cx >= WIDTH or call.dx >= HEIGHT:
+            return
+        at = GRAPHICS + WIDTH * call.dx + call.cx
+        if call.ah == 0x0D:
+            call.al = self._byte(at)
+        else:
+            self._memory.write_int(at, 1, call.al)
+
+    # INT 10h
+
+    def serve(self, call: Call) -> None:
+        match call.ah:
+            case 0x0E:
+                self.write(call.al)  # to the page that is shown, as all BIOSes do: BH is often garbage
+            case 0x00:
+                number = call.al & 0x7F
+                if number in MODES:
+                    self.set_mode(number, clear=not call.al & 0x80)
+                    call.al = 0x20 if number == GRAPHICS_MODE else 0x30
+            case 0x01:
+                self._memory.write_int(data.CURSOR_SHAPE, 2, call.cx)
+                if self._present:
+                    self._write_crtc(0x0A, call.ch)
+                    self._write_crtc(0x0B, call.cl)
+            case 0x02:
+                self._move_cursor(call.bh, call.dh, call.dl)
+            case 0x03:
+                call.dh, call.dl = self._cursor(call.bh)
+                call.cx = self._memory.read_int(data.CURSOR_SHAPE, 2)
+                call.ax = 0
+            case 0x05:
+                self._show_page(call.al)
+            case 0x06 | 0x07:
+                self._scroll_call(call)
+            case 0x08 if self._is_text:
+                call.ax = self._memory.read_int(self._cell(call.bh % PAGES, *self._cursor(call.bh)), 2)
+            case 0x09 | 0x0A:
+                self._repeat(call)
+            case 0x0C | 0x0D:
+                self._dot(call)
+            case 0x0F:
+                # Bit 7: the screen was not cleared when the mode was set.
+                kept = self._byte(data.VIDEO_CONTROL) & 0x80
+                call.al, call.ah, call.bh = self._byte(data.VIDEO_MODE) | kept, self._columns, self._page
+            case 0x10:
+                self._palette(call)
+            case 0x11 if call.al == 0x30:
+                call.cx, call.dl = self._byte(data.CHARACTER_HEIGHT), self._rows - 1
+            case 0x12 if call.bl == 0x10:
+                call.bx, call.cx = 0x0003, 0x0009  # colour, 256 KiB; a VGA's switches
+            case 0x13:
+                self._string(call)
+            case 0x1A if call.al == 0x00:
+                call.al, call.bx = 0x1A, 0x0008  # VGA with a colour monitor, no second one
+
+    def _palette(self, call: Call) -> None:
+        """Function 10h: colours of the attribute controller and the DAC."""
+        if not self._present:
+            return
+        write = self._ports.write
+        match call.al:
+            case 0x00 if call.bl < 0x15:
+                self._attribute(call.bl, call.bh)
+            case 0x01:
+                self._attribute(0x11, call.bh)
+            case 0x03:
+                self._attribute(0x10, 0x04 | (call.bl & 1) << 3)
+            case 0x10:
+                write(DAC_WRITE, 1, call.bl)
+                for value in (call.dh, call.ch, call.cl):
+                    write(DAC_DATA, 1, value)
+            case 0x12:
+                count = min(call.cx, 256)
+                colours = self._memory.read(linear(call.es, call.dx), 3 * count)
+                write(DAC_WRITE, 1, call.bl)
+                for value in colours:
+                    write(DAC_DATA, 1, value)
+
+    def _attribute(self, register: int, value: int) -> None:
+        self._ports.read(STATUS_1, 1)
+        self._ports.write(ATTRIBUTE, 1, register)
+        self._ports.write(ATTRIBUTE, 1, value)
+        self._ports.write(ATTRIBUTE, 1, SCREEN_ON)

@@ -1,0 +1,58 @@
+"""`pykvm restore`: go on from a saved state, with the serial port on this terminal."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import click
+
+from ..snapshot import Snapshot
+from .options import open_disk, open_nic
+from .run import make_saver, open_all, run_and_show
+from .saving import warn_in_words
+
+
+@click.command("restore", short_help="Go on from a saved state.")
+@click.argument("path", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard]",
+    help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
+)  # fmt: skip
+@click.option(
+    "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
+    help="What the NIC's cable leads to, as for `run`; nowhere by default. Its address must be the snapshot's.",
+)  # fmt: skip
+@click.option("-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End the run after so many seconds.")
+@click.option("--verify/--no-verify", default=True, help="Whether to compare the checksums of RAM.", show_default=True)
+@click.option(
+    "--snapshot-at", metavar="TEXT|exits:N", help="Save another snapshot, on top of this one, then."
+)
+@click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")
+def command(
+    path: str,
+    disks: tuple[str, ...],
+    nics: tuple[str, ...],
+    timeout: float | None,
+    verify: bool,
+    snapshot_at: str | None,
+    snapshot_to: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Go on from the snapshot in the directory PATH, which stays as it is. Options and exit status are those of `run`.
+
+    The snapshot names its disks' image files; what the guest writes to them is discarded at the end.
+    """
+    warn_in_words()
+    snapshot = Snapshot.load(path, verify=verify)
+    saver = make_saver(snapshot_at, snapshot_to, snapshot)
+    with ExitStack() as stack:
+        machine = snapshot.fork(
+            disks=open_all(stack, disks, open_disk) if disks else None,
+            nics=open_all(stack, nics, open_nic) if nics else None,
+        )
+        stack.pop_all()
+        with machine:
+            return run_and_show(machine, timeout, saver, as_json, quiet)

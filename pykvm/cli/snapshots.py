@@ -1,0 +1,78 @@
+"""`pykvm snapshots`: which saved states there are, with size, age, parent and a picture of the text screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..errors import PykvmError
+from ..snapshot.format import STATE, Header, read_header
+
+UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def find(where: Path) -> Iterator[Path]:
+    """`where` if it is a snapshot, else the snapshots in it."""
+    if (where / STATE).exists():
+        yield where
+        return
+    with os.scandir(where) as entries:
+        yield from sorted(Path(entry) for entry in entries if os.path.exists(os.path.join(entry, STATE)))
+
+
+def age(seconds: float) -> str:
+    """A time in words, such as "3 hours"; "0 seconds" if it lies in the future."""
+    for unit, name in UNITS:
+        if seconds >= unit or unit == 1:
+            count = max(0, int(seconds // unit))
+            return f"{count} {name}{'' if count == 1 else 's'}"
+    raise AssertionError
+
+
+@click.command("snapshots", short_help="List saved states.")
+@click.argument("where", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+def command(where: Path, as_json: bool) -> int:
+    """List the snapshots in the directory WHERE, or the one that it is: size on the disk, age, parent, text screen."""
+    headers: list[Header] = []
+    bad = 0
+    for path in find(where):
+        try:
+            headers.append(read_header(str(path)))
+        except PykvmError as error:
+            bad += 1
+            click.echo(f"pykvm: {error}", err=True)
+    if as_json:
+        click.echo(json.dumps([asdict(header) for header in headers], indent=1))
+    else:
+        for header in headers:
+            _show(header)
+        if not headers and not bad:
+            click.echo(f"there are no snapshots in {where}", err=True)
+    return 1 if bad else 0
+
+
+def _show(header: Header) -> None:
+    parent = f", on {_printable(header.parent)}" if header.parent is not None else ""
+    click.echo(
+        f"{click.style(header.path, bold=True)}: {header.size / 1024:.0f} KiB of {header.memory >> 20} MiB, "
+        f"{header.cpus} CPU{'' if header.cpus == 1 else 's'}, {age(time.time() - header.created)} old{parent}"
+    )
+    lines = [_printable(line) for line in header.screen.split("\n")]
+    if any(lines):
+        width = max(map(len, lines))
+        click.echo(f"  ┌{'─' * width}┐")
+        for line in lines:
+            click.echo(f"  │{line:<{width}}│")
+        click.echo(f"  └{'─' * width}┘")
+
+
+def _printable(text: str) -> str:
+    """A snapshot may be anybody's: its texts must not steer the terminal."""
+    return "".join(character if character.isprintable() else "." for character in text)

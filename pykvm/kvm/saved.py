@@ -1,0 +1,444 @@
+"""All state of a virtual machine that KVM keeps, taken and put back at once: vCPUs, interrupt chips, timer, clock.
+
+Source: api.rst, the KVM_GET_* and KVM_SET_* pairs. States are kept in the form in which the ioctls take them, and
+putting all of them back is one call into C: `SavedState.capture` and `apply`. `as_plain` and `from_plain` translate to
+and from named plain data, for a file that people read.
+
+The order of `apply` is not free. The chips come before the vCPUs, because what they still have to deliver goes to a
+local APIC, whose saved state then counts; in a vCPU, the mode (SREGS) comes before what depends on it, the local APIC
+after the MSRs that say where it is, the TSC deadline after the local APIC, the general registers before the events,
+which setting them clears. Memory and the lines of devices come before all of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Container, Iterator, Sequence
+from typing import Any, Self
+
+from ._kvm import ffi, lib
+from .errors import KvmError
+from .vcpu import VCPU
+from .vm import VM
+
+MSR_TSC = 0x10
+MSR_TSC_DEADLINE = 0x6E0
+MSR_LIMIT = 4096
+"""No list of MSRs is longer."""
+XSAVE_LIMIT = 1 << 16
+"""Bytes; no XSAVE area is larger."""
+
+LVT_TIMER, LVT_MODE, LVT_TSC_DEADLINE = 0x320, 3 << 17, 2 << 17
+"""The local APIC's timer entry, and its mode (SDM volume 3A, 10.5.1)."""
+
+_PLAIN = (
+    ("registers", "REGS", "struct kvm_regs"),
+    ("system", "SREGS", "struct kvm_sregs"),
+    ("xcrs", "XCRS", "struct kvm_xcrs"),
+    ("mp_state", "MP_STATE", "struct kvm_mp_state"),
+    ("lapic", "LAPIC", "struct kvm_lapic_state"),
+    ("events", "VCPU_EVENTS", "struct kvm_vcpu_events"),
+    ("debug", "DEBUGREGS", "struct kvm_debugregs"),
+)
+"""The parts of a vCPU that are one structure each: (name, ioctl, type)."""
+
+_ORDER = ("system", "xcrs", "xsave", "msrs", "registers", "mp_state", "lapic", "deadline", "events", "debug")
+"""The parts of a vCPU in the order in which they are put back."""
+
+DEFERRED = ("system", "registers", "events")
+"""The parts of a vCPU that its next KVM_RUN can take from the shared page, which saves three ioctls."""
+
+_CHIPS = (("pic_master", lib.KVM_IRQCHIP_PIC_MASTER), ("pic_slave", lib.KVM_IRQCHIP_PIC_SLAVE),
+          ("ioapic", lib.KVM_IRQCHIP_IOAPIC))  # fmt: skip
+
+_NAMES = {getattr(lib, name): name for name in dir(lib) if name.startswith(("KVM_GET_", "KVM_SET_"))}
+
+Call = tuple[int, int, Any]
+"""Descriptor, request, argument."""
+
+
+class Calls:
+    """Ioctls that are made together, as one call into C."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._arguments = [argument for _, _, argument in calls]  # keeps them alive
+        self._calls = ffi.new("struct pykvm_call[]", len(calls))
+        for entry, (fd, request, argument) in zip(self._calls, calls, strict=True):
+            entry.fd, entry.request, entry.argument = fd, request, argument
+
+    def __call__(self) -> None:
+        """Make them; KvmError names the first that fails, and those after it are not made."""
+        done = lib.pykvm_calls(self._calls, len(self._calls))
+        if done < len(self._calls):
+            number = ffi.errno
+            name = _NAMES.get(self._calls[done].request, "ioctl")
+            raise KvmError(name, number, "this KVM does not take the state")
+
+
+class SavedVcpu:
+    """The state of one vCPU: taken and put back while nobody is inside KVM_RUN and no access is pending."""
+
+    def __init__(self, msrs: Sequence[int], xsave_size: int) -> None:
+        self.parts: dict[str, Any] = {name: ffi.new(f"{ctype} *") for name, _, ctype in _PLAIN}
+        self.parts["xsave"] = ffi.new("char[]", max(xsave_size, ffi.sizeof("struct kvm_xsave")))
+        self.parts["msrs"] = _msr_list(msrs)
+        self.parts["deadline"] = _msr_list((MSR_TSC_DEADLINE,))
+        self.tsc_offset = 0
+        """Cycles between the host's TSC and this vCPU's, where KVM tells."""
+
+    @classmethod
+    def capture(cls, vcpu: VCPU, msrs: Sequence[int], xsave_size: int) -> Self:
+        """The state of `vcpu` now: with those MSRs, and `xsave_size` bytes as the VM's capability XSAVE2 tells."""
+        saved = cls(msrs, xsave_size)
+        vcpu.flush()
+        Calls(list(saved.getters(vcpu)))()
+        saved.tsc_offset = tsc_offset(vcpu)
+        return saved
+
+    def getters(self, vcpu: VCPU) -> Iterator[Call]:
+        """The calls that take the state."""
+        for name, ioctl, _ in _PLAIN:
+            yield vcpu.fd, getattr(lib, f"KVM_GET_{ioctl}"), self.parts[name]
+        large = ffi.sizeof(self.parts["xsave"]) > ffi.sizeof("struct kvm_xsave")
+        yield vcpu.fd, lib.KVM_GET_XSAVE2 if large else lib.KVM_GET_XSAVE, self.parts["xsave"]
+        yield vcpu.fd, lib.KVM_GET_MSRS, self.parts["msrs"]
+        if MSR_TSC_DEADLINE in self.msrs:
+            yield vcpu.fd, lib.KVM_GET_MSRS, self.parts["deadline"]
+
+    def setters(self, vcpu: VCPU, but: Container[str] = ()) -> Iterator[Call]:
+        """The calls that put the state back, in their order, without the parts named in `but`."""
+        requests = {name: getattr(lib, f"KVM_SET_{ioctl}") for name, ioctl, _ in _PLAIN}
+        requests |= {"xsave": lib.KVM_SET_XSAVE, "msrs": lib.KVM_SET_MSRS, "deadline": lib.KVM_SET_MSRS}
+        for name in _ORDER:
+            # Outside the deadline mode of the local APIC's timer the MSR ignores what is written to it.
+            if name not in but and (name != "deadline" or self._timer_mode == LVT_TSC_DEADLINE):
+                yield vcpu.fd, requests[name], self.parts[name]
+
+    def apply(self, vcpu: VCPU) -> None:
+        """Put the state back; KvmError if KVM refuses a part of it."""
+        vcpu.flush()
+        Calls(list(self.setters(vcpu)))()
+
+    def can_defer(self, vcpu: VCPU) -> bool:
+        """Whether the parts of `DEFERRED` can be left to the vCPU's next KVM_RUN.
+
+        That takes them first of all from a vCPU that runs, and only then; and they may come after the local APIC's
+        state only where that stays where it is.
+        """
+        runnable: bool = self.parts["mp_state"].mp_state == lib.KVM_MP_STATE_RUNNABLE
+        return runnable and self.parts["system"].apic_base == vcpu.run.apic_base
+
+    def defer(self, vcpu: VCPU) -> None:
+        """Leave the parts of `DEFERRED` to the vCPU's next KVM_RUN; any other call of it makes them count before."""
+        parts = self.parts
+        lib.pykvm_defer(vcpu.run, parts["registers"], parts["system"], parts["events"])
+
+    @property
+    def msrs(self) -> dict[int, int]:
+        """The MSRs by index."""
+        box = self.parts["msrs"]
+        return {entry.index: entry.data for entry in box.entries[0 : box.nmsrs]}
+
+    @property
+    def _timer_mode(self) -> int:
+        raw = ffi.buffer(self.parts["lapic"])[LVT_TIMER : LVT_TIMER + 4]
+        return int.from_bytes(raw, "little") & LVT_MODE
+
+    def as_plain(self) -> dict[str, Any]:
+        """The state as named numbers, and bytes for what KVM itself only gives as a block."""
+        state = {name: _as_plain(self.parts[name]) for name, _, _ in _PLAIN}
+        state["xsave"] = bytes(ffi.buffer(self.parts["xsave"]))
+        state["msrs"] = {f"{index:#x}": value for index, value in self.msrs.items()}
+        state["tsc_deadline"] = self.parts["deadline"].entries[0].data
+        state["tsc_offset"] = self.tsc_offset
+        return state
+
+    @classmethod
+    def from_plain(cls, state: dict[str, Any], known_msrs: Container[int]) -> Self:
+        """Take back what `as_plain` returned; ValueError says what does not fit, an unknown MSR included."""
+        msrs, xsave = _member(state, "msrs", dict), _member(state, "xsave", bytes)
+        if len(msrs) > MSR_LIMIT or not ffi.sizeof("struct kvm_xsave") <= len(xsave) <= XSAVE_LIMIT:
+            raise ValueError("the MSRs or the XSAVE area have no size that can be")
+        values = {_msr_index(index): value for index, value in msrs.items()}
+        for index in values:
+            if index not in known_msrs:
+                raise ValueError(f"this KVM has no MSR {index:#x}, or does not let it be set")
+        saved = cls(list(values), len(xsave))
+        for name, _, _ in _PLAIN:
+            _from_plain(saved.parts[name], state.get(name), name)
+        ffi.buffer(saved.parts["xsave"])[:] = xsave
+        entries = saved.parts["msrs"].entries
+        for at, value in enumerate(values.values()):
+            entries[at].data = _u64(value, "an MSR")
+        saved.parts["deadline"].entries[0].data = _u64(state.get("tsc_deadline"), "tsc_deadline")
+        offset = state.get("tsc_offset")
+        if type(offset) is not int or not -(1 << 63) <= offset < 1 << 63:
+            raise ValueError(f"tsc_offset is {offset!r}, not a number of 64 bits")
+        saved.tsc_offset = offset
+        return saved
+
+
+class SavedVm:
+    """The state of the interrupt chips, the i8254 and kvmclock."""
+
+    def __init__(self) -> None:
+        self.chips = {name: ffi.new("struct kvm_irqchip *", {"chip_id": number}) for name, number in _CHIPS}
+        self.pit = ffi.new("struct kvm_pit_state2 *")
+        self.clock = ffi.new("struct kvm_clock_data *")
+
+    @classmethod
+    def capture(cls, vm: VM) -> Self:
+        """The state of `vm` now."""
+        saved = cls()
+        Calls(list(saved.getters(vm)))()
+        saved.clock.flags = 0  # or KVM_SET_CLOCK would add the time that has passed since
+        return saved
+
+    def getters(self, vm: VM) -> Iterator[Call]:
+        """The calls that take the state."""
+        for chip in self.chips.values():
+            yield vm.fd, lib.KVM_GET_IRQCHIP, chip
+        yield vm.fd, lib.KVM_GET_PIT2, self.pit
+        yield vm.fd, lib.KVM_GET_CLOCK, self.clock
+
+    def setters(self, vm: VM) -> Iterator[Call]:
+        """The calls that put the state back, in their order."""
+        for chip in self.chips.values():
+            yield vm.fd, lib.KVM_SET_IRQCHIP, chip
+        yield vm.fd, lib.KVM_SET_PIT2, self.pit
+        yield vm.fd, lib.KVM_SET_CLOCK, self.clock
+
+    def apply(self, vm: VM) -> None:
+        """Put the state back; KvmError if KVM refuses a part of it."""
+        Calls(list(self.setters(vm)))()
+
+    def as_plain(self) -> dict[str, Any]:
+        """The state as plain data; the chips are the blocks that KVM gives."""
+        state: dict[str, Any] = {name: bytes(ffi.buffer(chip)) for name, chip in self.chips.items()}
+        return {**state, "pit": bytes(ffi.buffer(self.pit)), "clock": self.clock.clock}
+
+    @classmethod
+    def from_plain(cls, state: dict[str, Any]) -> Self:
+        """Take back what `as_plain` returned; ValueError says what does not fit."""
+        saved = cls()
+        for name, number in _CHIPS:
+            _from_plain(saved.chips[name], state.get(name), name)
+            saved.chips[name].chip_id = number
+        _from_plain(saved.pit, state.get("pit"), "pit")
+        saved.clock.clock = _u64(state.get("clock"), "clock")
+        return saved
+
+
+class SavedState:
+    """A VM with all its vCPUs."""
+
+    def __init__(self, vm: SavedVm, vcpus: Sequence[SavedVcpu], tsc: int) -> None:
+        self.vm = vm
+        self.vcpus = list(vcpus)
+        self.tsc = tsc
+        """The first vCPU's TSC."""
+
+    @classmethod
+    def capture(cls, vm: VM, vcpus: Sequence[VCPU], msrs: Sequence[int]) -> Self:
+        """The state now; `msrs` from `state_msrs`."""
+        size = vm.check_extension("XSAVE2")
+        saved = [SavedVcpu.capture(vcpu, msrs, size) for vcpu in vcpus]
+        return cls(SavedVm.capture(vm), saved, vcpus[0].get_msrs((MSR_TSC,)).get(MSR_TSC, 0))
+
+    def apply(self, vm: VM, vcpus: Sequence[VCPU]) -> None:
+        """Put the state back; KvmError if KVM refuses a part of it."""
+        self.apply_tsc(vcpus)
+        calls = list(self.vm.setters(vm))
+        for saved, vcpu in zip(self.vcpus, vcpus, strict=True):
+            vcpu.flush()
+            calls += saved.setters(vcpu)
+        Calls(calls)()
+
+    def apply_tsc(self, vcpus: Sequence[VCPU]) -> None:
+        """Have the TSCs go on from where they were, with their distances from each other. Where KVM cannot move them
+        (see `tsc_moves`), they run on."""
+        now, offset = vcpus[0].get_msrs((MSR_TSC,)).get(MSR_TSC, 0), tsc_offset(vcpus[0])
+        shift = offset + self.tsc - now - self.vcpus[0].tsc_offset
+        for saved, vcpu in zip(self.vcpus, vcpus, strict=True):
+            set_tsc_offset(vcpu, saved.tsc_offset + shift)
+
+    def as_plain(self) -> dict[str, Any]:
+        """The state as plain data."""
+        return {"tsc": self.tsc, "vm": self.vm.as_plain(), "vcpus": [vcpu.as_plain() for vcpu in self.vcpus]}
+
+    @classmethod
+    def from_plain(cls, state: dict[str, Any], known_msrs: Container[int]) -> Self:
+        """Take back what `as_plain` returned; ValueError says what does not fit."""
+        vcpus = [SavedVcpu.from_plain(_dict(vcpu, "a vCPU"), known_msrs) for vcpu in _member(state, "vcpus", list)]
+        return cls(SavedVm.from_plain(_member(state, "vm", dict)), vcpus, _u64(state.get("tsc"), "tsc"))
+
+
+class Rewinder:
+    """Puts one state back, which `apply` has once put onto the same descriptors, again and again, in least time."""
+
+    def __init__(self, state: SavedState, vm: VM, vcpus: Sequence[VCPU]) -> None:
+        self._pairs = list(zip(state.vcpus, vcpus, strict=True))
+        self._first = list(state.vm.setters(vm))
+        self._sync = vm.check_extension("SYNC_REGS") & 7 == 7
+        self._calls: dict[tuple[bool, ...], Calls] = {}
+
+    def __call__(self) -> None:
+        """KvmError if KVM refuses a part of the state."""
+        deferred = tuple([self._sync and saved.can_defer(vcpu) for saved, vcpu in self._pairs])
+        calls = self._calls.get(deferred)
+        if calls is None:
+            made = list(self._first)
+            for (saved, vcpu), later in zip(self._pairs, deferred, strict=True):
+                made += saved.setters(vcpu, DEFERRED if later else ())
+            calls = self._calls[deferred] = Calls(made)
+        calls()
+        for (saved, vcpu), later in zip(self._pairs, deferred, strict=True):
+            if later:
+                saved.defer(vcpu)
+
+
+def state_msrs(vcpu: VCPU, indices: Sequence[int]) -> list[int]:
+    """Those of the MSRs that can be read from and set on `vcpu`, but for the TSC, which `apply_tsc` has.
+
+    Each is set to the value that it has: of some, KVM tells the value and takes none.
+    """
+    values = vcpu.get_msrs([index for index in indices if index != MSR_TSC])
+    usable = []
+    for index, value in values.items():
+        try:
+            vcpu.set_msrs({index: value})
+        except KvmError:
+            continue
+        usable.append(index)
+    return usable
+
+
+def tsc_offset(vcpu: VCPU) -> int:
+    """Cycles from the host's TSC to the vCPU's; 0 where KVM does not tell."""
+    box = ffi.new("int64_t *")
+    return int(box[0]) if lib.pykvm_tsc_offset(vcpu.fd, box, 0) == 0 else 0
+
+
+def set_tsc_offset(vcpu: VCPU, offset: int) -> None:
+    """Move the vCPU's TSC; without effect where KVM cannot."""
+    offset = (offset + (1 << 63)) % (1 << 64) - (1 << 63)
+    if lib.pykvm_tsc_offset(vcpu.fd, ffi.new("int64_t *", offset), 1) < 0 and ffi.errno not in (
+        errno.ENXIO, errno.ENOTTY, errno.EINVAL, errno.EPERM,
+    ):  # fmt: skip
+        raise KvmError("KVM_SET_DEVICE_ATTR", ffi.errno, os.strerror(ffi.errno))
+
+
+def tsc_moves(vcpu: VCPU) -> bool:
+    """Whether `set_tsc_offset` has an effect: not on KVM's PVM back end, whose guests read the host's own TSC."""
+    before = tsc_offset(vcpu)
+    set_tsc_offset(vcpu, before - (1 << 30))
+    moved = tsc_offset(vcpu) != before
+    set_tsc_offset(vcpu, before)
+    return moved
+
+
+def copy_pages(target: Any, source: Any, bitmap: bytes | bytearray) -> int:
+    """Copy the pages of 4 KiB marked in `bitmap` (bit 0 of byte 0 is the first; a multiple of 8 bytes); how many.
+
+    `target` (writable) and `source` are buffers in which every marked page lies whole: the last one is checked.
+    """
+    last = int.from_bytes(bitmap, "little").bit_length()
+    if len(bitmap) % 8 or last << 12 > min(_size(target), _size(source)):
+        raise ValueError(f"page {last - 1} is not within the buffers, or the bitmap has no whole words")
+    with ffi.from_buffer(target, require_writable=True) as to, ffi.from_buffer(source) as of:
+        words = ffi.from_buffer("uint64_t[]", bitmap)
+        return int(lib.pykvm_copy_pages(to, of, words, len(bitmap) // 8))
+
+
+def _size(buffer: Any) -> int:
+    with memoryview(buffer) as view:
+        return view.nbytes
+
+
+def _msr_list(indices: Sequence[int]) -> Any:
+    box = ffi.new("struct kvm_msrs *", {"entries": len(indices)})
+    box.nmsrs = len(indices)
+    for at, index in enumerate(indices):
+        box.entries[at].index = index
+    return box
+
+
+# Structures as plain data: by their declared fields, or as bytes where api.rst declares none.
+
+
+def _as_plain(box: Any) -> Any:
+    kind = ffi.typeof(box)
+    if kind.kind == "pointer":
+        return _as_plain(box[0])
+    if kind.kind == "array":
+        return [_value(item) for item in box]
+    if kind.kind == "struct" and _is_named(kind):
+        return {name: _value(getattr(box, name)) for name, _ in kind.fields}
+    return bytes(ffi.buffer(ffi.addressof(box)))
+
+
+def _value(value: Any) -> Any:
+    return value if isinstance(value, int) else _as_plain(value)
+
+
+def _is_named(kind: Any) -> bool:
+    return bool(kind.fields) and kind.cname != "struct kvm_irqchip"
+
+
+def _from_plain(box: Any, state: Any, name: str) -> None:
+    kind = ffi.typeof(box)
+    if kind.kind == "pointer":
+        _from_plain(box[0], state, name)
+    elif kind.kind == "array":
+        if not isinstance(state, list) or len(state) != len(box):
+            raise ValueError(f"{name} is not a list of {len(box)}")
+        for at, value in enumerate(state):
+            if isinstance(box[at], int):
+                box[at] = _checked(kind.item, value, name)
+            else:
+                _from_plain(box[at], value, f"{name}[{at}]")
+    elif kind.kind == "struct" and _is_named(kind):
+        fields = _dict(state, name)
+        if fields.keys() != {field for field, _ in kind.fields}:
+            raise ValueError(f"{name} has not the fields of {kind.cname}")
+        for field, info in kind.fields:
+            if info.type.kind == "primitive":
+                setattr(box, field, _checked(info.type, fields[field], f"{name}.{field}"))
+            else:
+                _from_plain(getattr(box, field), fields[field], f"{name}.{field}")
+    else:
+        raw = ffi.buffer(ffi.addressof(box))
+        if type(state) is not bytes or len(state) != len(raw):
+            raise ValueError(f"{name} is not {len(raw)} bytes")
+        raw[:] = state
+
+
+def _checked(kind: Any, value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 8 * ffi.sizeof(kind):
+        raise ValueError(f"{name} is {value!r}, not a number of {8 * ffi.sizeof(kind)} bits")
+    return value
+
+
+def _u64(value: Any, name: str) -> int:
+    return _checked(ffi.typeof("uint64_t"), value, name)
+
+
+def _msr_index(text: Any) -> int:
+    try:
+        return int(text, 16)
+    except (TypeError, ValueError):
+        raise ValueError(f"{text!r} is no index of an MSR") from None
+
+
+def _dict(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not a table")
+    return value
+
+
+def _member(state: dict[str, Any], name: str, kind: type) -> Any:
+    value = state.get(name)
+    if type(value) is not kind:
+        raise ValueError(f"{name!r} is missing, or of the wrong type")
+    return value

@@ -1,0 +1,144 @@
+"""A snapshot as data, and what one can be made into: another machine, or a directory."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..kvm.saved import SavedState
+from ..x86.cpuid import CpuidEntry
+from .disks import SavedDisk
+from .image import Image
+
+if TYPE_CHECKING:
+    from ..boot import EntryState
+    from ..disk import Disk
+    from ..machine import Machine
+    from ..net import NetBackend
+    from ..pc import Nic
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a machine must be made as, to have a snapshot put back."""
+
+    memory: int
+    cpus: int
+    serial_ports: int
+    nics: tuple[bytes, ...]
+    """The station addresses of the NICs."""
+
+
+@dataclass(eq=False, slots=True)
+class Snapshot:
+    """The whole state of a machine at one moment. It never changes, and outlives the machine.
+
+    Made by `Machine.snapshot` and `Snapshot.load`.
+    """
+
+    shape: Shape
+    state: SavedState
+    """What KVM keeps: vCPUs, interrupt chips, timer, clock."""
+    cpuid: list[CpuidEntry]
+    devices: dict[str, dict[str, Any]]
+    """Each device's state, by its name and its first address."""
+    lines: dict[int, list[bool]]
+    """The levels of all interrupt lines, by interrupt."""
+    consoles: list[dict[str, Any]]
+    """What has been said on the debug console and on COM1 onwards, and the input that still waits."""
+    disks: list[SavedDisk | None]
+    image: Image
+    parent: Snapshot | None = None
+    """The snapshot that the machine was put back to, or had taken, before this one."""
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    created: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+    screen: str = ""
+    """What the text screen showed."""
+    exits: int = 0
+    """How often the machine had left the guest in that run."""
+    trusted: bool = True
+    """Whether it was taken in this process; a loaded one may be anything."""
+    entry: EntryState | None = None
+    """How the image was loaded, with its symbols: not part of a saved snapshot."""
+    home: str | None = None
+    """The directory that it was saved to or loaded from."""
+
+    def fork(
+        self,
+        *,
+        disks: Sequence[Disk | str | os.PathLike[str] | None] | None = None,
+        nics: Sequence[Nic | NetBackend] | None = None,
+        prepare: Callable[[Machine], object] | None = None,
+    ) -> Machine:
+        """Another machine that goes on from here; its RAM is shared with the snapshot until it is written.
+
+        The disks' image files are opened anew with their writes discarded, unless `disks` gives others; what had been
+        written to a copy-on-write disk is put onto it. The NICs have no cable unless `nics` gives them one.
+        `prepare(machine)` adds what the first machine had besides: devices and handlers of your own. The machine has
+        not been started. Raises SnapshotError if the snapshot does not fit this host or that machine.
+        """
+        from ..machine import Machine
+        from .timeline import check_host
+
+        machine = Machine(
+            memory=self.image.memory(),
+            cpus=self.shape.cpus,
+            serial_ports=self.shape.serial_ports,
+            disks=self._open_disks() if disks is None else disks,
+            nics=self._nics() if nics is None else nics,
+        )
+        try:
+            check_host(self, machine.system.supported_cpuid())
+            if prepare is not None:
+                prepare(machine)
+            machine.timeline.begin(self)
+        except BaseException:
+            machine.close()
+            raise
+        return machine
+
+    def _open_disks(self) -> list[Disk | None]:
+        opened: list[Disk | None] = []
+        try:
+            for disk in self.disks:
+                opened.append(None if disk is None else disk.open())
+        except BaseException:
+            for made in opened:
+                if made is not None:
+                    made.close()
+            raise
+        return opened
+
+    def _nics(self) -> list[Nic]:
+        from ..net.loopback import NoNet
+        from ..pc import Nic
+
+        return [Nic(NoNet(), mac) for mac in self.shape.nics]
+
+    def save(self, path: str | os.PathLike[str], *, parent: Snapshot | None = None) -> None:
+        """Write it to the directory `path`, which is replaced if it is a snapshot.
+
+        `parent` is a snapshot that has been saved or loaded, and an ancestor: only the pages that are not as in it are
+        written, and loading needs its directory, which is named relative to `path`. The new directory is made beside
+        `path` and renamed at the end: if anything fails, what was at `path` is still there, whole. SnapshotError says
+        what failed.
+        """
+        from .format import save
+
+        save(self, os.fspath(path), parent)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Snapshot:
+        """Read it from a directory. Its RAM is mapped, not read, and must stay as it is while it is in use.
+
+        `verify` has the checksum of every page compared, for which the pages are read. SnapshotError says what is wrong
+        with the file, or what this host lacks for it.
+        """
+        from .format import load
+
+        return load(os.fspath(path), verify)

@@ -1,0 +1,303 @@
+"""The snapshots of one machine: taking one, going back to one, and knowing which pages lie between.
+
+Invariant: `_base` is a snapshot from which the RAM differs at most in the pages that were written since; who wrote them
+is told by KVM's dirty log (the guest), GuestMemory (the host), or, as long as nobody has asked for the log, by the page
+tables (RAM that began as an image). Everything here is called with the machine's lock held and no vCPU in the guest.
+
+Going back keeps an order: devices first, then the levels of their interrupt lines, which reach the chips in the kernel
+like any other edge; then RAM; at last the chips and vCPUs themselves, whose saved state says what of it had arrived.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ..device import Device
+from ..devices.ata import AtaChannel
+from ..devices.exit_ports import ShutdownPort
+from ..devices.fw_cfg import FwCfg
+from ..devices.i8042 import Port92
+from ..devices.pci import PciHost
+from ..devices.reset_control import ResetControl
+from ..display.screen import Screen
+from ..kvm import KvmError
+from ..kvm.dirty import DirtyLog, LoggedSlot, address_of
+from ..kvm.saved import Rewinder, SavedState, copy_pages, state_msrs
+from ..memory import GuestMemoryError
+from ..x86 import cpuid
+from .disks import check_disks, restore_disk, save_disk, written_through
+from .errors import SnapshotError
+from .image import Image, bitmap, fill, freeze, pages_of
+from .snapshot import Shape, Snapshot
+
+if TYPE_CHECKING:
+    from ..machine import Machine
+
+WrittenDisks = Literal["refuse", "warn"]
+"""What becomes of a snapshot of a machine with a disk that is written through."""
+
+TEXT_SCREEN, COLUMNS, ROWS = 0xB8000, 80, 25
+
+PASSIVE = (AtaChannel, FwCfg, PciHost, Port92, ResetControl, ShutdownPort)
+"""Devices that change by the guest's accesses alone: no clock, no cable, no person moves them."""
+
+FEATURE_LEAVES = ((0x1, 0, "ecx edx"), (0x7, 0, "ebx ecx edx"), (0x7, 1, "eax"), (0xD, 1, "eax"),
+                  (0x80000001, 0, "ecx edx"), (0x80000008, 0, "ebx"))  # fmt: skip
+"""The leaves of CPUID whose bits are features, and in which registers."""
+OSXSAVE, MWAIT = 1 << 27, 1 << 3
+"""Of leaf 1, ECX: no features of the CPU but what the guest did, or what KVM may not tell of."""
+
+
+class Timeline:
+    """The snapshots of `machine`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._base: Snapshot | None = None
+        self._log: DirtyLog | None = None
+        self._msrs: list[int] | None = None
+        self._shortcut: _Shortcut | None = None  # to `_base`, once the machine has been put back to it
+
+    # Taking one
+
+    def take(self, written_disks: WrittenDisks) -> Snapshot:
+        """A snapshot of the machine as it is."""
+        if names := written_through(self._machine.disks):
+            text = f"{' and '.join(names)}: writes go to the image, and going back would not undo them"
+            if written_disks != "warn":
+                raise SnapshotError(f"{text}; attach it with its writes discarded, or choose written_disks='warn'")
+            warnings.warn(text, stacklevel=3)
+        return self._take()
+
+    def _take(self) -> Snapshot:
+        machine = self._machine
+        machine.settle_cpuid()
+        state = SavedState.capture(machine.vm, machine.vcpus, self._state_msrs())
+        snapshot = Snapshot(
+            shape=self._shape(),
+            state=state,
+            cpuid=list(machine.cpuid_in_use),
+            devices={key: device.save() for key, device in self._devices().items()},
+            lines={number: [line.level for line in lines] for number, lines in machine.lines.items()},
+            consoles=[console.save() for console in machine.pc.all_consoles],
+            disks=[save_disk(disk) for disk in machine.disks],
+            image=self._image(),
+            parent=self._base,
+            screen=self._screen(),
+            exits=sum(runner.exits for runner in machine.runners),
+            entry=machine.entry,
+        )
+        self._base, self._shortcut = snapshot, None
+        return snapshot
+
+    def _state_msrs(self) -> list[int]:
+        if self._msrs is None:
+            self._msrs = state_msrs(self._machine.vcpus[0], self._machine.system.msr_indices())
+        return self._msrs
+
+    def _shape(self) -> Shape:
+        machine = self._machine
+        return Shape(
+            machine.memory.size, len(machine.vcpus), len(machine.pc.consoles), tuple(machine.pc.station_addresses)
+        )
+
+    def _devices(self) -> dict[str, Device]:
+        machine = self._machine
+        devices = {}
+        for device in (*machine.ports.devices, *machine.mmio.devices):
+            base = (device.ports or device.mmio)[0].base
+            devices[f"{device.name or type(device).__name__} at {base:#x}"] = device
+        return devices
+
+    def _screen(self) -> str:
+        """The text screen, where RAM has one: nothing else is shown in a list."""
+        try:
+            return Screen(COLUMNS, ROWS, self._machine.memory.read(TEXT_SCREEN, 2 * COLUMNS * ROWS)).text
+        except GuestMemoryError:
+            return ""
+
+    def _image(self) -> Image:
+        memory = self._machine.memory
+        written = self._written()
+        if written is None or self._base is None:
+            return Image(freeze(memory))
+        base = self._base.image
+        return Image(base.root, base.changed | written, memory.map)
+
+    def _written(self) -> int | None:
+        """The pages written since `_base`; None if all may have been. Begins anew, with the log turned on."""
+        memory, written = self._machine.memory, None
+        if self._log is not None and memory.written is not None:
+            written = int.from_bytes(self._log.fetch(), "little")
+            if memory.written:
+                written |= pages_of(memory.written)
+                memory.written.clear()
+            return written
+        if self._base is not None and memory.private:
+            written = pages_of(memory.own_pages())
+        self._turn_log_on()
+        return written
+
+    def _turn_log_on(self) -> None:
+        machine = self._machine
+        slots = []
+        for slot, region in enumerate(machine.memory.regions):
+            machine.vm.set_memory(slot, region.gpa, region.size, machine.memory.map, region.offset, log=True)
+            slots.append(LoggedSlot(slot, region.offset, region.size))
+        self._log = DirtyLog(machine.vm, slots)
+        machine.memory.written = set()
+
+    # Going back
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Start from `snapshot`: for a new machine whose RAM is its image already. SnapshotError if that cannot be."""
+        machine = self._machine
+        self._check(snapshot)
+        try:
+            machine.set_cpuid(snapshot.cpuid)
+            self._put_devices(snapshot)
+            self._put_processors(snapshot)
+        except (ValueError, OSError, KvmError) as error:
+            raise SnapshotError(f"the snapshot cannot be put back: {error}") from error
+        machine.entry = snapshot.entry
+        self._base = snapshot
+
+    def go_back(self, snapshot: Snapshot) -> None:
+        """Put the machine back to `snapshot`; SnapshotError, and no change, if that does not fit this machine."""
+        if self._shortcut is not None and snapshot is self._base and self._shortcut.go(self._log):
+            return
+        self._check(snapshot)
+        if self._machine.cpuid_in_use != snapshot.cpuid:
+            raise SnapshotError("the snapshot is of a machine with another CPUID: fork it instead")
+        before = None if snapshot.trusted else self._take()
+        try:
+            self._put_back(snapshot)
+        except (ValueError, OSError, KvmError) as error:
+            if before is not None:
+                self._put_back(before)
+            raise SnapshotError(f"the snapshot cannot be put back: {error}") from error
+
+    def _check(self, snapshot: Snapshot) -> None:
+        machine = self._machine
+        machine.settle_cpuid()
+        if snapshot.shape != self._shape():
+            raise SnapshotError(f"the snapshot is of another machine: {snapshot.shape}, this one is {self._shape()}")
+        check_disks(snapshot.disks, machine.disks)
+        if difference := snapshot.devices.keys() ^ self._devices().keys():
+            raise SnapshotError(
+                f"the snapshot is of a machine with other devices: {', '.join(sorted(difference))}; "
+                "add, by `prepare` of a fork, what the machine had besides"
+            )
+        if {number: len(levels) for number, levels in snapshot.lines.items()} != {
+            number: len(lines) for number, lines in machine.lines.items()
+        }:
+            raise SnapshotError("the snapshot is of a machine with other interrupt lines")
+
+    def _put_back(self, snapshot: Snapshot) -> None:
+        self._put_devices(snapshot)
+        self._put_memory(snapshot)
+        self._put_processors(snapshot)
+        self._shortcut = _Shortcut(self._machine, snapshot, self._devices())
+
+    def _put_devices(self, snapshot: Snapshot) -> None:
+        machine = self._machine
+        for saved, disk in zip(snapshot.disks, machine.disks, strict=True):
+            restore_disk(saved, disk)
+        # The consoles before the UARTs, which at once take what waits for them.
+        for console, state in zip(machine.pc.all_consoles, snapshot.consoles, strict=True):
+            console.restore(state)
+        for key, device in self._devices().items():
+            device.restore(snapshot.devices[key])
+        for number, lines in machine.lines.items():
+            for line, level in zip(lines, snapshot.lines[number], strict=True):
+                line.set(level)
+
+    def _put_memory(self, snapshot: Snapshot) -> None:
+        memory, base, image = self._machine.memory, self._base, snapshot.image
+        written = self._written()
+        if written is not None and base is not None and base.image.root is image.root:
+            if image is not base.image:
+                written |= base.image.changed | image.changed
+            copy_pages(memory.map, image.map, bitmap(written, memory.size))
+        else:
+            fill(memory, image)
+            memory.written = set()
+        self._base, self._shortcut = snapshot, None
+
+    def _put_processors(self, snapshot: Snapshot) -> None:
+        machine = self._machine
+        snapshot.state.apply(machine.vm, machine.vcpus)
+
+
+class _Shortcut:
+    """The way back to the snapshot that a machine was put back to last, for loops that go it thousands of times.
+
+    It does the same as `Timeline._put_back`, with all that stays the same from one time to the next made beforehand,
+    and leaves out the devices of `PASSIVE` that nobody accessed since.
+    """
+
+    def __init__(self, machine: Machine, snapshot: Snapshot, devices: dict[str, Device]) -> None:
+        self._machine = machine
+        self._ports, self._mmio = list(machine.ports.devices), list(machine.mmio.devices)
+        self._disks = list(zip(snapshot.disks, machine.disks, strict=True))
+        self._consoles = list(zip(machine.pc.all_consoles, snapshot.consoles, strict=True))
+        states = [(device, snapshot.devices[key]) for key, device in devices.items()]
+        states = [(device, state) for device, state in states if type(device).restore is not Device.restore]
+        self._active = [(device.restore, state) for device, state in states if not isinstance(device, PASSIVE)]
+        self._passive = {device: (device.restore, state) for device, state in states if isinstance(device, PASSIVE)}
+        self._lines = [
+            (line, level)
+            for number, lines in machine.lines.items()
+            for line, level in zip(lines, snapshot.lines[number], strict=True)
+        ]
+        self._target, self._source = address_of(machine.memory.map), address_of(snapshot.image.map)
+        self._rewind = Rewinder(snapshot.state, machine.vm, machine.vcpus)
+        self._forget_accesses()
+
+    def _forget_accesses(self) -> None:
+        machine = self._machine
+        machine.port_routes.clear()  # the next access of each port asks the bus again, which takes note of the device
+        machine.ports.asked.clear()
+        machine.mmio.asked.clear()
+
+    def go(self, log: DirtyLog | None) -> bool:
+        """Put the machine back; False, and nothing has changed, if it is no longer what it was when this was made."""
+        machine = self._machine
+        if log is None or machine.memory.written or machine.ports.devices != self._ports:
+            return False
+        if machine.mmio.devices != self._mmio or len(self._lines) != sum(map(len, machine.lines.values())):
+            return False
+        for saved, disk in self._disks:
+            restore_disk(saved, disk)
+        for console, console_state in self._consoles:
+            console.restore(console_state)
+        for restore, state in self._active:
+            restore(state)
+        for device in (*machine.ports.asked, *machine.mmio.asked):
+            if device in self._passive:
+                restore, state = self._passive[device]
+                restore(state)
+        for line, level in self._lines:
+            line.set(level)
+        log.undo(self._target, self._source)
+        self._rewind()
+        self._forget_accesses()
+        return True
+
+
+def check_host(snapshot: Snapshot, supported: Sequence[cpuid.CpuidEntry]) -> None:
+    """SnapshotError if the guest was shown features of a CPU that this host lacks."""
+    has = list(supported)
+    for function, index, registers in FEATURE_LEAVES:
+        wanted, offered = cpuid.find(snapshot.cpuid, function, index), cpuid.find(has, function, index)
+        for register in registers.split():
+            bits = getattr(wanted, register, 0) & ~getattr(offered, register, 0)
+            if (function, register) == (1, "ecx"):
+                bits &= ~(OSXSAVE | MWAIT)
+            if bits:
+                raise SnapshotError(
+                    f"this host's CPU lacks what the guest was shown in CPUID leaf {function:#x}.{index}: "
+                    f"{register.upper()} bits {bits:#x}"
+                )

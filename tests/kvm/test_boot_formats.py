@@ -1,0 +1,185 @@
+"""Kernels that others wrote, and a few bytes of our own, started by each boot protocol.
+
+The kernels come from Debian packages, fetched once into a cache with `apt-get download`; without them the tests are
+skipped. Linux needs a KVM that runs ring 0 at full speed and knows all instructions that it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from helpers import LIMIT
+
+from pykvm import Ending, Machine, boot
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pykvm-tests"
+LINUX_LIMIT = 55.0
+"""Seconds for Linux to boot and power off."""
+
+MIB = 1 << 20
+SHOW_EAX = bytes.fromhex("e6e9 c1e808 e6e9 c1e808 e6e9 c1e808 e6e9")
+"""out 0xE9, al; shr eax, 8; and so on: EAX to the debug console, lowest byte first."""
+SHOW_REGISTERS = SHOW_EAX + bytes.fromhex("8b03") + SHOW_EAX + bytes.fromhex("b000 e6f4")
+"""The same, then what is at [EBX], then the end."""
+
+
+def elf32(data: bytes, entry: int, notes: bytes = b"") -> bytes:
+    """An executable with one segment at 1 MiB and perhaps a note segment."""
+    header = struct.pack("<7s9xHHIIIIIHHHHHH", b"\x7fELF\1\1\1", 2, 3, 1, MIB + entry, 52, 0, 0, 52, 32, 2, 40, 0, 0)
+    at = 52 + 64
+    load = struct.pack("<8I", 1, at, MIB, MIB, len(data), len(data), 7, 4)
+    note = struct.pack("<8I", 4, at + len(data), 0, 0, len(notes), len(notes), 4, 4)
+    return header + load + note + data + notes
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "eax", "first_word"),
+    [
+        (
+            "multiboot",
+            elf32(struct.pack("<III", 0x1BADB002, 0, 0xE4524FFE) + SHOW_REGISTERS, 12),
+            0x2BADB002,
+            0b1_0010_0100_1101,
+        ),
+        (
+            "multiboot2",
+            elf32(struct.pack("<4xIIIIII", 0xE85250D6, 0, 24, 0x17ADAF12, 0, 8) + SHOW_REGISTERS, 28),
+            0x36D76289,
+            None,
+        ),
+        ("pvh", elf32(SHOW_REGISTERS, 0, struct.pack("<III4sI", 4, 4, 18, b"Xen", MIB)), 0, 0x336EC578),
+    ],
+)
+def test_kernel_gets_its_magic_and_its_information(name: str, image: bytes, eax: int, first_word: int | None) -> None:
+    with Machine(image, memory="4M") as machine:
+        assert machine.entry is not None
+        assert machine.entry.format == name
+        assert machine.run(LIMIT).ending is Ending.EXITED
+        shown_eax, shown_word = struct.unpack("<II", machine.pc.debug_console.output)
+    assert shown_eax == eax
+    assert shown_word == first_word if first_word is not None else 100 < shown_word < 4096
+
+
+# Debian's kernels
+
+
+def unpacked(package: str) -> Path:
+    """The directory with the package's files; the test is skipped if it cannot be had."""
+    target = CACHE / package
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            try:
+                subprocess.run(
+                    ["apt-get", "download", package], cwd=scratch, check=True, capture_output=True, timeout=50
+                )
+                (deb,) = Path(scratch).glob("*.deb")
+                files = Path(scratch, "files")
+                subprocess.run(["dpkg-deb", "-x", deb, files], check=True, capture_output=True)
+            except (OSError, subprocess.SubprocessError) as error:
+                pytest.skip(f"needs the Debian package {package}, which cannot be fetched: {error}")
+            files.rename(target)
+    return target
+
+
+def test_example_kernel_of_the_multiboot_specification() -> None:
+    kernel = unpacked("multiboot") / "usr/lib/multiboot/examples/kernel"
+    modules = [boot.Module(b"abc" * 2000, "mod one"), boot.Module(b"x" * 10, "mod two")]
+    with Machine(memory="64M") as machine:
+        machine.load(kernel, boot.Options(command_line="hello world", modules=modules))
+        assert machine.run(LIMIT).ending is Ending.HALTED
+        text = machine.memory.read(0xB8000, 80 * 25 * 2)[::2].decode("cp437")
+    lines = [text[at : at + 80].rstrip("\0 ") for at in range(0, len(text), 80)]
+    # Told that there is a framebuffer of EGA text, it draws a diagonal of backslashes from the top left corner.
+    assert [line[at] for at, line in enumerate(lines)] == ["\\"] * 25
+    lines = [line[:at] + "?" + line[at + 1 :] for at, line in enumerate(lines)]
+    assert lines[0].startswith("?lags = 0x12")
+    assert lines[1] == "m?m_lower = 639KB, mem_upper = 64512KB"
+    assert lines[2] == "cm?line = hello world"
+    assert lines[3].startswith("mod?_count = 2")
+    assert lines[4].endswith("cmdline = mod one")
+    assert lines[5].endswith("cmdline = mod two")
+    assert lines[6].startswith("multib?ot_elf_sec: num = 17, size = 0x28")
+    assert "base_addr = 0x000100000, length = 0x003f00000, type = 0x1" in lines[12]
+
+
+INIT_CODE = bytes.fromhex(
+    "b801000000 bf01000000 488d351f000000 ba15000000 0f05"  # write(1, the text, 21)
+    "b8a9000000 bfaddee1fe be69191228 badcfe2143 0f05"  # reboot(..., LINUX_REBOOT_CMD_POWER_OFF)
+    "ebfe"
+)
+INIT_TEXT = b"init: Linux has come!"
+
+
+def initrd() -> bytes:
+    """A cpio archive (format "newc") with a program /init that prints its text and powers the machine off."""
+    assert (len(INIT_CODE), len(INIT_TEXT)) == (0x30, 21)
+    code = INIT_CODE + INIT_TEXT
+    base, headers = 0x400000, 64 + 56
+    size = headers + len(code)
+    program = struct.pack(
+        "<7s9xHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, base + headers, 64, 0, 0, 64, 56, 1, 64, 0, 0
+    )
+    program += struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
+    archive = b""
+    for name, mode, data in (("init", 0o100755, program), ("TRAILER!!!", 0, b"")):
+        fields = (1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        archive += b"070701" + b"".join(b"%08X" % value for value in fields) + name.encode() + b"\0"
+        archive += bytes(-len(archive) % 4) + data
+        archive += bytes(-len(archive) % 4)
+    return archive
+
+
+def bzimage() -> bytes:
+    """The kernel of Debian's flavour for virtual machines."""
+    depends = subprocess.run(
+        ["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=False
+    )
+    packages = [line.split()[-1] for line in depends.stdout.splitlines() if "Depends: linux-image" in line]
+    if not packages:
+        pytest.skip("needs apt's lists with the package linux-image-cloud-amd64")
+    (kernel,) = (unpacked(packages[0]) / "boot").glob("vmlinuz-*")
+    return kernel.read_bytes()
+
+
+def vmlinux() -> bytes:
+    """The ELF file in it: the payload of the setup header's payload_offset and payload_length, here lz4-compressed."""
+    if shutil.which("lz4") is None:
+        pytest.skip("needs lz4 (Debian: apt-get install lz4)")
+    image = bzimage()
+    offset, size = struct.unpack_from("<II", image, 0x248)
+    at = (image[0x1F1] + 1) * 512 + offset
+    # The payload's last four bytes are its unpacked size, put there by the kernel's build.
+    return subprocess.run(["lz4", "-dc"], input=image[at : at + size - 4], capture_output=True, check=True).stdout
+
+
+def protocol_32(image: bytes) -> bytes:
+    """A bzImage that does not say that it has a 64-bit entry."""
+    return image[:0x236] + bytes([image[0x236] & ~1]) + image[0x237:]
+
+
+@pytest.mark.needs("ring0-sse", "ring0-x87")
+@pytest.mark.parametrize(
+    ("kind", "format_name", "cpus"),
+    [("64-bit", "linux", 1), ("64-bit", "linux", 2), ("32-bit", "linux", 1), ("elf", "pvh", 2), ("elf", "linux", 1)],
+)
+def test_linux_boots_runs_its_initrd_and_powers_off(kind: str, format_name: str, cpus: int) -> None:
+    image = {"64-bit": bzimage, "32-bit": lambda: protocol_32(bzimage()), "elf": vmlinux}[kind]()
+    options = boot.Options(command_line="console=ttyS0 panic=-1", modules=[boot.Module(initrd())], cpus=cpus)
+    with Machine(memory="256M", cpus=cpus) as machine:
+        assert machine.load(image, options, format_name).format == format_name
+        outcome = machine.run(LINUX_LIMIT)
+        log = machine.serial.text
+    assert INIT_TEXT.decode() in log
+    assert (outcome.ending, outcome.code) == (Ending.EXITED, 0)
+    assert f"smp: Brought up 1 node, {cpus} CPU" in log
+    assert "ACPI: PM-Timer IO Port: 0x608" in log
+    assert "8254 timer not connected" not in log
+    for complaint in ("ACPI Error", "ACPI Warning", "ACPI BIOS Error", "Kernel panic"):
+        assert complaint not in log

@@ -1,0 +1,90 @@
+"""`pykvm snapshot`, `restore`, `snapshots`, and the options of `run`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import HALT, flat, leaves_no_traceback, pykvm
+
+from pykvm.snapshot import Snapshot
+
+Guest = Callable[[str], Path]
+HASH = b"hash: 4bf48828d481916b"
+
+
+def test_a_snapshot_at_a_text_goes_on_from_there(guest: Guest, tmp_path: Path) -> None:
+    path = tmp_path / "a.pykvm"
+    done = pykvm("snapshot", guest("hash"), path, "--at", "step 8\n")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert Snapshot.load(path).consoles[1]["output"].rstrip().endswith(b"step 8")
+    for _ in range(2):
+        done = pykvm("restore", path)
+        assert done.returncode == 0
+        assert HASH in done.stdout
+        assert b"step 8" not in done.stdout
+
+
+def test_run_goes_on_after_its_snapshot(guest: Guest, tmp_path: Path) -> None:
+    path = tmp_path / "a.pykvm"
+    done = pykvm("run", guest("hash"), "--snapshot-at", "exits:40", "--snapshot-to", path)
+    assert done.returncode == 0
+    assert HASH in done.stdout
+    assert b"snapshot saved" in done.stderr
+    on_top = tmp_path / "b.pykvm"
+    done = pykvm("restore", path, "--json", "--snapshot-at", "step 24", "--snapshot-to", on_top)
+    assert HASH.decode() in json.loads(done.stdout)["serial"]
+    listed = json.loads(pykvm("snapshots", tmp_path, "--json").stdout)
+    assert [(Path(entry["path"]).name, entry["parent"], entry["cpus"]) for entry in listed] == [
+        ("a.pykvm", None, 1),
+        ("b.pykvm", "a.pykvm", 1),
+    ]
+    assert HASH in pykvm("restore", on_top).stdout
+
+
+def test_the_list_shows_size_age_parent_and_screen(tmp_path: Path) -> None:
+    with flat(HALT) as machine:
+        machine.memory.write(0xB8000, b"".join(bytes((code, 7)) for code in b"Hello, screen \x1b".ljust(2000)))
+        machine.snapshot().save(tmp_path / "a.pykvm")
+    done = pykvm("snapshots", tmp_path)
+    text = done.stdout.decode()
+    assert "a.pykvm" in text
+    assert "of 4 MiB, 1 CPU, " in text
+    assert "second" in text
+    assert "│Hello, screen" in text
+    assert "\x1b" not in text
+
+
+def test_mistakes_are_told_in_a_line(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / "broken.pykvm").mkdir()
+    (tmp_path / "broken.pykvm" / "state.json").write_text("{}")
+    to = tmp_path / "a.pykvm"
+    for arguments, told in (
+        (["run", guest("hash"), "--snapshot-at", "step"], b"go together"),
+        (["run", guest("hash"), "--snapshot-at", "exits:0", "--snapshot-to", to], b"positive number"),
+        (["run", guest("hash"), "--snapshot-at", "", "--snapshot-to", to], b"empty text"),
+        (["run", guest("hello64"), "--snapshot-at", "never", "--snapshot-to", to], b"did not come"),
+        (["run", guest("hash"), "--snapshot-at", "step", "--snapshot-to", tmp_path / "no" / "a"], b"No such file"),
+        (["restore", tmp_path / "broken.pykvm"], b"cannot be read"),
+        (["restore", tmp_path], b"cannot be read"),
+    ):
+        done = pykvm(*arguments)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert leaves_no_traceback([done.stdout, done.stderr])
+    assert not to.exists()
+    done = pykvm("snapshots", tmp_path)
+    assert done.returncode == 1
+    assert b"broken.pykvm cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["rw", "discard"])
+def test_a_disk_that_is_written_through_is_warned_about(guest: Guest, tmp_path: Path, mode: str) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    path = tmp_path / "a.pykvm"
+    done = pykvm("snapshot", guest("disk"), path, "--at", "disk", "-d", f"{image},{mode}")
+    assert done.returncode == 0, done.stderr
+    assert (b"warning: disk 0" in done.stderr) == (mode == "rw")

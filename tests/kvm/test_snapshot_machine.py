@@ -1,0 +1,570 @@
+"""Snapshots within one process: going back and forth, forks, and that nothing in flight is lost."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from helpers import EXIT_AL, HALT, LIMIT, SPIN, flat, hexcode
+
+from pykvm import Access, Ending, Machine, PykvmError, open_disk
+from pykvm.kvm import MpState
+from pykvm.kvm.saved import tsc_moves
+from pykvm.net.loopback import Loopback
+from pykvm.pc import Nic
+from pykvm.snapshot import Snapshot, SnapshotError
+from pykvm.snapshot.trigger import Moment, snapshot_at
+
+Guest = Callable[[str], Path]
+HASH = "hash: 4bf48828d481916b\n"
+"""What the guest `hash` ends with, wherever it runs."""
+
+COUNTER = hexcode("""
+    ff 04 25 00 00 20 00  ; again: inc dword [0x200000]
+    a1 00 00 20 00 00 00 00 00  ; mov eax, [0x200000]
+    e6 80                 ; out 0x80, al
+    eb ec                 ; jmp again
+""")
+
+
+def taken_at(machine: Machine, moment: Moment) -> Snapshot:
+    """Run the machine up to that moment, and end the run."""
+    taken: list[Snapshot] = []
+
+    def use(snapshot: Snapshot) -> None:
+        taken.append(snapshot)
+        machine.request_stop("seen enough")
+
+    with machine.lock:
+        snapshot_at(machine, moment, use)
+    outcome = machine.run(LIMIT)
+    assert taken, outcome
+    return taken[0]
+
+
+# Back and forth
+
+
+def test_a_machine_goes_back_and_runs_again(guest: Guest) -> None:
+    with Machine(guest("hello64")) as machine:
+        before = machine.snapshot()
+        for _ in range(3):
+            assert machine.run(LIMIT).code == 0
+            assert machine.serial.text == "Hello from 64-bit long mode!\n"
+            machine.restore(before)
+            assert machine.outcome is None
+            assert machine.serial.text == ""
+        after_one = machine.run(LIMIT)
+        assert after_one.exits > 0
+
+
+def test_snapshots_nest_and_may_be_restored_in_any_order() -> None:
+    with flat(COUNTER) as machine:
+        counts: dict[int, Snapshot] = {}
+        seen = threading.Semaphore(0)
+
+        @machine.port(0x80)
+        def count(access: Access) -> None:
+            seen.release()
+
+        machine.start(LIMIT)
+        for _ in range(4):
+            for _ in range(5):
+                assert seen.acquire(timeout=LIMIT)
+            machine.pause()
+            number = machine.memory.read_int(0x200000, 4)
+            machine.memory.write_int(0x201000, 4, number)  # what the host writes goes back, too
+            counts[number] = machine.snapshot()
+            while seen.acquire(blocking=False):
+                pass
+            machine.resume()
+        assert len(counts) == 4
+        machine.pause()
+        numbers = list(counts)
+        for index in (2, 0, 3, 3, 1, 2, 0, 1):
+            machine.restore(counts[numbers[index]])
+            assert machine.memory.read_int(0x200000, 4) == numbers[index]
+            assert machine.memory.read_int(0x201000, 4) == numbers[index]
+            registers = machine.vcpus[0].get_registers()
+            assert registers.rip in range(0x100000, 0x100000 + len(COUNTER))
+        while seen.acquire(blocking=False):
+            pass
+        machine.resume()
+        assert seen.acquire(timeout=LIMIT)
+        machine.pause()
+        assert machine.memory.read_int(0x200000, 4) in range(numbers[1], numbers[1] + 1000)
+
+
+def test_going_back_undoes_all_that_was_written(guest: Guest) -> None:
+    with Machine(guest("hash"), memory="8M") as machine:
+        before = machine.snapshot()
+        ram = machine.memory.read(0, machine.memory.size)
+        for _ in range(2):
+            machine.run(LIMIT)
+            assert machine.memory.read(0, machine.memory.size) != ram
+            machine.memory.write(0x700FFF, b"two pages")
+            machine.memory.zero(0x1000, 0x3000)
+            machine.restore(before)
+            assert machine.memory.read(0, machine.memory.size) == ram
+
+
+def test_an_older_snapshot_comes_back_after_a_newer_one(guest: Guest) -> None:
+    with Machine(guest("hash"), memory="8M") as machine:
+        first = machine.snapshot()
+        ram = machine.memory.read(0, machine.memory.size)
+        machine.run(LIMIT)
+        second = machine.snapshot()
+        ended = machine.memory.read(0, machine.memory.size)
+        for snapshot, content in ((first, ram), (second, ended), (first, ram), (first, ram), (second, ended)):
+            machine.restore(snapshot)
+            assert machine.memory.read(0, machine.memory.size) == content
+        machine.restore(first)
+        assert machine.run(LIMIT).code == 0
+        assert machine.serial.text.endswith(HASH)
+
+
+def test_a_run_cannot_begin_twice_without_going_back() -> None:
+    with flat(HALT) as machine:
+        before = machine.snapshot()
+        machine.run(LIMIT)
+        with pytest.raises(PykvmError, match="restore a snapshot"):
+            machine.run(LIMIT)
+        machine.restore(before)
+        assert machine.run(LIMIT).ending is Ending.HALTED
+
+
+def test_a_time_limit_does_not_reach_into_the_next_run() -> None:
+    with flat(SPIN) as machine:
+        before = machine.snapshot()
+        assert machine.run(0.05).ending is Ending.TIMED_OUT
+        machine.restore(before)
+        machine.start()
+        machine.pause()
+        assert machine.outcome is None
+        machine.restore(before)
+        machine.resume()
+        assert machine.stop("enough").reason == "enough"
+
+
+def test_a_closed_machine_and_one_of_another_shape_are_refused() -> None:
+    with flat(HALT) as machine, flat(HALT, memory="8M") as other:
+        snapshot = machine.snapshot()
+        with pytest.raises(SnapshotError, match="another machine"):
+            other.restore(snapshot)
+        assert other.run(LIMIT).ending is Ending.HALTED
+    with pytest.raises(PykvmError, match="closed"):
+        machine.restore(snapshot)
+    with snapshot.fork() as later:  # a snapshot outlives its machine
+        assert later.run(LIMIT).ending is Ending.HALTED
+
+
+# Forks
+
+
+def test_forks_go_on_from_the_snapshot_each_for_itself(guest: Guest) -> None:
+    with Machine(guest("echo")) as machine:
+        machine.start(LIMIT)
+        machine.serial.wait_for("ready")
+        snapshot = machine.snapshot()
+        forks = [snapshot.fork() for _ in range(3)]
+        for number, fork in enumerate(forks):
+            fork.start(LIMIT)
+            fork.serial.send(f"I am {number}\nexit {number}\n")
+        for number, fork in enumerate(forks):
+            assert fork.wait().value == number
+            assert fork.serial.text == f"ready\necho: I am {number}\n"
+            assert fork.memory.committed() < 64 << 10
+            fork.close()
+        machine.serial.send("exit 9\n")
+        assert machine.wait().value == 9
+        assert machine.serial.text == "ready\n"
+
+
+def test_a_fork_can_be_snapshotted_forked_and_reset_itself(guest: Guest) -> None:
+    with Machine(guest("hash"), memory="8M") as machine:
+        first = taken_at(machine, Moment(text=b"step 8\n"))
+    with first.fork() as fork:
+        second = taken_at(fork, Moment(text=b"step 16\n"))
+        assert second.parent is first
+        assert second.image.root is first.image.root
+        for snapshot in (first, second, first):
+            fork.restore(snapshot)
+            fork.runners[0].way_in = fork.vcpus[0]
+            assert fork.run(LIMIT).code == 0
+            assert fork.serial.text.endswith(HASH)
+    with second.fork() as grandchild:
+        assert grandchild.run(LIMIT).code == 0
+        assert grandchild.serial.text.endswith(HASH)
+
+
+def test_a_device_of_ones_own_is_put_onto_a_fork_by_prepare() -> None:
+    def prepare(machine: Machine) -> None:
+        @machine.port(0x700)
+        def seven(access: Access) -> int:
+            return 7
+
+    with flat(hexcode("66 ba 00 07; mov dx, 0x700\nec; in al, dx") + EXIT_AL) as machine:
+        prepare(machine)
+        snapshot = machine.snapshot()
+    with pytest.raises(SnapshotError, match=r"seven at 0x700.*prepare"):
+        snapshot.fork()
+    with snapshot.fork(prepare=prepare) as fork:
+        assert fork.run(LIMIT).value == 7
+
+
+# Nothing in flight is lost
+
+
+@pytest.mark.parametrize("exits", [1, 2, 3, 9, 10, 20, 31, 47, 60, 77, 90, 101, 116])
+def test_a_computation_ends_with_the_same_hash_from_any_exit_on(guest: Guest, exits: int) -> None:
+    with Machine(guest("hash"), memory="8M") as machine:
+        snapshot = taken_at(machine, Moment(exits=exits))
+    with snapshot.fork() as fork:
+        assert fork.run(LIMIT).code == 0
+        assert fork.serial.text == "hashing\nstep 8\nstep 16\nstep 24\n" + HASH
+
+
+def test_a_port_read_in_flight_arrives() -> None:
+    """The snapshot is asked for while the guest is inside its `in`: it has the answer."""
+    code = hexcode("b0 00; mov al, 0\ne4 80; in al, 0x80") + EXIT_AL
+    taken: list[Snapshot] = []
+    with flat(code) as machine:
+
+        def prepare(machine: Machine) -> None:
+            @machine.port(0x80)
+            def answer(access: Access) -> int:
+                machine.at_rest(lambda: taken.append(machine.timeline.take("refuse")))
+                return 0x35
+
+        prepare(machine)
+        assert machine.run(LIMIT).value == 0x35
+    with taken[0].fork(prepare=prepare) as fork:
+        assert fork.run(LIMIT).value == 0x35
+    assert len(taken) == 1  # the fork did not read again
+
+
+def test_a_string_input_in_flight_arrives_whole() -> None:
+    code = hexcode("""
+        66 ba 80 00     ; mov dx, 0x80
+        bf 00 00 20 00  ; mov edi, 0x200000
+        b9 40 00 00 00  ; mov ecx, 64
+        f3 6c           ; rep insb
+        8a 04 25 3f 00 20 00  ; mov al, [0x20003f]
+    """) + EXIT_AL  # fmt: skip
+    with flat(code) as machine:
+        taken: list[Snapshot] = []
+
+        def prepare(machine: Machine) -> None:
+            served = iter(range(1000))
+
+            @machine.port(0x80)
+            def answer(access: Access) -> int:
+                number = next(served)
+                if number == 10:
+                    machine.at_rest(lambda: taken.append(machine.timeline.take("refuse")))
+                return number
+
+        prepare(machine)
+        value = machine.run(LIMIT).value
+        received = machine.memory.read(0x200000, 64)
+        assert (value, received) == (63, bytes(range(64)))
+    with taken[0].fork(prepare=prepare) as fork:
+        assert fork.run(LIMIT).value == 63
+        assert fork.memory.read(0x200000, 64) == received
+
+
+TAKE_IRQ_5 = hexcode("""
+    ; a 64-bit IDT at 0x300000 with one gate for vector 0x25
+    bf 50 02 30 00        ; mov edi, 0x300000 + 0x25 * 16
+    b8 00 10 10 00        ; mov eax, handler (0x101000)
+    66 89 07              ; mov [rdi], ax
+    66 c7 47 02 08 00     ; mov word [rdi + 2], 8
+    c1 e8 10              ; shr eax, 16
+    66 c7 47 04 00 8e     ; mov word [rdi + 4], 0x8E00
+    66 89 47 06           ; mov [rdi + 6], ax
+    c7 47 08 00 00 00 00  ; mov dword [rdi + 8], 0
+    66 c7 04 25 00 40 30 00 ff 0f     ; mov word [0x304000], 0xFFF
+    48 c7 04 25 02 40 30 00 00 00 30 00  ; mov qword [0x304002], 0x300000
+    0f 01 1c 25 00 40 30 00  ; lidt [0x304000]
+    b0 11 e6 20           ; ICW1 of the master 8259A
+    b0 20 e6 21           ; ICW2: vectors from 0x20
+    b0 04 e6 21           ; ICW3
+    b0 01 e6 21           ; ICW4
+    b0 df e6 21           ; OCW1: only IRQ 5
+""")
+HANDLER = hexcode("""
+    fe 04 25 00 50 30 00  ; inc byte [0x305000]
+    b0 20 e6 20           ; OCW2: end of interrupt
+    48 cf                 ; iretq
+""")
+
+
+def interrupted(code: bytes) -> Machine:
+    """A machine that takes IRQ 5 into a counter at 0x305000, and has a port 0x80 that raises it for a moment."""
+    machine = flat(TAKE_IRQ_5 + code)
+    machine.memory.write(0x101000, HANDLER)
+    prepare_irq(machine)
+    return machine
+
+
+def prepare_irq(machine: Machine) -> None:
+    line = machine.irq(5)
+
+    @machine.port(0x80)
+    def raise_irq(access: Access) -> None:
+        line.pulse()
+
+    @machine.port(0x81)
+    def here(access: Access) -> None:
+        """A place for a snapshot."""
+
+
+TELL = hexcode("8a 04 25 00 50 30 00; mov al, [0x305000]") + EXIT_AL
+
+
+def exits_of(machine: Machine, port: int) -> int:
+    """The number of the exit that accesses `port` first."""
+    before = machine.snapshot()
+    numbers = iter(range(1, 10_000))
+    counted: list[int] = []
+    enter, answer = machine.vcpus[0].enter, machine.vcpus[0].enter_answering
+
+    class Counting:
+        @staticmethod
+        def enter() -> int:
+            return note(enter())
+
+        @staticmethod
+        def enter_answering(value: int) -> int:
+            return note(answer(value))
+
+    def note(result: int) -> int:
+        if result >= 0:
+            number = next(numbers)
+            if result >> 32 & 0xFFFF == port and not counted:
+                counted.append(number)
+        return result
+
+    machine.runners[0].way_in = Counting()
+    machine.run(LIMIT)
+    machine.restore(before)
+    return counted[0]
+
+
+def test_an_interrupt_raised_but_not_taken_is_taken_once() -> None:
+    wait = hexcode("b9 00 04 00 00; mov ecx, 1024\nff c9; dec ecx\n75 fc; jnz")
+    with interrupted(hexcode("e6 80; out 0x80\ne6 81; out 0x81\nfb; sti") + wait + TELL) as machine:
+        snapshot = taken_at(machine, Moment(exits=exits_of(machine, 0x81)))
+        assert machine.memory.read_int(0x305000, 1) == 0
+    for _ in range(2):
+        with snapshot.fork(prepare=prepare_irq) as fork:
+            assert fork.run(LIMIT).value == 1
+
+
+def test_a_halted_cpu_stays_halted_until_its_interrupt() -> None:
+    with interrupted(hexcode("e6 81; out 0x81\nfb f4; sti, hlt") + TELL) as machine:
+        machine.start(LIMIT)
+        halted = machine.vcpus[0]
+        while True:
+            machine.pause()
+            if halted.get_mp_state() is MpState.HALTED:
+                break
+            machine.resume()
+            with suppress(TimeoutError):  # lets it run on
+                machine.wait(0.01)
+        snapshot = machine.snapshot()
+        machine.resume()
+        machine.stop()
+    with snapshot.fork(prepare=prepare_irq) as fork:
+        assert fork.vcpus[0].get_mp_state() is MpState.HALTED
+        fork.start(LIMIT)
+        with fork.lock:
+            fork.lines[5][-1].pulse()
+        assert fork.wait().value == 1
+
+
+def test_the_shadow_of_sti_goes_along() -> None:
+    with flat(SPIN) as machine:
+        machine.start(LIMIT)
+        machine.pause()
+        events = machine.vcpus[0].get_events()
+        events.interrupt_shadow = 2  # KVM_X86_SHADOW_INT_STI
+        machine.vcpus[0].set_events(events)
+        shadowed = machine.vcpus[0].get_events()
+        snapshot = machine.snapshot()
+        with snapshot.fork() as fork:
+            assert fork.vcpus[0].get_events() == shadowed
+        events.interrupt_shadow = 0
+        machine.vcpus[0].set_events(events)
+        machine.restore(snapshot)
+        assert machine.vcpus[0].get_events() == shadowed
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+def test_two_cpus_at_work_come_to_the_same_total(guest: Guest, part: float) -> None:
+    with Machine(guest("smp"), cpus=2) as machine:
+        first = machine.snapshot()
+        machine.run(LIMIT)
+        whole = machine.serial.text
+        exits = sum(runner.exits for runner in machine.runners)
+        machine.restore(first)
+        snapshot = taken_at(machine, Moment(exits=max(1, int(exits * part))))
+    with snapshot.fork() as fork:
+        assert fork.run(LIMIT).ending is Ending.EXITED
+        assert fork.serial.text.splitlines()[-1] == whole.splitlines()[-1]
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_disk_command_in_flight_goes_on(guest: Guest, tmp_path: Path, step: int) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    with Machine(guest("disk"), disks=[open_disk(image, "discard")]) as machine:
+        first = machine.snapshot()
+        machine.run(LIMIT)
+        assert machine.serial.text.endswith("disk: ok\n")
+        whole, exits = machine.serial.text, sum(runner.exits for runner in machine.runners)
+        machine.restore(first)
+        snapshot = taken_at(machine, Moment(exits=1 + (exits - 10) * step // 6 + 3 * step))
+    with snapshot.fork() as fork:
+        outcome = fork.run(LIMIT)
+        assert outcome.code == 0, fork.serial.text
+        assert fork.serial.text == whole
+    assert image.read_bytes() == bytes(1 << 20)
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_frame_in_the_nic_is_still_there(guest: Guest, step: int) -> None:
+    def result(machine: Machine) -> str:
+        return next(line for line in machine.serial.text.splitlines() if "NE2000" in line or "network" in line.lower())
+
+    with Machine(guest("demo"), nics=[Loopback()]) as machine:
+        first = machine.snapshot()
+        assert machine.run(LIMIT).code == 0
+        told, exits = result(machine), sum(runner.exits for runner in machine.runners)
+        machine.restore(first)
+        snapshot = taken_at(machine, Moment(exits=1 + (exits - 10) * step // 6 + 3 * step))
+    with snapshot.fork(nics=[Nic(Loopback(), snapshot.shape.nics[0])]) as fork:
+        assert fork.run(LIMIT).code == 0
+        assert result(fork) == told
+
+
+def test_input_that_waits_and_characters_in_the_fifo_are_read_after_going_back(guest: Guest) -> None:
+    text = "a line that is longer than the FIFO of the UART\n"
+    with Machine(guest("echo")) as machine:
+        machine.start(LIMIT)
+        machine.serial.wait_for("ready")
+        machine.pause()
+        machine.serial.send(text)
+        snapshot = machine.snapshot()
+        machine.resume()
+        machine.serial.wait_for(f"echo: {text.strip()}")
+        machine.restore(snapshot)
+        machine.serial.wait_for(f"echo: {text.strip()}")
+        with snapshot.fork() as fork:
+            fork.start(LIMIT)
+            fork.serial.wait_for(f"echo: {text.strip()}")
+
+
+# Disks
+
+
+def test_a_disk_goes_back_with_its_machine(guest: Guest, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(os.urandom(1 << 20))
+    disk = open_disk(image, "discard")
+    with Machine(guest("disk"), disks=[disk]) as machine:
+        before, content = machine.snapshot(), disk.read_at(0, disk.size)
+        machine.run(LIMIT)
+        written = disk.read_at(0, disk.size)
+        after = machine.snapshot()
+        assert written != content
+        for snapshot, expected in ((before, content), (after, written), (before, content)):
+            machine.restore(snapshot)
+            assert disk.read_at(0, disk.size) == expected
+    with after.fork() as fork:
+        forked = fork.disks[0]
+        assert forked is not None
+        assert forked.read_at(0, forked.size) == written
+    os.utime(image, ns=(1, 1))
+    with pytest.raises(SnapshotError, match="changed since"):
+        after.fork()
+    with pytest.raises(SnapshotError, match="other places"):
+        after.fork(disks=[])
+
+
+def test_a_disk_that_is_written_through_is_refused_or_warned_about(guest: Guest, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    with Machine(guest("disk"), disks=[image]) as machine:
+        with pytest.raises(SnapshotError, match=r"disk\.img.*would not undo"):
+            machine.snapshot()
+        with pytest.warns(UserWarning, match=r"disk\.img.*would not undo"):
+            machine.snapshot(written_disks="warn")
+
+
+# Time
+
+
+def test_kvmclock_goes_on_from_where_it_was() -> None:
+    with flat(HALT) as machine:
+        machine.start(LIMIT)
+        machine.pause()
+        snapshot = machine.snapshot()
+        saved = snapshot.state.vm.clock.clock
+        machine.vm.set_clock(saved + 1000 * 10**9)
+        machine.restore(snapshot)
+        assert saved <= machine.vm.get_clock().clock < saved + 900 * 10**9
+        with snapshot.fork() as fork:
+            assert saved <= fork.vm.get_clock().clock < saved + 900 * 10**9
+
+
+def test_the_tsc_goes_back_where_kvm_can_move_it() -> None:
+    with flat(SPIN, cpus=2) as machine:
+        snapshot = machine.snapshot()
+        moved = snapshot.state.tsc + (1 << 44)
+        machine.vcpus[0].set_msrs({0x10: moved})
+        machine.restore(snapshot)
+        now = [vcpu.get_msrs((0x10,))[0x10] for vcpu in machine.vcpus]
+        assert all(tsc >= snapshot.state.tsc for tsc in now)
+        if tsc_moves(machine.vcpus[0]):
+            assert all(tsc < snapshot.state.tsc + (1 << 43) for tsc in now)
+
+
+def test_the_acpi_timer_counts_on_from_where_it_was() -> None:
+    with flat(HALT) as machine:
+        then = machine.pc.acpi.read(8, 4)
+        snapshot = machine.snapshot()
+        with snapshot.fork() as fork:
+            gone = (fork.pc.acpi.read(8, 4) - then) % (1 << 32)
+        assert gone < 3_579_545 * 30  # so many ticks are 30 seconds; backwards would be 2**32 less a few
+
+
+PERIODIC = hexcode("""
+    b0 34 e6 43           ; PIT channel 0: mode 2, both bytes
+    b0 00 e6 40 b0 10 e6 40  ; every 4096 ticks: 3.4 ms
+    b0 fe e6 21           ; only IRQ 0
+    e6 81                 ; out 0x81: here
+    fb                    ; sti
+    f4                    ; again: hlt
+    80 3c 25 00 50 30 00 03  ; cmp byte [0x305000], 3
+    72 f5                 ; jb again
+    fa                    ; cli
+""")
+
+
+def test_the_pit_ticks_on_after_a_restore() -> None:
+    with interrupted(PERIODIC + TELL) as machine:
+        machine.memory.write(0x300200, gate(0x101000))  # vector 0x20: the same handler
+        snapshot = taken_at(machine, Moment(exits=exits_of(machine, 0x81)))
+    with snapshot.fork(prepare=prepare_irq) as fork:
+        assert fork.run(LIMIT).value == 3
+
+
+def gate(handler: int) -> bytes:
+    """A 64-bit interrupt gate (SDM volume 3A, 6.14.1)."""
+    low, high = handler & 0xFFFF, handler >> 16
+    return low.to_bytes(2, "little") + b"\x08\0\0\x8e" + high.to_bytes(6, "little") + bytes(4)
