@@ -118,9 +118,7 @@ def measure(settings: Settings) -> list[Table]:
             image.write_bytes(code)
             contestants = {"c": partial(run_c, peer, image), "pykvm": partial(run_pykvm, code)}
             results = in_turn(contestants, settings.rounds(25, 5))
-            (c_wall, c_cpu), (our_wall, our_cpu) = (
-                list(zip(*results[name], strict=True)) for name in ("c", "pykvm")
-            )
+            (c_wall, c_cpu), (our_wall, our_cpu) = (list(zip(*results[name], strict=True)) for name in ("c", "pykvm"))
             each = [median(times) / count / 1000 for times in (c_wall, our_wall, c_cpu, our_cpu)]
             table.rows.append([
                 case.title, each[0], each[1], ratio(our_wall, c_wall), spread(our_wall, c_wall),

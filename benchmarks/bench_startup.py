@@ -150,7 +150,9 @@ def imports(settings: Settings) -> Table:
         groups[name.split(".")[0]] = groups.get(name.split(".")[0], 0) + took
     del table.rows[MODULES_SHOWN:]
     top = ", ".join(f"{name} {groups[name] / 1000:.1f} ms" for name in ("pykvm", "click") if name in groups)
-    table.notes.append(f"All together: {sum(middle.values()) / 1000:.1f} ms, of it {top}. Measuring slows imports down.")
+    table.notes.append(
+        f"All together: {sum(middle.values()) / 1000:.1f} ms, of it {top}. Measuring slows imports down."
+    )
     return table
 
 

@@ -4,10 +4,10 @@ from pykvm import Device, IrqLine, Machine, Range
 
 
 class Doubler(Device):
-    """Port 0x510: write a number, wait for the interrupt, read twice the number."""
+    """Port 0x530: write a number, wait for the interrupt, read twice the number."""
 
     name = "doubler"
-    ports = (Range(0x510, 1),)
+    ports = (Range(0x530, 1),)
     width = 1
 
     def __init__(self, irq: IrqLine) -> None:
@@ -31,7 +31,7 @@ GUEST = bytes.fromhex(
     "c706 3600 0000"  # and its segment
     "b011 e620 b008 e621 b004 e621 b001 e621"  # the PIC: vectors from 8 on
     "b0df e621"  # all IRQs masked but number 5
-    "ba1005 b015 ee"  # out 0x510, 21
+    "ba3005 b015 ee"  # out 0x530, 21
     "fb f4 ebfd"  # sti; hlt; jmp to the hlt
     "ec e6f4"  # handler: in al, dx; out 0xF4, al
     "f4 ebfd"

@@ -24,9 +24,7 @@ from .saving import warn_in_words
 )  # fmt: skip
 @click.option("-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End the run after so many seconds.")
 @click.option("--verify/--no-verify", default=True, help="Whether to compare the checksums of RAM.", show_default=True)
-@click.option(
-    "--snapshot-at", metavar="TEXT|exits:N", help="Save another snapshot, on top of this one, then."
-)
+@click.option("--snapshot-at", metavar="TEXT|exits:N", help="Save another snapshot, on top of this one, then.")
 @click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")

@@ -16,9 +16,7 @@ from .saving import Saver, warn_in_words
 @click.command("snapshot", short_help="Run a guest image up to a moment and save its whole state.")
 @click.argument("kernel", type=click.Path(exists=True, dir_okay=False))
 @click.argument("path", type=click.Path())
-@click.option(
-    "--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N."
-)
+@click.option("--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N.")
 @click.option("-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G.")
 @click.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs.")
 @click.option(

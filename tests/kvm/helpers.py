@@ -44,7 +44,9 @@ def flat(code: bytes, mode: int = 64, **options: Any) -> Machine:
     return Machine(code, format="flat", mode=mode, **options)
 
 
-def pykvm(*arguments: object, stdin: bytes = b"", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+def pykvm(
+    *arguments: object, stdin: bytes = b"", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run the command line to its end, without a terminal."""
     return subprocess.run(
         [*PYKVM, *map(str, arguments)],

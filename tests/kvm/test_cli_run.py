@@ -195,7 +195,9 @@ def test_a_reader_that_leaves_ends_the_run(guest: Guest) -> None:
 
 def test_head_may_have_the_first_line_of_json_and_info(guest: Guest) -> None:
     for arguments in (["info"], ["info", "--json"], ["run", "--json", str(guest("hello64"))]):
-        with subprocess.Popen([*PYKVM, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            [*PYKVM, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.close()

@@ -206,7 +206,9 @@ def test_a_closed_descriptor_is_an_error_and_closes_twice(system: System) -> Non
 
 def test_registers(bench: Bench) -> None:
     names = [name for name in asdict(Registers()) if name not in ("rip", "rflags")]
-    wanted = Registers(**{name: 0x1111111111111111 * n & (1 << 64) - 1 for n, name in enumerate(names)}, rip=0x1234, rflags=0x46)
+    wanted = Registers(
+        **{name: 0x1111111111111111 * n & (1 << 64) - 1 for n, name in enumerate(names)}, rip=0x1234, rflags=0x46
+    )
     bench.vcpu.set_registers(wanted)
     assert bench.vcpu.get_registers() == wanted
 
@@ -271,7 +273,12 @@ def test_extended_control_registers(bench: Bench) -> None:
 
 
 def test_msrs(bench: Bench) -> None:
-    wanted = {STAR: 0x0023001000000000, LSTAR: 0xFFFFFFFF81000000, KERNEL_GS_BASE: 0x7FFF00001000, IA32_SYSENTER_CS: 0x10}
+    wanted = {
+        STAR: 0x0023001000000000,
+        LSTAR: 0xFFFFFFFF81000000,
+        KERNEL_GS_BASE: 0x7FFF00001000,
+        IA32_SYSENTER_CS: 0x10,
+    }
     bench.vcpu.set_msrs(wanted)
     assert bench.vcpu.get_msrs(list(wanted)) == wanted
     # Those that there are not are left out, wherever they stand.
@@ -479,7 +486,9 @@ def test_a_triple_fault_is_a_shutdown(bench: Bench) -> None:
 
 # Interrupts and events
 
-PIC_FOR_IRQ_5 = hexcode("b0 11 e6 20\n b0 20 e6 21\n b0 04 e6 21\n b0 01 e6 21\n b0 df e6 21\n fb; sti\n e6 d0; out 0xd0, al\n eb fe")
+PIC_FOR_IRQ_5 = hexcode(
+    "b0 11 e6 20\n b0 20 e6 21\n b0 04 e6 21\n b0 01 e6 21\n b0 df e6 21\n fb; sti\n e6 d0; out 0xd0, al\n eb fe"
+)
 
 
 def interruptible(bench: Bench, vector: int) -> None:
@@ -563,7 +572,9 @@ def test_an_interrupt_without_chips_in_the_kernel(system: System) -> None:
 
 # Dirty log
 
-DIRTY_TWO_PAGES = hexcode("b8 00 20; mov ax, 0x2000\n 8e d8; mov ds, ax\n a2 00 00; mov [0], al\n a2 00 50; mov [0x5000], al\n e6 d0")
+DIRTY_TWO_PAGES = hexcode(
+    "b8 00 20; mov ax, 0x2000\n 8e d8; mov ds, ax\n a2 00 00; mov [0], al\n a2 00 50; mov [0x5000], al\n e6 d0"
+)
 
 
 def dirty_pages(bench: Bench) -> list[int]:

@@ -137,7 +137,9 @@ def test_string_output_to_the_debug_console_arrives_whole() -> None:
         assert machine.pc.debug_console.output == text
 
 
-COM_HELLO = hexcode("66 ba f8 03\n b0 31\n ee\n 66 ba f8 02\n b0 32\n ee\n 66 ba e8 03\n b0 33\n ee\n 66 ba e8 02\n b0 34\n ee")
+COM_HELLO = hexcode(
+    "66 ba f8 03\n b0 31\n ee\n 66 ba f8 02\n b0 32\n ee\n 66 ba e8 03\n b0 33\n ee\n 66 ba e8 02\n b0 34\n ee"
+)
 """mov dx, COMn; mov al, 'n'; out dx, al for COM1 to COM4."""
 
 

@@ -69,7 +69,9 @@ def test_ports_are_seen_at_their_offset_with_size_and_value() -> None:
 def test_a_wide_access_to_a_narrow_device_comes_in_pieces() -> None:
     device = Recorder(0x11, 0x22, 0x33, 0x44, ports=(Range(0xD0, 4),))
     device.width = 1
-    code = hexcode("b8 dd cc bb aa; mov eax, 0xaabbccdd\n e7 d0; out 0xd0, eax\n e5 d0; in eax, 0xd0\n e7 f4; out 0xf4, eax")
+    code = hexcode(
+        "b8 dd cc bb aa; mov eax, 0xaabbccdd\n e7 d0; out 0xd0, eax\n e5 d0; in eax, 0xd0\n e7 f4; out 0xf4, eax"
+    )
     with flat(code + SPIN) as machine:
         machine.add(device)
         assert machine.run(LIMIT).value == 0x44332211
@@ -218,7 +220,9 @@ def test_a_function_answers_addresses() -> None:
 
 
 def test_reads_outside_ram_and_devices_give_ones() -> None:
-    code = hexcode("bb 00 00 00 d0; mov ebx, 0xd0000000\n 89 1b; mov [rbx], ebx\n 8b 03; mov eax, [rbx]\n e7 f4; out 0xf4, eax")
+    code = hexcode(
+        "bb 00 00 00 d0; mov ebx, 0xd0000000\n 89 1b; mov [rbx], ebx\n 8b 03; mov eax, [rbx]\n e7 f4; out 0xf4, eax"
+    )
     with flat(code + SPIN) as machine:
         assert machine.run(LIMIT).value == 0xFFFFFFFF
         assert machine.mmio.unclaimed == {0xD0000000: 2}

@@ -70,7 +70,9 @@ def test_any_cpu_may_end_the_run() -> None:
         assert machine.run(LIMIT).value == 42
 
 
-CPUID_TO_EXIT_PORT = hexcode("66 b8 01 00 00 00; mov eax, 1\n 0f a2; cpuid\n 66 93; xchg eax, ebx\n 66 e7 f4; out 0xf4, eax")
+CPUID_TO_EXIT_PORT = hexcode(
+    "66 b8 01 00 00 00; mov eax, 1\n 0f a2; cpuid\n 66 93; xchg eax, ebx\n 66 e7 f4; out 0xf4, eax"
+)
 """16-bit code: EBX of leaf 1 has the APIC id in bits 31-24, and in 23-16 how many ids a package has room for."""
 
 
