@@ -78,6 +78,7 @@ def compare(directory: str, settings: Settings) -> Table:
         "bare C hello64": ([compile_c("create.c", directory), guest("hello64.elf"), "0"], b"Hello"),
     }
     notes = ["Ratios: pykvm run hello32 against each. -kernel runs QEMU's firmware first, -bios has none."]
+    notes.append("hello32 and line are Multiboot and PVH; QEMU's pc enters them by Multiboot.")
     if shutil.which(QEMU):
         for name, command, line in qemu_contestants(directory):
             commands[name] = command, line
@@ -150,9 +151,7 @@ def imports(settings: Settings) -> Table:
         groups[name.split(".")[0]] = groups.get(name.split(".")[0], 0) + took
     del table.rows[MODULES_SHOWN:]
     top = ", ".join(f"{name} {groups[name] / 1000:.1f} ms" for name in ("pykvm", "click") if name in groups)
-    table.notes.append(
-        f"All together: {sum(middle.values()) / 1000:.1f} ms, of it {top}. Measuring slows imports down."
-    )
+    table.notes.append(f"All together: {sum(middle.values()) / 1000:.1f} ms, of it {top}. Measuring slows it down.")
     return table
 
 

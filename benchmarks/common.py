@@ -49,7 +49,7 @@ class Settings:
 
 @dataclass
 class Table:
-    """A title, headings, rows of text and numbers, and notes below them. A ratio column is one whose heading has "/"."""
+    """A title, headings, rows of text and numbers, and notes. A ratio column is one whose heading has "/"."""
 
     title: str
     headings: Sequence[str]
@@ -87,7 +87,11 @@ def need(given: object, what: str) -> None:
 def host() -> str:
     """Date, CPU, kernel and load: what figures mean nothing without."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
         platform.machine(),
     )
     return (

@@ -50,6 +50,7 @@ SLEEP_CHECK_MIN, SLEEP_CHECK_MAX = 0.001, 0.05
 """Seconds between two looks whether any CPU has run: they grow from the first to the second."""
 LAPIC_LVT = (0x320, 0x330, 0x340, 0x350, 0x360, 0x370)
 """Offsets of the local vector table in the local APIC's page (SDM volume 3A, 10.5.1)."""
+LAPIC_SVR = 0xF0
 LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
 
 Image = str | os.PathLike[str] | bytes
@@ -162,7 +163,7 @@ class Machine:
             self._create(cpus)
             self.pc = Pc(self, serial_ports, drives, cards)
             if image is not None:
-                self.load(image, boot.Options(mode, load, entry), format)
+                self.load(image, boot.Options(mode, load, entry, cpus=cpus), format)
         except BaseException:
             self.close()
             raise
@@ -184,6 +185,10 @@ class Machine:
             self.vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
         self.vm.create_irqchip()
         self.vm.create_pit()
+        # As the MADT and the MP table say: the PIT is on input 2 of the IOAPIC.
+        self.vm.set_gsi_routing(
+            [(irq, irq // 8, irq % 8) for irq in range(16)] + [(irq, 2, irq or 2) for irq in range(24) if irq != 2]
+        )
         for number in range(cpus):
             vcpu = self._own(self.vm.create_vcpu(number))
             self.vcpus.append(vcpu)

@@ -53,7 +53,8 @@ class Span(NamedTuple):
 class EntryState:
     """Where the first CPU starts, once the image is in memory.
 
-    `spans` are the image's own parts in memory. `reserved` lists (gpa, size) of what the loader put into RAM besides the image itself: page tables, descriptor
+    `spans` are the image's own parts in memory. `reserved` lists (gpa, size) of what the loader put into RAM
+    besides the image itself: page tables, descriptor
     tables, the initial stack.
     """
 
