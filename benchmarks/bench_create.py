@@ -11,6 +11,7 @@ import gc
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -133,7 +134,7 @@ def compare(peer: Path, image: Path, settings: Settings) -> list[Table]:
     names = list(dict.fromkeys(name for who in ("c", "timed") for steps in results[who] for name in steps))
     for name in (name for name in names if name not in ("Machine()", "run", "close")):
         parts.rows.append([name, *(_each(results[who], name, machines) for who in ("c", "timed"))])
-    outside = {
+    outside: dict[str, Callable[[Steps], int]] = {
         "Machine(): the rest": lambda steps: steps["Machine()"] - sum(steps[name] for name in steps if "KVM_" in name),
         "run": lambda steps: steps["run"],
         "close(): the rest": lambda steps: steps["close"] - sum(steps[name] for name in steps if "close " in name),

@@ -61,13 +61,25 @@ def qemu_contestants(directory: str) -> Iterator[tuple[str, list[str | Path], by
     elf = elf.rename(elf.with_suffix(".elf"))
     firmware = compile_c("line.S", directory, *link, "-DFIRMWARE", "-Wl,-Ttext=0", "-Wl,--oformat=binary")
     firmware = firmware.rename(firmware.with_suffix(".bin"))
-    common = [QEMU, "-accel", "kvm", "-cpu", "qemu64", "-display", "none", "-serial", "stdio", "-monitor", "none"]
-    exit_port = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+    common: list[str | Path] = [
+        QEMU,
+        "-accel",
+        "kvm",
+        "-cpu",
+        "qemu64",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-monitor",
+        "none",
+    ]
+    exit_port: list[str | Path] = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     yield "QEMU pc -kernel hello32", [*common, "-M", "pc", "-kernel", guest("hello32.elf")], b"Hello"
     for machine in MACHINES:
         if machine != "pc":
             yield f"QEMU {machine} -kernel line", [*common, *exit_port, "-M", machine, "-kernel", elf], b"Hello"
-        lean = [*common, *exit_port, "-nodefaults", "-M", machine, "-bios", firmware]
+        lean: list[str | Path] = [*common, *exit_port, "-nodefaults", "-M", machine, "-bios", firmware]
         yield f"QEMU {machine} -bios line", lean, b"Hello"
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .memory import GuestMemoryError as GuestMemoryError
     from .outcome import Ending as Ending
     from .outcome import Outcome as Outcome
+    from .snapshot import Snapshot as Snapshot
+    from .snapshot import SnapshotError as SnapshotError
 
 _HOMES = {
     "Access": "device",
@@ -50,6 +52,8 @@ _HOMES = {
     "Outcome": "outcome",
     "PykvmError": "errors",
     "Range": "device",
+    "Snapshot": "snapshot",
+    "SnapshotError": "snapshot",
     "WaitFailed": "console.port",
     "open_disk": "disk.image",
 }

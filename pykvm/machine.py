@@ -194,6 +194,10 @@ class Machine:
             self.vcpus.append(vcpu)
             self.runners.append(Runner(self, vcpu))
         self.set_cpuid(list(self.system.supported_cpuid()))
+        # Firmware leaves the first CPU's local APIC enabled (SVR bit 8): without it, its INIT and SIPI go nowhere.
+        lapic = bytearray(self.vcpus[0].get_lapic())
+        lapic[LAPIC_SVR : LAPIC_SVR + 4] = (0x1FF).to_bytes(4, "little")
+        self.vcpus[0].set_lapic(bytes(lapic))
 
     def set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
         """Have the CPUs answer CPUID with these leaves. Before the first run."""
@@ -482,6 +486,8 @@ class Machine:
         data = b""
         while len(data) < size:
             at = address + len(data) & (1 << 64) - 1
+            if 1 << 47 <= at < (1 << 64) - (1 << 47):  # not canonical: KVM would look only at the low bits
+                break
             page = self.vcpus[cpu].translate(at)
             part = min(size - len(data), PAGE_SIZE - at % PAGE_SIZE)
             try:

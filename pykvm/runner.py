@@ -130,8 +130,7 @@ class Runner:
                     result = enter()
         except Exception as error:
             with lock:
-                claim = self._claim(result)
-                machine.failed(error, claim.device.name or type(claim.device).__name__ if claim else "pykvm")
+                machine.failed(error, self._culprit(result))
             self.vcpu.settle()
         finally:
             self.exits = exits
@@ -181,12 +180,15 @@ class Runner:
         elif reason != Exit.INTR:
             machine.crashed(vcpu, f"KVM gave up with the exit reason {EXIT_NAMES.get(reason, reason)}")
 
-    def _claim(self, result: int) -> Claim | None:
+    def _culprit(self, result: int) -> str:
         """Whose turn it was when serving `result` failed."""
+        claim: Claim | None = None
         if result >= PIO:
-            return self.machine.ports.find(result >> 32 & 0xFFFF)
-        if result == Exit.IO:
-            return self.machine.ports.find(self.vcpu.pio_block()[0])
-        if result == Exit.MMIO:
-            return self.machine.mmio.find(self.vcpu.mmio()[0])
-        return None
+            claim = self.machine.ports.find(result >> 32 & 0xFFFF)
+        elif result == Exit.IO:
+            claim = self.machine.ports.find(self.vcpu.pio_block()[0])
+        elif result == Exit.MMIO:
+            claim = self.machine.mmio.find(self.vcpu.mmio()[0])
+        elif result in (Exit.RDMSR, Exit.WRMSR):
+            return f"the handler of MSR {self.vcpu.msr()[0]:#x}"
+        return claim.device.name or type(claim.device).__name__ if claim else "pykvm"

@@ -75,8 +75,11 @@ def load(image: Image, memory: GuestMemory, options: Options, format_name: str |
 
     ImageError if the image is malformed or does not fit; ConfigError if there is no such format.
     """
-    entry = FORMATS.get(recognise(image) if format_name is None else format_name)
+    name = recognise(image) if format_name is None else format_name
+    entry = FORMATS.get(name)
     if entry is None:
-        raise ConfigError(f"there is no image format {format_name!r}: choose one of {', '.join(FORMATS)}")
+        raise ConfigError(f"there is no image format {name!r}: choose one of {', '.join(FORMATS)}")
+    if name != "flat" and (options.mode, options.load, options.entry) != (None, None, None):
+        raise ConfigError(f"mode, load and entry are for flat binaries, and the image is {name!r}: see format")
     firmware.install(memory, options.cpus)
     return entry.load(image, memory, options)

@@ -254,6 +254,8 @@ class SavedState:
             vcpu.flush()
             calls += saved.setters(vcpu)
         Calls(calls)()
+        for saved, vcpu in zip(self.vcpus, vcpus, strict=True):
+            vcpu.run.apic_base = saved.parts["system"].apic_base  # where `can_defer` looks
 
     def apply_tsc(self, vcpus: Sequence[VCPU]) -> None:
         """Have the TSCs go on from where they were, with their distances from each other. Where KVM cannot move them
@@ -280,6 +282,8 @@ class Rewinder:
     def __init__(self, state: SavedState, vm: VM, vcpus: Sequence[VCPU]) -> None:
         self._pairs = list(zip(state.vcpus, vcpus, strict=True))
         self._first = list(state.vm.setters(vm))
+        self._state, self._vcpus = state, list(vcpus)
+        self._tsc_moves = tsc_moves(vcpus[0])
         self._sync = vm.check_extension("SYNC_REGS") & 7 == 7
         self._calls: dict[tuple[bool, ...], Calls] = {}
 
@@ -292,10 +296,16 @@ class Rewinder:
             for (saved, vcpu), later in zip(self._pairs, deferred, strict=True):
                 made += saved.setters(vcpu, DEFERRED if later else ())
             calls = self._calls[deferred] = Calls(made)
+        for vcpu in self._vcpus:
+            vcpu.run.kvm_dirty_regs = 0
+        if self._tsc_moves:
+            self._state.apply_tsc(self._vcpus)
         calls()
         for (saved, vcpu), later in zip(self._pairs, deferred, strict=True):
             if later:
                 saved.defer(vcpu)
+            else:
+                vcpu.run.apic_base = saved.parts["system"].apic_base
 
 
 def state_msrs(vcpu: VCPU, indices: Sequence[int]) -> list[int]:

@@ -99,7 +99,7 @@ class VCPU(Descriptor):
         super().close()
 
     def ioctl(self, name: str, argument: Any, hint: str = "") -> int:
-        if self.run.kvm_dirty_regs:
+        if self.fd >= 0 and self.run.kvm_dirty_regs:
             self.flush()
         return super().ioctl(name, argument, hint)
 
@@ -219,6 +219,7 @@ class VCPU(Descriptor):
             raw, table = getattr(box, name), getattr(system, name)
             raw.base, raw.limit = table.base, table.limit
         self.ioctl("KVM_SET_SREGS", box, "the state is not one that this CPU can be in")
+        self.run.apic_base = system.apic_base  # as KVM_RUN would tell
 
     def get_fpu(self) -> bytes:
         """struct kvm_fpu; `get_xsave` has all of it and more."""

@@ -568,3 +568,76 @@ def gate(handler: int) -> bytes:
     """A 64-bit interrupt gate (SDM volume 3A, 6.14.1)."""
     low, high = handler & 0xFFFF, handler >> 16
     return low.to_bytes(2, "little") + b"\x08\0\0\x8e" + high.to_bytes(6, "little") + bytes(4)
+
+
+LAPIC_HANDLER = hexcode("""
+    57                    ; push rdi
+    bf 00 00 e0 fe        ; mov edi, the local APIC
+    c7 87 b0 00 00 00 00 00 00 00  ; end of interrupt
+    5f                    ; pop rdi
+    fe 04 25 00 50 30 00  ; inc byte [0x305000]
+    48 cf                 ; iretq
+""")
+
+
+def with_local_timer(ticks: int, code: bytes) -> Machine:
+    """A machine whose local APIC's timer, once, after so many of its ticks, interrupts into a counter at 0x305000."""
+    arm = hexcode(f"""
+        bf 00 00 e0 fe        ; mov edi, the local APIC
+        c7 87 f0 00 00 00 ff 01 00 00  ; on, spurious vector 0xFF
+        c7 87 e0 03 00 00 0b 00 00 00  ; divide by 1
+        c7 87 20 03 00 00 25 00 00 00  ; LVT timer: one-shot, vector 0x25
+        c7 87 80 03 00 00 {ticks.to_bytes(4, "little").hex()}  ; initial count
+    """)
+    machine = interrupted(arm + code)
+    machine.memory.write(0x101000, LAPIC_HANDLER)
+    return machine
+
+
+LOOP = hexcode("b9 00 10 00 00; mov ecx, 4096\nff c9; again: dec ecx\n75 fc; jnz again")
+LAPIC_COUNT = 0x390
+
+
+def test_a_local_timer_that_has_fired_does_not_fire_again() -> None:
+    code = hexcode("fb; sti") + LOOP + hexcode("e6 81; out 0x81") + LOOP + TELL
+    with with_local_timer(1000, code) as machine:
+        snapshot = taken_at(machine, Moment(exits=exits_of(machine, 0x81)))
+        assert machine.memory.read_int(0x305000, 1) == 1
+    for _ in range(2):
+        with snapshot.fork(prepare=prepare_irq) as fork:
+            assert fork.run(LIMIT).value == 1
+
+
+def test_a_local_timer_that_expires_while_the_machine_is_paused_fires_once() -> None:
+    with with_local_timer(5_000_000, hexcode("e6 81; out 0x81\nfb; sti") + LOOP + TELL) as machine:
+        taken: list[Snapshot] = []
+
+        def wait_and_take() -> None:
+            while any(machine.vcpus[0].get_lapic()[LAPIC_COUNT : LAPIC_COUNT + 4]):
+                pass
+            taken.append(machine.timeline.take("refuse"))
+
+        @machine.port(0x82)
+        def pause(access: Access) -> None:
+            """Only there to be the same device as in the fork."""
+
+        original = machine.ports.find(0x81)
+        assert original is not None
+        machine.remove(original.device)
+
+        @machine.port(0x81)
+        def here(access: Access) -> None:
+            machine.at_rest(wait_and_take)
+
+        assert machine.run(LIMIT).value == 1
+
+    def prepare(machine: Machine) -> None:
+        prepare_irq(machine)
+
+        @machine.port(0x82)
+        def pause(access: Access) -> None:
+            pass
+
+    for _ in range(2):
+        with taken[0].fork(prepare=prepare) as fork:
+            assert fork.run(LIMIT).value == 1
