@@ -61,19 +61,7 @@ def qemu_contestants(directory: str) -> Iterator[tuple[str, list[str | Path], by
     elf = elf.rename(elf.with_suffix(".elf"))
     firmware = compile_c("line.S", directory, *link, "-DFIRMWARE", "-Wl,-Ttext=0", "-Wl,--oformat=binary")
     firmware = firmware.rename(firmware.with_suffix(".bin"))
-    common: list[str | Path] = [
-        QEMU,
-        "-accel",
-        "kvm",
-        "-cpu",
-        "qemu64",
-        "-display",
-        "none",
-        "-serial",
-        "stdio",
-        "-monitor",
-        "none",
-    ]
+    common = f"{QEMU} -accel kvm -cpu qemu64 -display none -serial stdio -monitor none".split()
     exit_port: list[str | Path] = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     yield "QEMU pc -kernel hello32", [*common, "-M", "pc", "-kernel", guest("hello32.elf")], b"Hello"
     for machine in MACHINES:
