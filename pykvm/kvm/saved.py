@@ -29,8 +29,9 @@ MSR_LIMIT = 4096
 XSAVE_LIMIT = 1 << 16
 """Bytes; no XSAVE area is larger."""
 
-LVT_TIMER, LVT_MODE, LVT_TSC_DEADLINE = 0x320, 3 << 17, 2 << 17
-"""The local APIC's timer entry, and its mode (SDM volume 3A, 10.5.1)."""
+LVT_TIMER, TIMER_INITIAL, TIMER_CURRENT = 0x320, 0x380, 0x390
+LVT_MASKED, LVT_MODE, LVT_ONE_SHOT, LVT_TSC_DEADLINE = 1 << 16, 3 << 17, 0 << 17, 2 << 17
+"""The local APIC's timer: offsets of its registers, and the bits of its entry (SDM volume 3A, 10.5.1 and 10.5.4)."""
 
 _PLAIN = (
     ("registers", "REGS", "struct kvm_regs"),
@@ -92,7 +93,16 @@ class SavedVcpu:
         """The state of `vcpu` now: with those MSRs, and `xsave_size` bytes as the VM's capability XSAVE2 tells."""
         saved = cls(msrs, xsave_size)
         vcpu.flush()
-        Calls(list(saved.getters(vcpu)))()
+        calls = Calls(list(saved.getters(vcpu)))
+        calls()
+        if saved._timer_runs():
+            # What the timer has for the local APIC is in no ioctl's state. Taken now, a one-shot timer that is at zero
+            # has been at zero before: its interrupt has arrived, and it must not start again when it is put back.
+            vcpu.take_timers()
+            ended = saved._timer_mode == LVT_ONE_SHOT and not saved._lapic(TIMER_CURRENT)
+            calls()
+            if ended:
+                saved._lapic_register(TIMER_INITIAL)[:] = bytes(4)
         saved.tsc_offset = tsc_offset(vcpu)
         return saved
 
@@ -140,10 +150,21 @@ class SavedVcpu:
         box = self.parts["msrs"]
         return {entry.index: entry.data for entry in box.entries[0 : box.nmsrs]}
 
+    def _lapic_register(self, offset: int) -> memoryview:
+        return memoryview(ffi.buffer(self.parts["lapic"]))[offset : offset + 4]
+
+    def _lapic(self, offset: int) -> int:
+        return int.from_bytes(self._lapic_register(offset), "little")
+
     @property
     def _timer_mode(self) -> int:
-        raw = ffi.buffer(self.parts["lapic"])[LVT_TIMER : LVT_TIMER + 4]
-        return int.from_bytes(raw, "little") & LVT_MODE
+        return self._lapic(LVT_TIMER) & LVT_MODE
+
+    def _timer_runs(self) -> bool:
+        """Whether the local APIC's timer has been started, counts down by itself and may interrupt."""
+        if self._timer_mode == LVT_TSC_DEADLINE or self._lapic(LVT_TIMER) & LVT_MASKED:
+            return False
+        return self._lapic(TIMER_INITIAL) != 0
 
     def as_plain(self) -> dict[str, Any]:
         """The state as named numbers, and bytes for what KVM itself only gives as a block."""

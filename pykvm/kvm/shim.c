@@ -1,5 +1,6 @@
 /* The few lines of C under pykvm.kvm: typed ioctls, and KVM_RUN with its commonest exit decoded. */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -134,6 +135,43 @@ static int pykvm_flush(int fd, struct kvm_run *run)
     if (ioctl(fd, KVM_SET_SREGS, &run->s.regs.sregs) < 0 || ioctl(fd, KVM_SET_REGS, &run->s.regs.regs) < 0)
         return -1;
     return ioctl(fd, KVM_SET_VCPU_EVENTS, &run->s.regs.events);
+}
+
+/*
+ * Have KVM hand what its timers have for the local APIC over to it, without entering the guest: KVM_RUN does that on its
+ * way out for a signal, and immediate_exit is too early a way out. `number` is a signal whose handler does nothing.
+ */
+static int pykvm_take_timers(int fd, struct kvm_run *run, int number)
+{
+    struct {
+        struct kvm_signal_mask head;
+        uint64_t set;
+    } inside;
+    sigset_t blocked, before;
+    int immediate = run->immediate_exit, result, error;
+
+    sigemptyset(&blocked);
+    sigaddset(&blocked, number);
+    if (pthread_sigmask(SIG_BLOCK, &blocked, &before))
+        return -1;
+    memset(&inside, 0, sizeof inside);
+    inside.head.len = 8; /* the kernel's sigset_t; the C library's begins with it */
+    memcpy(inside.head.sigset, &before, 8);
+    inside.head.sigset[(number - 1) / 8] &= ~(1 << (number - 1) % 8);
+    run->immediate_exit = 0;
+    result = ioctl(fd, KVM_SET_SIGNAL_MASK, &inside);
+    if (result == 0) {
+        pthread_kill(pthread_self(), number); /* blocked until KVM_RUN */
+        result = ioctl(fd, KVM_RUN, 0);
+        error = errno;
+        ioctl(fd, KVM_SET_SIGNAL_MASK, 0);
+        errno = error;
+    }
+    run->immediate_exit = immediate;
+    error = errno;
+    pthread_sigmask(SIG_SETMASK, &before, 0);
+    errno = error;
+    return result < 0 && errno == EINTR ? 0 : -1;
 }
 
 /* A vCPU's distance in cycles from the host's TSC (KVM_VCPU_TSC_OFFSET, Linux 5.16). */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, partial
@@ -124,6 +125,15 @@ class VCPU(Descriptor):
             self.enter()
         finally:
             self.run.immediate_exit = 0
+
+    def take_timers(self) -> None:
+        """Have interrupts of KVM's timers that came since the last KVM_RUN arrive at the local APIC.
+
+        After `settle`; the guest executes nothing. Until the next KVM_RUN they are nowhere in the state otherwise.
+        """
+        prepare_kick(signal.SIGRTMIN)
+        if lib.pykvm_take_timers(self.fd, self.run, signal.SIGRTMIN) < 0:
+            raise KvmError("KVM_RUN", ffi.errno, "it was to return for a signal")
 
     def pio_block(self) -> tuple[int, int, int, bool, Any]:
         """The string I/O exit's (port, size in bytes, count, whether output, buffer of size * count bytes)."""

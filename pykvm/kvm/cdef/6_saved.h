@@ -5,6 +5,7 @@ struct pykvm_call {
     void *argument;
 };
 int pykvm_calls(const struct pykvm_call *calls, int count);
+int pykvm_take_timers(int fd, struct kvm_run *run, int number);
 int pykvm_tsc_offset(int fd, int64_t *offset, int set);
 void pykvm_defer(struct kvm_run *run, const struct kvm_regs *regs, const struct kvm_sregs *sregs,
                  const struct kvm_vcpu_events *events);
