@@ -11,26 +11,26 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from . import boot
-from .boot import detect
+from .boot import detect, rom
 from .bus import Claim, MmioBus, PortBus
 from .console.port import ConsolePort
 from .device import Access, Device, FunctionDevice, IrqLine, Range
-from .disk import Disk
+from .disk import SECTOR, Disk
 from .errors import ConfigError, PykvmError
 from .eventloop import EventLoop, Timer
-from .kvm import VCPU, MpState, MsrRange, System
+from .kvm import VCPU, VM, MpState, MsrRange, System
 from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
 from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 from .net import NetBackend
 from .outcome import Ending, Outcome
-from .pc import Nic, Pc
+from .pc import Keyboard, Nic, Pc
 from .runner import OUTPUT_KEY, Route, Runner
 from .x86 import cpuid
 from .x86.disasm import MAX_INSTRUCTION
@@ -38,20 +38,26 @@ from .x86.registers import EFER_LMA, RFLAGS_IF
 
 if TYPE_CHECKING:
     from .crash import CrashReport
+    from .display import Screen
     from .snapshot import Snapshot
     from .snapshot.timeline import Timeline, WrittenDisks
 
 DEFAULT_MEMORY = "128M"
 IMAGE_LIMIT = 1 << 30
 """Bytes of the largest image file that is read."""
-TSS_ADDRESS = 0xFFFBD000
-"""Three pages for Intel CPUs without unrestricted guest mode, where every monitor has them: just below the BIOS."""
+IDENTITY_MAP_ADDRESS = 0xFEFFC000
+TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE_SIZE
+"""One page and three for Intel CPUs without unrestricted guest mode, just below the largest firmware."""
 SLEEP_CHECK_MIN, SLEEP_CHECK_MAX = 0.001, 0.05
 """Seconds between two looks whether any CPU has run: they grow from the first to the second."""
+SCREEN_CHECK = 0.02
+"""Seconds between two looks at the screen."""
 LAPIC_LVT = (0x320, 0x330, 0x340, 0x350, 0x360, 0x370)
 """Offsets of the local vector table in the local APIC's page (SDM volume 3A, 10.5.1)."""
 LAPIC_SVR = 0xF0
 LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
+
+VGA_BIOSES = ("vgabios-isavga.bin", "vgabios.bin")
 
 Image = str | os.PathLike[str] | bytes
 Resource = TypeVar("Resource", bound="Closeable | None")
@@ -99,13 +105,22 @@ class Machine:
     """A PC with `memory` of RAM and `cpus` CPUs, with `image` loaded into it.
 
     `image` is a path, the bytes of one, or None for a machine with empty RAM. Its format is recognised; `format`
-    forces one ("elf32", "elf64", "flat"). A flat binary listens to `mode` (16, 32 or 64), `load` and `entry` (guest
-    physical addresses).
+    forces one, a key of `boot.detect.FORMATS`. A flat binary listens to `mode` (16, 32 or 64), `load` and `entry`
+    (guest physical addresses); `command_line` and `modules` go to the kernels whose boot protocol has a place for them
+    (Linux takes the first module as its initrd).
+
+    An image with a boot sector is the first hard disk, or by its size the floppy disk, its writes are forgotten, and
+    pykvm's own BIOS starts it. format="disk" without an image starts from `floppy` or the first of `disks`. `firmware`,
+    a path or bytes, is run instead of pykvm's BIOS; a VGA BIOS beside it (vgabios-isavga.bin, vgabios.bin) goes along.
 
     `memory` is in bytes, or text such as "64M", or a GuestMemory, which the machine then owns. `disks` are up to four
     (None leaves a place empty): primary master and slave, secondary master and slave; a path is opened for reading and
     writing, and `pykvm.open_disk` has the other ways. `nics` are up to four, each a network back end or a `Nic`, which
-    has a MAC address, too. `serial_ports` is the number of COM ports, 1 to 4.
+    has a MAC address, too. `serial_ports` is the number of COM ports, 0 to 4. `floppy` is a disk that only the BIOS
+    knows, as drive A.
+
+    A guest that resets the machine starts anew, as often as it likes; with `no_reboot` the run ends as REBOOTED. It
+    does so, too, where there is nothing to start anew: a machine without an image, or from a snapshot.
 
     The machine owns its back ends: `close()`, or the end of a `with` block, closes them.
     Raises ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM.
@@ -124,6 +139,11 @@ class Machine:
         mode: int | None = None,
         load: int | None = None,
         entry: int | None = None,
+        command_line: str = "",
+        modules: Sequence[boot.Module] = (),
+        floppy: Disk | str | os.PathLike[str] | None = None,
+        firmware: Image | None = None,
+        no_reboot: bool = False,
     ) -> None:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
@@ -150,20 +170,32 @@ class Machine:
         self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
         self.entry: boot.EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
+        self._load_again: Callable[[], object] | None = None
+        self._reset_asked = False
+        self.no_reboot = no_reboot
+        self.resets = 0
+        """How often the guest has reset the machine."""
         try:
             self.system = _system()
             self.memory = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
-            self.vm = self._own(self.system.create_vm())
+            self.rom = None if firmware is None else self._own(rom.Rom(_content(firmware)))
+            self.vga_bios = None if firmware is None or isinstance(firmware, bytes) else _vga_bios(firmware)
             self.loop = self._own(EventLoop(self.lock, self._loop_failed, "pykvm I/O"))
             cards = [Nic(nic) if isinstance(nic, NetBackend) else nic for nic in nics]
             for card in cards:
                 self._own(card.backend)
-            drives = [self._own(_open_disk(disk) if isinstance(disk, (str, os.PathLike)) else disk) for disk in disks]
-            self.disks = drives
-            self._create(cpus)
-            self.pc = Pc(self, serial_ports, drives, cards)
+            self.disks = [self._own_disk(disk) for disk in disks]
+            self.floppy = self._own_disk(floppy)
+            options = boot.Options(mode, load, entry, command_line, modules, cpus)
+            content, kind = None, format
             if image is not None:
-                self.load(image, boot.Options(mode, load, entry, cpus=cpus), format)
+                content = _content(image)
+                kind = detect.choose(content, options, format)
+                if kind in detect.FROM_DISK:
+                    self._insert(kind, image, content)
+            self._create(cpus)
+            self.pc = Pc(self, serial_ports, cards, has_bios=kind in detect.FROM_DISK and self.rom is None)
+            self._load_first(content, options, kind)
         except BaseException:
             self.close()
             raise
@@ -175,29 +207,63 @@ class Machine:
             self._resources.callback(resource.close)
         return resource
 
+    def _own_disk(self, disk: Disk | str | os.PathLike[str] | None) -> Disk | None:
+        if isinstance(disk, (str, os.PathLike)):
+            from .disk.image import open_disk
+
+            disk = open_disk(disk)
+        return self._own(disk)
+
+    def _insert(self, format: str, image: Image, content: bytes) -> None:
+        """Attach the disk image to start from. What the guest writes to it is forgotten with the machine."""
+        from .disk.image import open_disk
+        from .disk.memory import MemoryDisk
+        from .disk.overlay import OverlayDisk
+
+        if isinstance(image, bytes) or len(content) % SECTOR:
+            disk: Disk = OverlayDisk(MemoryDisk(content))
+        else:
+            disk = open_disk(image, "discard")
+        self._own(disk)
+        if format == detect.DISK:
+            self.disks.insert(0, disk)
+        elif self.floppy is None:
+            self.floppy = disk
+        else:
+            raise ConfigError("the image is a floppy disk, and there is one already")
+
     def _create(self, cpus: int) -> None:
         most = self.system.check_extension("MAX_VCPUS")
         if not 1 <= cpus <= most:
             raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
-        if self.vm.check_extension("SET_TSS_ADDR"):
-            self.vm.set_tss_address(TSS_ADDRESS)
+        self.vm, self.vcpus = self.make_vm(self._resources, cpus)
         for slot, region in enumerate(self.memory.regions):
             self.vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
-        self.vm.create_irqchip()
-        self.vm.create_pit()
+        if self.rom is not None:
+            readonly = self.vm.check_extension("READONLY_MEM") > 0
+            slot = len(self.memory.regions)
+            self.vm.set_memory(slot, self.rom.gpa, self.rom.size, self.rom.map, readonly=readonly)
+        self.runners = [Runner(self, vcpu) for vcpu in self.vcpus]
+        self.set_cpuid(list(self.system.supported_cpuid()))
+
+    def make_vm(self, stack: ExitStack, cpus: int) -> tuple[VM, list[VCPU]]:
+        """A VM with its chips and vCPUs as they are after power-on, without memory; `stack` is to close them."""
+        vm = stack.enter_context(closing(self.system.create_vm()))
+        if vm.check_extension("SET_TSS_ADDR"):
+            vm.set_tss_address(TSS_ADDRESS)
+            vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+        vm.create_irqchip()
+        vm.create_pit()
         # As the MADT and the MP table say: the PIT is on input 2 of the IOAPIC.
-        self.vm.set_gsi_routing(
+        vm.set_gsi_routing(
             [(irq, irq // 8, irq % 8) for irq in range(16)] + [(irq, 2, irq or 2) for irq in range(24) if irq != 2]
         )
-        for number in range(cpus):
-            vcpu = self._own(self.vm.create_vcpu(number))
-            self.vcpus.append(vcpu)
-            self.runners.append(Runner(self, vcpu))
-        self.set_cpuid(list(self.system.supported_cpuid()))
+        vcpus = [stack.enter_context(closing(vm.create_vcpu(number))) for number in range(cpus)]
         # Firmware leaves the first CPU's local APIC enabled (SVR bit 8): without it, its INIT and SIPI go nowhere.
-        lapic = bytearray(self.vcpus[0].get_lapic())
+        lapic = bytearray(vcpus[0].get_lapic())
         lapic[LAPIC_SVR : LAPIC_SVR + 4] = (0x1FF).to_bytes(4, "little")
-        self.vcpus[0].set_lapic(bytes(lapic))
+        vcpus[0].set_lapic(bytes(lapic))
+        return vm, vcpus
 
     def set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
         """Have the CPUs answer CPUID with these leaves. Before the first run."""
@@ -217,18 +283,87 @@ class Machine:
 
     def load(self, image: Image, options: boot.Options | None = None, format: str | None = None) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
-        content = image if isinstance(image, bytes) else read_image(image)
-        self.entry = state = detect.load(content, self.memory, options or boot.Options(), format)
+        return self._load(partial(detect.load, _content(image), self.memory, options or boot.Options(), format))
+
+    def _load_first(self, content: bytes | None, options: boot.Options, format: str | None) -> None:
+        """Load what the machine was made for, unless its RAM begins as an image, which has it."""
+        if self.rom is not None:
+            if format is not None and format not in detect.FROM_DISK:
+                raise ConfigError(f"a firmware starts from disks, and the image is {format!r}")
+            loader = partial(self.rom.load, self.memory)
+        elif format in detect.FROM_DISK:
+            disks = [disk for disk in (self.floppy, *self.disks) if disk is not None]
+            if not disks:
+                raise ConfigError("there is no disk to start from")
+            loader = partial(detect.load, disks[0].read_at(0, SECTOR), self.memory, options, detect.DISK)
+        elif content is not None:
+            loader = partial(detect.load, content, self.memory, options, format)
+        else:
+            return
+        if self.memory.private:
+            self._load_again = partial(self._load, loader)
+        else:
+            self._load(loader)
+
+    def _load(self, loader: Callable[[], boot.EntryState]) -> boot.EntryState:
+        self.entry = state = loader()
         first = self.vcpus[0]
         first.set_registers(state.registers)
         # KVM knows best where the local APIC is and which CPU is the first.
         first.set_system_registers(replace(state.system, apic_base=first.get_system_registers().apic_base))
+        self._load_again = partial(self._load, loader)
         return state
 
     @property
     def serial(self) -> ConsolePort:
         """The host's side of COM1: `output`, `text`, `send`, `wait_for`."""
         return self.pc.consoles[0]
+
+    @property
+    def screen(self) -> Screen:
+        """What the VGA shows now: `text`, `lines`, `find`, `png()`, `save`, `ansi`.
+
+        GuestMemoryError if the machine's RAM has no room for video memory, which ends at 0xC0000.
+        """
+        from .devices.vga import text_screen
+
+        with self.lock:
+            return text_screen(self.pc.vga, self.memory.read)
+
+    def wait_for_screen(self, text: str, timeout: float | None = None) -> Screen:
+        """Wait until a row of the screen has `text` in it, and return the screen.
+
+        WaitFailed if it cannot come any more, because the run has ended, or after `timeout` seconds. What is on the
+        screen is looked at 50 times a second: writing to it does not leave the guest.
+        """
+        from .console.port import WaitFailed
+
+        limit = None if timeout is None else time.monotonic() + timeout
+        with self.lock:
+            while True:
+                ended = self._outcome
+                screen = self.screen
+                if screen.find(text) is not None:
+                    return screen
+                if ended is not None or (limit is not None and time.monotonic() >= limit):
+                    why = f"the run has ended ({ended})" if ended else f"{timeout:g} s are over"
+                    raise WaitFailed(f"{text!r} did not come on the screen: {why}. It shows:\n{screen.text}")
+                self._changed.wait(SCREEN_CHECK)
+
+    @property
+    def keyboard(self) -> Keyboard:
+        """The keyboard: `type`, `press`, `release`."""
+        return Keyboard(self.lock, self.pc.keyboard)
+
+    def reset(self) -> None:
+        """Press the reset button. As a reset by the guest: the run goes on, or ends with `no_reboot`."""
+        with self.lock:
+            self.rebooted("reset by the host")
+
+    def power_button(self) -> None:
+        """Press the power button, of which ACPI tells the guest."""
+        with self.lock:
+            self.pc.acpi.press_power_button()
 
     def add(self, device: Device) -> None:
         """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
@@ -511,7 +646,23 @@ class Machine:
 
     def rebooted(self, reason: str) -> None:
         """The guest reset the machine."""
-        self._end(Ending.REBOOTED, reason)
+        if self.no_reboot or self._load_again is None:
+            self._end(Ending.REBOOTED, reason)
+        elif not self._reset_asked:
+            self._reset_asked = True
+            self.at_rest(self._reset)
+
+    def _reset(self) -> None:
+        from .reset import reset
+
+        self._reset_asked = False
+        self.resets += 1
+        reset(self)
+        assert self.entry is not None
+        assert self._load_again is not None
+        for gpa, size in (*((span.gpa, span.size) for span in self.entry.spans), *self.entry.reserved):
+            self.memory.zero(gpa, size)
+        self._load_again()
 
     # What runners say and ask, with the lock held unless said otherwise
 
@@ -684,10 +835,17 @@ class Machine:
         return not any(entry & LVT_DELIVERY == LVT_NMI and not entry & LVT_MASKED for entry in entries)
 
 
-def _open_disk(path: str | os.PathLike[str]) -> Disk:
-    from .disk.image import open_disk
+def _vga_bios(firmware: str | os.PathLike[str]) -> bytes | None:
+    """The VGA BIOS that stands beside a firmware: without one, firmware shows nothing."""
+    home = os.path.dirname(os.fspath(firmware))
+    for name in VGA_BIOSES:
+        if os.path.exists(path := os.path.join(home, name)):
+            return read_image(path)
+    return None
 
-    return open_disk(path)
+
+def _content(image: Image) -> bytes:
+    return image if isinstance(image, bytes) else read_image(image)
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:

@@ -6,6 +6,8 @@ for them without asking.
 
 from __future__ import annotations
 
+import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,15 +21,17 @@ from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from .devices.fw_cfg import FwCfg
 from .devices.i8042 import I8042, Port92
-from .devices.pci import PciHost
+from .devices.pci import HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
 from .devices.reset_control import ResetControl
 from .devices.uart16550 import Uart16550
+from .devices.vga import Vga
 from .disk import Disk
 from .errors import ConfigError
 from .eventloop import EventLoop, Timer
 from .net import NetBackend
 
 if TYPE_CHECKING:
+    from .bios.service import Bios
     from .machine import Machine
 
 COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
@@ -42,6 +46,9 @@ SCI_IRQ = 9
 
 PINTOS_EXIT = (0x501, 2)
 """A second exit port (first, number of ports), where Pintos and others have QEMU put its own."""
+E820_RAM = 1
+_E820_ENTRY = struct.Struct("<QQI")
+"""As in fw_cfg's "etc/e820": address, size, type."""
 FW_CFG_RAM_SIZE, FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS = 0x03, 0x05, 0x0F
 
 
@@ -100,6 +107,28 @@ class Timed(Device):
         self._arm()
 
 
+class Keyboard:
+    """A person's side of the keyboard; with the machine's lock, so that any thread may type."""
+
+    def __init__(self, lock: threading.RLock, controller: I8042) -> None:
+        self._lock, self._controller = lock, controller
+
+    def type(self, text: str) -> None:
+        """Type on a US keyboard, as fast as the guest reads. ValueError, and nothing is typed, for what it has not."""
+        with self._lock:
+            self._controller.type_text(text)
+
+    def press(self, key: str) -> None:
+        """Press a key of `devices.i8042.KEYS`, for example "a", "enter" or "f1"; ValueError for any other name."""
+        with self._lock:
+            self._controller.press(key)
+
+    def release(self, key: str) -> None:
+        """Let go of a key."""
+        with self._lock:
+            self._controller.release(key)
+
+
 def _keep_a20_open(level: bool) -> None:
     """Addresses never wrap at 1 MiB: no program of this century wants them to, and KVM has no gate."""
 
@@ -107,8 +136,9 @@ def _keep_a20_open(level: bool) -> None:
 class Pc:
     """The devices of one machine. `consoles` are the host's sides of COM1 onwards."""
 
-    def __init__(self, machine: Machine, serial_ports: int, disks: Sequence[Disk | None], nics: Sequence[Nic]) -> None:
+    def __init__(self, machine: Machine, serial_ports: int, nics: Sequence[Nic], *, has_bios: bool) -> None:
         self._machine = machine
+        disks = machine.disks
         self.debug_console = ConsolePort(machine.lock, "debug console")
         """What the guest writes to port 0xE9."""
         self.consoles: list[ConsolePort] = []
@@ -123,7 +153,7 @@ class Pc:
                 raise ConfigError(f"{given} {what} are not possible: a PC has 0 to {most}")
         for number in range(serial_ports):
             self._add_uart(number)
-        self._add_disks(list(disks))
+        self._add_disks(disks)
         for number, nic in enumerate(nics):
             self._add_nic(number, nic)
         self._add_board(machine)
@@ -131,6 +161,9 @@ class Pc:
         machine.add(DebugExit(machine.exited, *PINTOS_EXIT))
         machine.add(DebugConsole(self.debug_console.write))
         machine.add(ShutdownPort(machine.powered_off))
+        self.bios: Bios | None = None
+        if has_bios:
+            self._add_bios()
 
     @property
     def all_consoles(self) -> list[ConsolePort]:
@@ -147,12 +180,19 @@ class Pc:
         self.keyboard = I8042(machine.irq(KEYBOARD_IRQ), machine.irq(MOUSE_IRQ), reset, _keep_a20_open)
         machine.add(self.keyboard)
         machine.add(Port92(partial(machine.rebooted, "reset by port 0x92"), _keep_a20_open))
-        machine.add(PciHost())
+        bridge = HOST_BRIDGE if machine.rom is None else HOST_BRIDGE_AT_RESET
+        machine.add(PciHost((bridge, ISA_BRIDGE, POWER_MANAGEMENT, *([IDE] if any(machine.disks) else []))))
+        self.vga = Vga(time.monotonic_ns)
+        machine.add(self.vga)
         machine.add(ResetControl(machine.rebooted))
         self.fw_cfg = FwCfg(machine.memory.read, machine.memory.write)
         self.fw_cfg.add_item(FW_CFG_RAM_SIZE, machine.memory.size.to_bytes(8, "little"))
         for key in (FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS):
             self.fw_cfg.add_item(key, len(machine.vcpus).to_bytes(2, "little"))
+        ram = b"".join(_E820_ENTRY.pack(region.gpa, region.size, E820_RAM) for region in machine.memory.regions)
+        self.fw_cfg.add_file("etc/e820", ram)
+        if machine.vga_bios is not None:
+            self.fw_cfg.add_file("vgaroms/vgabios.bin", machine.vga_bios)
         machine.add(self.fw_cfg)
 
     def _add_uart(self, number: int) -> None:
@@ -161,16 +201,35 @@ class Pc:
         self.consoles.append(console)
         self._machine.add(Uart16550(console.name, base, self._machine.irq(irq), console))
 
-    def _add_disks(self, disks: list[Disk | None]) -> None:
-        if not any(disks):
+    def _add_disks(self, present: Sequence[Disk | None]) -> None:
+        if not any(present):
             return
         from .devices.ata import AtaChannel
 
-        disks += [None] * (2 * len(ATA_CHANNELS) - len(disks))
+        disks = [*present, *[None] * (2 * len(ATA_CHANNELS) - len(present))]
         for number, (base, control, irq) in enumerate(ATA_CHANNELS):
             master, slave = disks[2 * number : 2 * number + 2]
             line = self._machine.irq(irq)
             self._machine.add(AtaChannel(f"ATA{number}", base, control, line, master, slave))
+
+    def _add_bios(self) -> None:
+        from .bios.disk import floppy, hard_disk
+        from .bios.service import Bios
+        from .boot.e820 import memory_map
+
+        machine = self._machine
+        drives = [] if machine.floppy is None else [floppy(0, machine.floppy)]
+        drives += [hard_disk(number, disk) for number, disk in enumerate(filter(None, machine.disks))]
+        self.bios = Bios(
+            machine.memory,
+            machine.ports,
+            drives=drives,
+            boot=drives[0].number if drives else 0,
+            memory_map=memory_map(machine.memory),
+            output=(self.consoles or [self.debug_console])[0].write,
+            on_reset=machine.rebooted,
+        )
+        machine.add(self.bios)
 
     def _add_nic(self, number: int, nic: Nic) -> None:
         from .devices.ne2000 import Ne2000

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..disk import Disk
+from ..disk import SECTOR, Disk
 from ..memory import GuestMemory, GuestMemoryError
 from . import data
 from .call import Call, linear
 from .rom import FLOPPY_PARAMETERS, SEGMENT
 
-SECTOR = 512
 MOST_SECTORS = 127
 """A call transfers no more: as the EDD specification has it, and so that no call takes long."""
 HARD_DISK = 0x80

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from ..bios.disk import is_floppy_size
 from ..bios.rom import BASE, POST, SEGMENT, rom
+from ..disk import SECTOR
 from ..memory import GuestMemory
 from ..x86 import start
 from . import EntryState, ImageError, Options, Span
 from .layout import Image
 
-SECTOR = 512
 BOOT_SECTOR = 0x7C00
 NEEDED = 1 << 20
 """Bytes of RAM: the ROM ends there."""

@@ -11,6 +11,10 @@ from ..memory import GuestMemory
 from . import EntryState, Options, firmware
 from .layout import Image
 
+FLOPPY, DISK = "floppy", "disk"
+FROM_DISK = (FLOPPY, DISK)
+"""The formats whose image is not loaded, but attached for a BIOS to start it from."""
+
 
 class Format(NamedTuple):
     """A format by the name of the module in here that knows it. `matches` sees the whole image but must be quick."""
@@ -51,7 +55,14 @@ def _is_linux(image: Image) -> bool:
     return is_bzimage or (image[4:5] == b"\2" and _has_note(image, b"Linux"))
 
 
+def _is_disk(image: Image) -> bool:
+    """Quick to see that it is none, for the loader is not small."""
+    return image[0x1FE:0x200] == b"\x55\xaa" and bool(_import("bios").is_disk(image))
+
+
 FORMATS: dict[str, Format] = {
+    FLOPPY: Format("bios", lambda image: _is_disk(image) and bool(_import("bios").is_floppy(image))),
+    DISK: Format("bios", _is_disk),
     "multiboot2": Format("multiboot2", _is_multiboot("multiboot2", b"\xd6\x50\x52\xe8", 32768)),
     "multiboot": Format("multiboot1", _is_multiboot("multiboot1", b"\x02\xb0\xad\x1b", 8192)),
     "pvh": Format("pvh", _is_pvh),
@@ -68,18 +79,27 @@ def recognise(image: Image) -> str:
     return next(name for name, entry in FORMATS.items() if entry.matches(image))
 
 
+def choose(image: Image, options: Options, format_name: str | None = None) -> str:
+    """The format to load `image` as: `format_name`, flat if an option is for that alone, else what it looks like.
+
+    ConfigError if there is no such format, or if the options are not for it.
+    """
+    is_flat = (options.mode, options.load, options.entry) != (None, None, None)
+    name = format_name or ("flat" if is_flat and not _is_elf(image) else recognise(image))
+    if name not in FORMATS:
+        raise ConfigError(f"there is no image format {name!r}: choose one of {', '.join(FORMATS)}")
+    if is_flat and name != "flat":
+        raise ConfigError(f"mode, load and entry are for flat binaries, and the image is {name!r}: see format")
+    return name
+
+
 def load(image: Image, memory: GuestMemory, options: Options, format_name: str | None = None) -> EntryState:
-    """Load `image` into `memory` as `format_name` (a key of `FORMATS`), or as what it looks like.
+    """Load `image` into `memory` as what `choose` says.
 
     The machine's tables (see `firmware`) are put into the first MiB before, where any image may overwrite them.
 
-    ImageError if the image is malformed or does not fit; ConfigError if there is no such format.
+    ImageError if the image is malformed or does not fit; ConfigError as `choose`.
     """
-    name = recognise(image) if format_name is None else format_name
-    entry = FORMATS.get(name)
-    if entry is None:
-        raise ConfigError(f"there is no image format {name!r}: choose one of {', '.join(FORMATS)}")
-    if name != "flat" and (options.mode, options.load, options.entry) != (None, None, None):
-        raise ConfigError(f"mode, load and entry are for flat binaries, and the image is {name!r}: see format")
+    entry = FORMATS[choose(image, options, format_name)]
     firmware.install(memory, options.cpus)
     return entry.load(image, memory, options)

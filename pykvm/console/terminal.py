@@ -14,8 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from .port import ConsolePort
-
 OUTPUT_BUSY = 1 << 20
 """Bytes waiting to be written from which on the transmitter is busy; a guest that goes on all the same loses output."""
 
@@ -35,6 +33,25 @@ class Watcher(Protocol):
     def call_soon(self, callback: Callable[[], None]) -> object: ...
 
 
+class Port(Protocol):
+    """What is joined to a terminal: a `ConsolePort`, or what takes its place."""
+
+    sink: Callable[[bytes], None] | None
+    """Called with what is to be shown."""
+    drained: Callable[[], None] | None
+    """Called when input that waited has been taken."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of input that have not been taken."""
+
+    def send(self, data: bytes) -> None:
+        """Take input."""
+
+    def set_ready(self, ready: bool) -> None:
+        """Whether output should go on."""
+
+
 class Terminal:
     """Joins `port` to the descriptors `source` and `target`. `leave(reason)` is called when the run should end.
 
@@ -42,7 +59,7 @@ class Terminal:
     """
 
     def __init__(
-        self, port: ConsolePort, loop: Watcher, leave: Callable[[str], object], source: int = 0, target: int = 1
+        self, port: Port, loop: Watcher, leave: Callable[[str], object], source: int = 0, target: int = 1
     ) -> None:
         self._port = port
         self._loop = loop
@@ -75,6 +92,11 @@ class Terminal:
                 self._loop.on_writable(self._target, self._flush)
         if len(self._pending) >= OUTPUT_BUSY:
             self._port.set_ready(False)
+
+    @property
+    def behind(self) -> bool:
+        """Whether output waits for its reader."""
+        return bool(self._pending)
 
     def _send(self, data: bytes | bytearray) -> int:
         try:

@@ -13,7 +13,7 @@ and ABRT. A transfer stops before the DRQ block with the first bad sector, and l
 from __future__ import annotations
 
 from ..device import State
-from ..disk import Disk
+from ..disk import SECTOR, Disk
 from ..errors import ConfigError
 from .ata_identify import (
     LBA28_SECTORS,
@@ -25,8 +25,6 @@ from .ata_identify import (
     identify_device,
     translated_geometry,
 )
-
-SECTOR = 512
 
 # Task file: Command Block registers by their offset.
 FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE = 1, 2, 3, 4, 5, 6

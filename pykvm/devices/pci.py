@@ -34,21 +34,28 @@ class Function:
     registers: Mapping[int, tuple[int, int]]
 
 
-HOST_BRIDGE = Function(
-    0,
-    0,
-    {
-        0x00: (0x1237_8086, 0),
-        0x04: (0x0280_0006, 0x0000_0140),  # status: medium DEVSEL; command: memory and bus mastering cannot be off
-        0x08: (0x0600_0002, 0),
-        0x0C: (0, 0x0000_F800),
-        0x2C: (_SUBSYSTEM, 0),
-        # PAM0 to PAM6 at 0x59: all memory from 0xC0000 to 0xFFFFF is RAM here, and reads and writes go there.
-        0x58: (0x3333_3000, 0x7777_7000),
-        0x5C: (0x3333_3333, 0x7777_7777),
-        0x70: (0x0002_0000, 0x0078_0000),  # SMRAM
-    },
-)
+def _host_bridge(pam0: int, pam: int) -> Function:
+    return Function(
+        0,
+        0,
+        {
+            0x00: (0x1237_8086, 0),
+            0x04: (0x0280_0006, 0x0000_0140),  # status: medium DEVSEL; command: memory and bus mastering cannot be off
+            0x08: (0x0600_0002, 0),
+            0x0C: (0, 0x0000_F800),
+            0x2C: (_SUBSYSTEM, 0),
+            0x58: (pam0 << 8 | (pam & 0xFFFF) << 16, 0x7777_7000),
+            0x5C: (pam, 0x7777_7777),
+            0x70: (0x0002_0000, 0x0078_0000),  # SMRAM
+        },
+    )
+
+
+# PAM0 to PAM6 at 0x59: all memory from 0xC0000 to 0xFFFFF is RAM here, and reads and writes go there.
+HOST_BRIDGE = _host_bridge(0x30, 0x3333_3333)
+"""As a BIOS leaves it: its shadow in RAM is writable."""
+HOST_BRIDGE_AT_RESET = _host_bridge(0, 0)
+"""For a machine with a firmware of its own, which takes what it reads here as the reason to copy itself into RAM."""
 
 ISA_BRIDGE = Function(
     1,
@@ -96,6 +103,7 @@ POWER_MANAGEMENT = Function(
 )
 
 PC_FUNCTIONS = (HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT)
+"""Of a machine without disks."""
 
 
 class PciHost(Device):

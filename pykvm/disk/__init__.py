@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+SECTOR = 512
+"""Bytes."""
+
 
 class Disk(Protocol):
     """What a disk device asks of its backend. All sizes and offsets are in bytes.
@@ -13,7 +16,7 @@ class Disk(Protocol):
     """
 
     size: int
-    """Capacity, a multiple of 512."""
+    """Capacity, a multiple of `SECTOR`."""
 
     read_only: bool
     """True if `write_at` refuses with PermissionError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SECTOR = 512
+from . import SECTOR
 
 
 class MemoryDisk:

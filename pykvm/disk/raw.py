@@ -16,8 +16,7 @@ import stat
 import weakref
 
 from ..errors import ConfigError
-
-SECTOR = 512
+from . import SECTOR
 
 
 def read_up_to(fd: int, offset: int, length: int) -> bytes:

@@ -1,0 +1,100 @@
+"""A machine's text screen live in a terminal, with the terminal's keys going to its keyboard."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from .console.terminal import Terminal
+from .display.terminal import TerminalDisplay
+from .memory import GuestMemoryError
+
+if TYPE_CHECKING:
+    from .eventloop import Timer
+    from .machine import Machine
+
+FRAME = 1 / 30
+"""Seconds between two pictures."""
+
+KEYS = {
+    "[A": "up", "[B": "down", "[C": "right", "[D": "left", "[H": "home", "[F": "end", "[1~": "home", "[2~": "insert",
+    "[3~": "delete", "[4~": "end", "[5~": "page_up", "[6~": "page_down", "OP": "f1", "OQ": "f2", "OR": "f3", "OS": "f4",
+    "[15~": "f5", "[17~": "f6", "[18~": "f7", "[19~": "f8", "[20~": "f9", "[21~": "f10", "[23~": "f11", "[24~": "f12",
+}  # fmt: skip
+"""What xterm sends, behind an escape character, for the keys that are no characters."""
+
+_INPUT = re.compile(rb"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Z])|[\x00-\xff]")
+DELETE = 0x7F
+"""What terminals send for the backspace key."""
+
+
+class Typist:
+    """Takes what comes from a terminal, and types it. The terminal's `Port`, with nothing to show."""
+
+    waiting = 0
+
+    def __init__(self, machine: Machine) -> None:
+        self._keyboard = machine.pc.keyboard
+        self.sink: Callable[[bytes], None] | None = None
+        self.drained: Callable[[], None] | None = None
+
+    def set_ready(self, ready: bool) -> None:
+        """A screen that is read too slowly misses pictures, and nothing else."""
+
+    def send(self, data: bytes) -> None:
+        """Type `data`; what a US keyboard has no key for, or has no room for, is dropped. With the lock held."""
+        for match in _INPUT.finditer(data):
+            token = match[0]
+            key = KEYS.get(token[1:].decode("ascii")) if len(token) > 1 else None
+            try:
+                if key is not None:
+                    self._keyboard.press(key)
+                    self._keyboard.release(key)
+                elif len(token) == 1:
+                    self._keyboard.type_text("\b" if token[0] == DELETE else token.decode("ascii"))
+            except ValueError:
+                continue
+
+
+class LiveScreen:
+    """Shows `machine`'s screen on standard output, and types what comes from standard input, from now to `close`.
+
+    Made with the machine's lock held, before the run. Ctrl-A X ends the run.
+    """
+
+    def __init__(self, machine: Machine, environ: Mapping[str, str] = os.environ) -> None:
+        self._machine = machine
+        self._terminal = Terminal(Typist(machine), machine.loop, machine.request_stop)
+        truecolor = environ.get("COLORTERM") in ("truecolor", "24bit")
+        self._display = TerminalDisplay(self._write, truecolor=truecolor)
+        self._timer: Timer | None = None
+        self._show()
+
+    def _write(self, text: str) -> None:
+        self._terminal.write(text.encode())
+
+    def _show(self) -> None:
+        # A reader who is behind gets the newest picture once he has caught up.
+        if not self._terminal.behind:
+            self._draw()
+        self._timer = self._machine.loop.call_at(time.monotonic() + FRAME, self._show)
+
+    def _draw(self) -> None:
+        try:
+            self._display.draw(self._machine.screen)
+        except GuestMemoryError:
+            self._machine.request_stop("there is no screen: a machine needs 1M of memory for one")
+
+    def close(self) -> str:
+        """Show the last picture, give the terminal back, and return that picture as text with its colours."""
+        with self._machine.lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._display.close()
+            last = self._machine.screen
+        self._terminal.close()
+        return last.ansi(truecolor=False) if sys.stdout.isatty() else last.text + "\n"
