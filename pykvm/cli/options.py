@@ -1,18 +1,25 @@
-"""Command-line values that are more than a word: sizes, addresses, disks, NICs."""
+"""Options that commands share: the machine's own, and values that are more than a word (sizes, disks, NICs)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from ..errors import ConfigError
+from ..machine import DEFAULT_MEMORY, Machine
 from ..memory import parse_size
 
 if TYPE_CHECKING:
     from ..disk import Disk
     from ..disk.image import Mode
     from ..pc import Nic
+
+Function = Callable[..., Any]
 
 
 class Number(click.ParamType[int]):
@@ -90,3 +97,87 @@ def open_nic(spec: str) -> Nic:
 
         backend = Capture(backend, pcap)
     return Nic(backend, mac)
+
+
+def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Callable[[str], Any]) -> list[Any]:
+    """Back ends for the specs; the ones already open are closed if a later one, or the machine, cannot be made."""
+    opened = []
+    for spec in specs:
+        made = open_one(spec)
+        opened.append(made)
+        if made is not None:
+            stack.callback(getattr(made, "backend", made).close)
+    return opened
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What `machine_options` asks for."""
+
+    kernel: str
+    memory: int
+    cpus: int
+    disks: tuple[str, ...]
+    nics: tuple[str, ...]
+    image_format: str | None
+    mode: str | None
+    load: int | None
+    entry: int | None
+
+    def make(self) -> Machine:
+        """The machine, with the image loaded. Raises what Machine raises, and ConfigError for a bad disk or NIC."""
+        with ExitStack() as stack:
+            machine = Machine(
+                self.kernel,
+                memory=self.memory,
+                cpus=self.cpus,
+                disks=open_all(stack, self.disks, open_disk),
+                nics=open_all(stack, self.nics, open_nic),
+                format=self.image_format,
+                mode=int(self.mode) if self.mode else None,
+                load=self.load,
+                entry=self.entry,
+            )
+            stack.pop_all()
+            return machine
+
+
+_MACHINE_OPTIONS = (
+    click.argument("kernel", type=click.Path(exists=True, dir_okay=False)),
+    click.option(
+        "-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G."
+    ),
+    click.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
+    click.option(
+        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard]",
+        help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4; 'none' skips a place.",
+    ),
+    click.option(
+        "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
+        help="NE2000 card on none, loopback, unix:PATH or tap:NAME; pcap= captures its traffic. Up to 4.",
+    ),
+    click.option("--format", "image_format", help="Image format, instead of what the image looks like."),
+    click.option("--mode", type=click.Choice(["16", "32", "64"]), help="CPU mode a flat binary starts in."),
+    click.option("--load", type=ADDRESS, help="Address a flat binary is loaded at."),
+    click.option("--entry", type=ADDRESS, help="Address a flat binary is entered at."),
+)  # fmt: skip
+
+
+def machine_options(command: Function) -> Function:
+    """Decorator: the argument KERNEL and all options that make a machine; `command` gets them as one `MachineSpec`."""
+
+    @wraps(command)
+    def with_spec(**values: Any) -> Any:
+        return command(MachineSpec(**{name: values.pop(name) for name in _SPEC_FIELDS}), **values)
+
+    decorated: Function = with_spec
+    for option in reversed(_MACHINE_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+_SPEC_FIELDS = tuple(field.name for field in fields(MachineSpec))
+
+timeout_option = click.option(
+    "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End the run after so many seconds."
+)

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import click
 
 from ..snapshot import Snapshot
-from .options import open_disk, open_nic
-from .run import make_saver, open_all, run_and_show
+from .options import open_all, open_disk, open_nic, timeout_option
+from .run import make_saver, run_and_show
 from .saving import warn_in_words
 
 
@@ -22,7 +22,7 @@ from .saving import warn_in_words
     "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
     help="What the NIC's cable leads to, as for `run`; nowhere by default. Its address must be the snapshot's.",
 )  # fmt: skip
-@click.option("-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End the run after so many seconds.")
+@timeout_option
 @click.option("--verify/--no-verify", default=True, help="Whether to compare the checksums of RAM.", show_default=True)
 @click.option("--snapshot-at", metavar="TEXT|exits:N", help="Save another snapshot, on top of this one, then.")
 @click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console.terminal import Terminal
-from ..machine import DEFAULT_MEMORY, DeviceError, Machine
+from ..machine import DeviceError
 from ..outcome import Ending, Outcome
-from .options import ADDRESS, SIZE, open_disk, open_nic
+from .options import MachineSpec, machine_options, timeout_option
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from ..machine import Machine
     from ..snapshot import Snapshot
     from .saving import Saver
 
@@ -39,22 +39,8 @@ def exit_status(outcome: Outcome) -> int:
 
 
 @click.command("run", short_help="Run a guest image and show its serial port.")
-@click.argument("kernel", type=click.Path(exists=True, dir_okay=False))
-@click.option("-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G.")
-@click.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs.")
-@click.option(
-    "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard]",
-    help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4; 'none' skips a place.",
-)  # fmt: skip
-@click.option(
-    "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
-    help="NE2000 card on none, loopback, unix:PATH or tap:NAME; pcap= captures its traffic. Up to 4.",
-)  # fmt: skip
-@click.option("-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End the run after so many seconds.")
-@click.option("--format", "image_format", help="Image format, instead of what the image looks like.")
-@click.option("--mode", type=click.Choice(["16", "32", "64"]), help="CPU mode a flat binary starts in.")
-@click.option("--load", type=ADDRESS, help="Address a flat binary is loaded at.")
-@click.option("--entry", type=ADDRESS, help="Address a flat binary is entered at.")
+@machine_options
+@timeout_option
 @click.option(
     "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
     help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
@@ -64,16 +50,8 @@ def exit_status(outcome: Outcome) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")
 def command(
-    kernel: str,
-    memory: int,
-    cpus: int,
-    disks: tuple[str, ...],
-    nics: tuple[str, ...],
+    spec: MachineSpec,
     timeout: float | None,
-    image_format: str | None,
-    mode: str | None,
-    load: int | None,
-    entry: int | None,
     gdb: str | None,
     snapshot_at: str | None,
     snapshot_to: str | None,
@@ -94,23 +72,10 @@ def command(
       130            interrupted by Ctrl-C
     """
     saver = make_saver(snapshot_at, snapshot_to)
-    with ExitStack() as stack:
-        machine = Machine(
-            kernel,
-            memory=memory,
-            cpus=cpus,
-            disks=open_all(stack, disks, open_disk),
-            nics=open_all(stack, nics, open_nic),
-            format=image_format,
-            mode=int(mode) if mode else None,
-            load=load,
-            entry=entry,
-        )
-        stack.pop_all()
-        with machine:
-            if gdb is not None:
-                _wait_for_gdb(machine, kernel, gdb)
-            return run_and_show(machine, timeout, saver, as_json, quiet)
+    with spec.make() as machine:
+        if gdb is not None:
+            _wait_for_gdb(machine, spec.kernel, gdb)
+        return run_and_show(machine, timeout, saver, as_json, quiet)
 
 
 def make_saver(at: str | None, to: str | None, parent: Snapshot | None = None) -> Saver | None:
@@ -147,17 +112,6 @@ def _wait_for_gdb(machine: Machine, kernel: str, address: str) -> None:
     server = GdbServer(machine, address)
     symbols = [kernel] if machine.entry is not None and machine.entry.symbols is not None else []
     click.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
-
-
-def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Any) -> list[Any]:
-    """Back ends for the specs; the ones already open are closed if a later one, or the machine, cannot be made."""
-    opened = []
-    for spec in specs:
-        made = open_one(spec)
-        opened.append(made)
-        if made is not None:
-            stack.callback(getattr(made, "backend", made).close)
-    return opened
 
 
 def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
