@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from .device import Device, Range
@@ -59,6 +60,9 @@ class Bus:
     def attach(self, device: Device) -> None:
         """Give `device` the ranges it names; ConfigError if one is empty, out of the address space or taken."""
         ranges = self._ranges(device)
+        for one, other in pairwise(sorted(ranges)):
+            if other.base < one.end:
+                raise ConfigError(f"{device.name or type(device).__name__} wants {self.kind} {other.base:#x} twice")
         for span in ranges:
             for owner in self._owners(span):
                 raise ConfigError(

@@ -75,7 +75,7 @@ class GuestMemory:
         if self.size > low:
             self.regions.append(Region(HIGH_BASE, self.size - low, low))
         self._low = low
-        self._high_end = HIGH_BASE + self.size - low
+        self._high_end = HIGH_BASE + self.size - low if self.size > low else 0
         self.private = image is not None
         """Whether the RAM began as an image."""
         self.written: set[int] | None = None

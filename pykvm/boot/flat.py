@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..memory import GuestMemory
 from ..x86 import start
-from . import EntryState, ImageError, Options
+from . import EntryState, ImageError, Options, Span
 from .layout import STACK_SIZE, Image, Layout, enter_long, enter_protected
 
 BOOT_SECTOR = 0x7C00
@@ -47,7 +47,8 @@ def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
             registers, system = enter_long(layout, entry)
     with memoryview(image) as view:
         memory.write(load_address, view)
-    return EntryState(registers, system, "flat", reserved=layout.reserved)
+    spans = [Span(load_address, load_address, size)]
+    return EntryState(registers, system, "flat", reserved=layout.reserved, spans=spans)
 
 
 def _real_stack(layout: Layout) -> int:

@@ -95,7 +95,11 @@ def open_nic(spec: str) -> Nic:
     if pcap is not None:
         from ..net.pcap import Capture
 
-        backend = Capture(backend, pcap)
+        try:
+            backend = Capture(backend, pcap)
+        except ConfigError:
+            backend.close()
+            raise
     return Nic(backend, mac)
 
 

@@ -171,8 +171,9 @@ class ConsolePort:
                     self._changed.wait(left)
                 finally:
                     self._waiters -= 1
-            # The match is made again on a copy, which stays as it is while the output grows.
-            match = compiled.search(bytes(self._output[max(0, self._cursor - self._dropped) :]))
+            # The match is made again on a copy, which stays as it is while the output grows. The copy is of all the
+            # output, since an expression may look at what is in front of the match.
+            match = compiled.search(bytes(self._output), max(0, self._cursor - self._dropped))
             assert match is not None
-            self._cursor = max(self._cursor, self._dropped) + match.end()
+            self._cursor = self._dropped + match.end()
             return match

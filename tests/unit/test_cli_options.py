@@ -1,0 +1,136 @@
+"""Command-line values: disks, NICs, sizes."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pykvm.cli.options import ADDRESS, SIZE, open_disk, open_nic
+from pykvm.disk.overlay import OverlayDisk
+from pykvm.disk.raw import RawDisk
+from pykvm.errors import ConfigError
+from pykvm.net.loopback import Loopback, NoNet
+from pykvm.net.pcap import Capture
+from pykvm.net.unix import UnixNet
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1024))
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "read_only"), [("", False), (",rw", False), (",ro", True)])
+def test_a_raw_disk(image: Path, suffix: str, read_only: bool) -> None:
+    disk = open_disk(f"{image}{suffix}")
+    assert isinstance(disk, RawDisk)
+    with closing(disk):
+        assert disk.read_only == read_only
+        assert disk.size == 1024
+
+
+def test_a_disk_whose_writes_are_forgotten(image: Path) -> None:
+    disk = open_disk(f"{image},discard")
+    assert isinstance(disk, OverlayDisk)
+    with closing(disk):
+        disk.write_at(0, b"x")
+        assert disk.read_at(0, 1) == b"x"
+    assert image.read_bytes() == bytes(1024)
+
+
+def test_an_empty_place() -> None:
+    assert open_disk("none") is None
+
+
+def test_a_path_with_commas(tmp_path: Path) -> None:
+    path = tmp_path / "a,b.img"
+    path.write_bytes(bytes(512))
+    disk = open_disk(f"{path},ro")
+    assert disk is not None
+    disk.close()
+    with pytest.raises(ConfigError, match="behind the comma there may be rw, ro or discard"):
+        open_disk(str(path))
+
+
+@pytest.mark.parametrize(
+    "spec", ["", ",ro", "/nonexistent/disk", "/nonexistent/disk,discard", "/dev/null", "\0", "/,ro"]
+)
+def test_disks_that_cannot_be(spec: str) -> None:
+    with pytest.raises(ConfigError):
+        open_disk(spec)
+
+
+def test_kinds_of_nics(tmp_path: Path) -> None:
+    for spec, kind in (("none", NoNet), ("loopback", Loopback), (f"unix:{tmp_path}/cable", UnixNet)):
+        nic = open_nic(spec)
+        with closing(nic.backend):
+            assert isinstance(nic.backend, kind)
+            assert nic.mac is None
+
+
+def test_a_nic_with_everything(tmp_path: Path) -> None:
+    capture = tmp_path / "it.pcap"
+    nic = open_nic(f"loopback,mac=02:00:00:aa:BB:01,pcap={capture}")
+    with closing(nic.backend):
+        assert isinstance(nic.backend, Capture)
+        assert nic.mac == bytes.fromhex("020000aabb01")
+    assert capture.stat().st_size == 24  # the file's header
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("", "none, loopback, unix:PATH or tap:NAME"),
+        ("wifi", "no kind 'wifi'"),
+        ("unix", "unix:PATH"),
+        ("tap", "tap:NAME"),
+        ("unix:", "unix:PATH"),
+        ("loopback:x", "loopback"),
+        ("none:x", "none"),
+        ("loopback,", "neither mac=ADDRESS nor pcap=FILE"),
+        ("loopback,speed=10", "neither mac=ADDRESS nor pcap=FILE"),
+        ("loopback,pcap=", "neither mac=ADDRESS nor pcap=FILE"),
+        ("loopback,mac=", ""),
+        ("loopback,mac=02:00:00:00:00", ""),
+        ("loopback,mac=02:00:00:00:00:0g", ""),
+        ("loopback,pcap=/nonexistent/x.pcap", "/nonexistent/x.pcap"),
+        ("unix:/nonexistent/cable", "/nonexistent/cable"),
+        ("unix:" + "x" * 200, ""),
+    ],
+)
+def test_nics_that_cannot_be(spec: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_nic(spec)
+    assert words in str(caught.value)
+
+
+def test_a_failed_nic_leaves_no_socket(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        open_nic(f"unix:{tmp_path}/cable,pcap=/nonexistent/x.pcap")
+    assert not (tmp_path / "cable.a").exists()
+
+
+@pytest.mark.parametrize(("text", "value"), [("64M", 64 << 20), ("0x7c00", 0x7C00), ("0", 0)])
+def test_numbers(text: str, value: int) -> None:
+    assert SIZE.convert(text, None, None) == value
+    assert ADDRESS.convert(text, None, None) == value
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_number_or_a_usage_error(text: str) -> None:
+    with suppress(click.UsageError):
+        assert SIZE.convert(text, None, None) >= 0
+
+
+@given(st.text(max_size=40).filter(lambda text: not text.startswith(("tap:", "unix:"))))
+def test_any_text_is_a_nic_or_refused(text: str) -> None:
+    if "pcap=" in text:
+        return
+    with suppress(ConfigError):
+        open_nic(text).backend.close()
