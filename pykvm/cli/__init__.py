@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "Run a guest image and show its serial port.",
     "info": "Show what this machine's KVM can do.",
     "disasm": "Disassemble a guest image.",
+    "screenshot": "Save a picture of a guest's text screen.",
     "snapshot": "Run a guest image up to a moment and save its whole state.",
     "restore": "Go on from a saved state.",
     "snapshots": "List saved states.",

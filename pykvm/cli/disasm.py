@@ -43,7 +43,10 @@ def command(
     bits = int(mode) if mode else None
     ram = GuestMemory(memory)
     try:
-        state = detect.load(read_image(kernel), ram, Options(mode=bits, load=load), image_format)
+        image, options = read_image(kernel), Options(mode=bits, load=load)
+        if detect.choose(image, options, image_format) in detect.FROM_DISK:
+            image_format = "flat"  # the first sector is code, and where a BIOS puts it
+        state = detect.load(image, ram, options, image_format)
         width = bits or cpu_mode(state.system, state.registers.rflags).bits
         entry = state.system.cs.base + state.registers.rip
         span = _span(state, entry if start is None else _address(state, start), start is not None)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..boot import Module, detect
 from ..errors import ConfigError
-from ..machine import DEFAULT_MEMORY, Machine
+from ..machine import DEFAULT_MEMORY, Machine, read_image
 from ..memory import parse_size
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Callable[[str],
 class MachineSpec:
     """What `machine_options` asks for."""
 
-    kernel: str
+    kernel: str | None
     memory: int
     cpus: int
     disks: tuple[str, ...]
@@ -127,27 +128,48 @@ class MachineSpec:
     mode: str | None
     load: int | None
     entry: int | None
+    command_line: str
+    modules: tuple[str, ...]
+    floppy: str | None
+    firmware: str | None
+    no_reboot: bool
 
     def make(self) -> Machine:
         """The machine, with the image loaded. Raises what Machine raises, and ConfigError for a bad disk or NIC."""
+        image_format = self.image_format
+        if self.kernel is None and self.firmware is None and image_format is None:
+            if not self.disks and self.floppy is None:
+                raise ConfigError("nothing to run: give a KERNEL, or a disk to start from by --disk or --floppy")
+            image_format = detect.DISK
         with ExitStack() as stack:
+            floppy = open_all(stack, () if self.floppy is None else (self.floppy,), open_disk)
             machine = Machine(
                 self.kernel,
                 memory=self.memory,
                 cpus=self.cpus,
                 disks=open_all(stack, self.disks, open_disk),
                 nics=open_all(stack, self.nics, open_nic),
-                format=self.image_format,
+                format=image_format,
                 mode=int(self.mode) if self.mode else None,
                 load=self.load,
                 entry=self.entry,
+                command_line=self.command_line,
+                modules=[_module(module) for module in self.modules],
+                floppy=floppy[0] if floppy else None,
+                firmware=self.firmware,
+                no_reboot=self.no_reboot,
             )
             stack.pop_all()
             return machine
 
 
+def _module(text: str) -> Module:
+    """A module from `FILE` or `FILE TEXT`; the file's name is the beginning of its text, as GRUB has it."""
+    path = text.partition(" ")[0]
+    return Module(read_image(path), text)
+
+
 _MACHINE_OPTIONS = (
-    click.argument("kernel", type=click.Path(exists=True, dir_okay=False)),
     click.option(
         "-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G."
     ),
@@ -164,20 +186,42 @@ _MACHINE_OPTIONS = (
     click.option("--mode", type=click.Choice(["16", "32", "64"]), help="CPU mode a flat binary starts in."),
     click.option("--load", type=ADDRESS, help="Address a flat binary is loaded at."),
     click.option("--entry", type=ADDRESS, help="Address a flat binary is entered at."),
+    click.option(
+        "-a", "--append", "command_line", default="", metavar="TEXT", help="Command line for a kernel that takes one."
+    ),
+    click.option(
+        "-i", "--initrd", "--module", "modules", multiple=True, metavar="FILE[ TEXT]",
+        help="Linux's initrd; a module with its text for a Multiboot or PVH kernel, as often as wanted.",
+    ),
+    click.option(
+        "--floppy", metavar="FILE[,ro|,discard]", help="Floppy disk, for guests that the BIOS starts."
+    ),
+    click.option(
+        "--firmware", type=click.Path(exists=True, dir_okay=False),
+        help="Run this BIOS (SeaBIOS's bios.bin), and not pykvm's own.",
+    ),
+    click.option("--no-reboot", is_flag=True, help="End the run where the guest resets the machine."),
 )  # fmt: skip
 
 
-def machine_options(command: Function) -> Function:
-    """Decorator: the argument KERNEL and all options that make a machine; `command` gets them as one `MachineSpec`."""
+def machine_options(*, kernel_required: bool = True) -> Callable[[Function], Function]:
+    """Decorator: the argument KERNEL and all options that make a machine; the command gets them as one `MachineSpec`.
 
-    @wraps(command)
-    def with_spec(**values: Any) -> Any:
-        return command(MachineSpec(**{name: values.pop(name) for name in _SPEC_FIELDS}), **values)
+    KERNEL may be left out, where it is not required, by those who start from a disk.
+    """
 
-    decorated: Function = with_spec
-    for option in reversed(_MACHINE_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+    def decorate(command: Function) -> Function:
+        @wraps(command)
+        def with_spec(**values: Any) -> Any:
+            return command(MachineSpec(**{name: values.pop(name) for name in _SPEC_FIELDS}), **values)
+
+        decorated: Function = with_spec
+        for option in reversed(_MACHINE_OPTIONS):
+            decorated = option(decorated)
+        kernel = click.argument("kernel", type=click.Path(exists=True, dir_okay=False), required=kernel_required)
+        return kernel(decorated)
+
+    return decorate
 
 
 _SPEC_FIELDS = tuple(field.name for field in fields(MachineSpec))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console.terminal import Terminal
+from ..errors import ConfigError
 from ..machine import DeviceError
 from ..outcome import Ending, Outcome
 from .options import MachineSpec, machine_options, timeout_option
@@ -39,8 +41,13 @@ def exit_status(outcome: Outcome) -> int:
 
 
 @click.command("run", short_help="Run a guest image and show its serial port.")
-@machine_options
+@machine_options(kernel_required=False)
 @timeout_option
+@click.option(
+    "--display", type=click.Choice(["serial", "terminal"]), default="serial", show_default=True,
+    help="What is on this terminal: the serial port, or the VGA text screen with the keyboard.",
+)  # fmt: skip
+@click.option("--trace", type=click.Choice(["bios"]), help="Tell of each BIOS call, on standard error.")
 @click.option(
     "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
     help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
@@ -52,6 +59,8 @@ def exit_status(outcome: Outcome) -> int:
 def command(
     spec: MachineSpec,
     timeout: float | None,
+    display: str,
+    trace: str | None,
     gdb: str | None,
     snapshot_at: str | None,
     snapshot_to: str | None,
@@ -59,6 +68,8 @@ def command(
     quiet: bool,
 ) -> int:
     """Run KERNEL with its serial port on this terminal: Ctrl-A X leaves, Ctrl-C interrupts.
+
+    Without KERNEL the first disk is started. A KERNEL that is a disk image is started, too, and keeps nothing.
 
     \b
     Exit status:
@@ -75,7 +86,11 @@ def command(
     with spec.make() as machine:
         if gdb is not None:
             _wait_for_gdb(machine, spec.kernel, gdb)
-        return run_and_show(machine, timeout, saver, as_json, quiet)
+        flush = _trace_bios(machine) if trace is not None else lambda: None
+        try:
+            return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")
+        finally:
+            flush()
 
 
 def make_saver(at: str | None, to: str | None, parent: Snapshot | None = None) -> Saver | None:
@@ -87,11 +102,20 @@ def make_saver(at: str | None, to: str | None, parent: Snapshot | None = None) -
     return Saver(at, to, parent=parent)
 
 
-def run_and_show(machine: Machine, timeout: float | None, saver: Saver | None, as_json: bool, quiet: bool) -> int:
+def run_and_show(
+    machine: Machine,
+    timeout: float | None,
+    saver: Saver | None,
+    as_json: bool,
+    quiet: bool,
+    *,
+    on_screen: bool = False,
+) -> int:
     """Run the machine, on the terminal unless `as_json`, show how it ended, and return the exit status."""
     signal.signal(signal.SIGTERM, _terminate)
+    run = _run_silently if as_json else _run_on_screen if on_screen else _run_on_terminal
     try:
-        outcome = _run_silently(machine, timeout, saver) if as_json else _run_on_terminal(machine, timeout, saver)
+        outcome = run(machine, timeout, saver)
     except DeviceError as error:
         _show_device_error(error)
         return DEVICE_ERROR_STATUS
@@ -104,13 +128,13 @@ def run_and_show(machine: Machine, timeout: float | None, saver: Saver | None, a
     return exit_status(outcome)
 
 
-def _wait_for_gdb(machine: Machine, kernel: str, address: str) -> None:
+def _wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
     from shlex import join
 
     from ..debug.gdb import GdbServer
 
     server = GdbServer(machine, address)
-    symbols = [kernel] if machine.entry is not None and machine.entry.symbols is not None else []
+    symbols = [kernel] if kernel and machine.entry is not None and machine.entry.symbols is not None else []
     click.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
 
 
@@ -131,6 +155,28 @@ def _run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | Non
         lost = terminal.close()
         if lost:
             click.echo(f"pykvm: {lost} bytes of output were lost: the reader was slower than the guest", err=True)
+
+
+def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
+    from ..live import LiveScreen
+
+    with machine.lock:
+        screen = LiveScreen(machine)
+    try:
+        if saver is not None:
+            saver.arm(machine)
+        return machine.run(timeout)
+    finally:
+        click.echo(screen.close(), nl=False)
+
+
+def _trace_bios(machine: Machine) -> Callable[[], None]:
+    """Have BIOS calls told; what is returned tells the rest at the end."""
+    bios = machine.pc.bios
+    if bios is None:
+        raise ConfigError("--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk")
+    bios.log.emit = lambda line: click.secho(line, err=True, dim=True)
+    return bios.log.flush
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

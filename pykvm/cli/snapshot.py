@@ -11,7 +11,7 @@ from .saving import Saver, warn_in_words
 
 
 @click.command("snapshot", short_help="Run a guest image up to a moment and save its whole state.")
-@machine_options
+@machine_options()
 @click.argument("path", type=click.Path())
 @click.option("--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N.")
 @timeout_option

@@ -65,7 +65,7 @@ ENDINGS = {
 def test_the_exit_status_tells_the_ending(image: Write, how: str) -> None:
     code, status = ENDINGS[how]
     limit = "0.2" if how == "timed out" else str(LIMIT)
-    done = pykvm("run", image(code + SPIN), *FLAT, "--timeout", limit)
+    done = pykvm("run", "--no-reboot", image(code + SPIN), *FLAT, "--timeout", limit)
     assert done.returncode == status, done.stderr
     assert done.stderr.startswith(b"pykvm: " + how.split(" ")[0].encode())
     assert done.stdout == b""

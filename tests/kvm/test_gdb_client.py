@@ -167,7 +167,7 @@ def test_32_bit_code(guest: Guest) -> None:
 def test_16_bit_code(guest: Guest) -> None:
     output = session(
         guest("hello16"), "show architecture", "x/3i $pc", "break *0x7c10", "continue", "stepi", "x/i $pc", "delete",
-        "continue",
+        "continue", format="flat",
     )  # fmt: skip
     assert '(currently "i8086")' in output
     assert re.search(r"=> 0x7c00:\tljmp +\$0x0,\$0x7c05\n +0x7c05:\txor +%ax,%ax\n +0x7c07:\tmov +%ax,%ds", output)

@@ -110,11 +110,19 @@ def test_shutdown_port_powers_off() -> None:
         "66 ba f9 0c b0 06 ee",  # mov dx, 0xcf9; mov al, 6; out dx, al: the chip set's reset control
     ],
 )
-def test_resets_end_the_run_as_rebooted(code: str) -> None:
-    with flat(bytes.fromhex(code) + SPIN) as machine:
+def test_resets_begin_the_run_anew_or_end_it(code: str) -> None:
+    # a count of the starts, in RAM that is not the image's
+    count_starts = hexcode(
+        "fe 04 25 00 00 20 00   ; inc byte [0x200000]\n 80 3c 25 00 00 20 00 03 ; cmp byte [0x200000], 3"
+    )
+    leave = hexcode("75 02 ; jne over the halt") + HALT
+    again = count_starts + leave + bytes.fromhex(code) + SPIN
+    with flat(again) as machine:
         outcome = machine.run(LIMIT)
-    assert outcome.ending is Ending.REBOOTED
-    assert outcome.code is None
+        assert (outcome.ending, machine.resets) == (Ending.HALTED, 2)
+    with flat(again, no_reboot=True) as machine:
+        outcome = machine.run(LIMIT)
+        assert (outcome.ending, outcome.code, machine.resets) == (Ending.REBOOTED, None, 0)
 
 
 def test_the_first_ending_counts() -> None:

@@ -123,7 +123,7 @@ def test_code_longer_than_a_chunk_is_seamless(run: Run, tmp_path: Path) -> None:
         (["--start", ""], "neither a symbol"),
         (["--count", "0"], "--count"),
         (["--mode", "8"], "--mode"),
-        (["--format", "floppy"], "floppy"),
+        (["--format", "tape"], "tape"),
         (["--memory", "4K"], ""),
         (["--memory", "5000"], "not possible"),
         (["--load", "here"], "is not a size"),
