@@ -294,6 +294,12 @@ class Control:
             raise DebugError("the run has ended" if self.machine.outcome else "the machine runs: interrupt it first")
         return self.stop
 
+    def _stopped(self, cpu: int) -> VCPU:
+        """A CPU whose state holds still: KVM would make whoever asks a running one wait until it comes out."""
+        with self.machine.lock:
+            self.require_stopped()
+        return self.machine.vcpus[cpu]
+
     # What the machine says (machine.Debugger)
 
     def debug_exit(self, runner: Runner) -> None:
@@ -328,7 +334,7 @@ class Control:
         return self.machine.read_linear(watch.address, watch.size, self.stop.cpu if self.stop else 0)
 
     def _stepped(self, stepper: Stepper, cpu: int) -> None:
-        pc = self.pc(cpu)
+        pc = _pc(self.machine.vcpus[cpu])
         for watch, before in self._watched.items():
             now = self.machine.read_linear(watch.address, watch.size, cpu)
             if now != before:
@@ -347,7 +353,7 @@ class Control:
         """A CPU cannot go on. Where KVM does not report INT3 but fails to emulate it, this is a breakpoint."""
         if not self._attached or self._let_end:
             return False
-        pc = self.pc(vcpu.id)
+        pc = _pc(vcpu)
         if pc in self._placement.patches and (not code or code.startswith(INT3)):
             self._stop(Stop(Why.BREAKPOINT, vcpu.id, pc))
         else:
@@ -377,13 +383,12 @@ class Control:
 
     def registers(self, cpu: int) -> Registers:
         """General registers, RIP and RFLAGS."""
-        return self.machine.vcpus[cpu].get_registers()
+        return self._stopped(cpu).get_registers()
 
     def set_registers(self, cpu: int, registers: Registers) -> None:
         """Set them. A CPU that sleeps in HLT wakes up if RIP changes."""
         with self.machine.lock:
-            self.require_stopped()
-            vcpu = self.machine.vcpus[cpu]
+            vcpu = self._stopped(cpu)
             if vcpu.get_registers().rip != registers.rip and vcpu.get_mp_state() == MpState.HALTED:
                 vcpu.set_mp_state(MpState.RUNNABLE)
             vcpu.set_registers(registers)
@@ -391,40 +396,37 @@ class Control:
 
     def system_registers(self, cpu: int) -> SystemRegisters:
         """Segments, tables, control registers."""
-        return self.machine.vcpus[cpu].get_system_registers()
+        return self._stopped(cpu).get_system_registers()
 
     def set_system_registers(self, cpu: int, system: SystemRegisters) -> None:
         """Set them; KvmError for a state that cannot be."""
         with self.machine.lock:
-            self.require_stopped()
-            self.machine.vcpus[cpu].set_system_registers(system)
+            self._stopped(cpu).set_system_registers(system)
             self._touched = True
 
     def xsave(self, cpu: int) -> bytes:
         """The XSAVE area: x87, SSE and whatever else the CPU has."""
-        return self.machine.vcpus[cpu].get_xsave(self.machine.vm.check_extension("XSAVE2"))
+        return self._stopped(cpu).get_xsave(self.machine.vm.check_extension("XSAVE2"))
 
     def set_xsave(self, cpu: int, area: bytes) -> None:
         """Set it; KvmError for a state that cannot be."""
         with self.machine.lock:
-            self.require_stopped()
-            self.machine.vcpus[cpu].set_xsave(area)
+            self._stopped(cpu).set_xsave(area)
             self._touched = True
 
     def msr(self, cpu: int, index: int) -> int | None:
         """A model-specific register; None if KVM does not give it."""
-        return self.machine.vcpus[cpu].get_msrs([index]).get(index)
+        return self._stopped(cpu).get_msrs([index]).get(index)
 
     def set_msr(self, cpu: int, index: int, value: int) -> None:
         """Set it; KvmError for a value that cannot be."""
         with self.machine.lock:
-            self.require_stopped()
-            self.machine.vcpus[cpu].set_msrs({index: value})
+            self._stopped(cpu).set_msrs({index: value})
             self._touched = True
 
     def pc(self, cpu: int) -> int:
         """The linear address of the next instruction."""
-        return linear_pc(self.registers(cpu), self.system_registers(cpu))
+        return _pc(self._stopped(cpu))
 
     def walk(self, cpu: int, linear: int) -> Walk:
         """How that CPU translates a linear address, step by step."""
@@ -476,6 +478,10 @@ def linear_pc(registers: Registers, system: SystemRegisters) -> int:
     if system.efer & EFER_LMA and system.cs.l:
         return registers.rip
     return system.cs.base + registers.rip & 0xFFFFFFFF
+
+
+def _pc(vcpu: VCPU) -> int:
+    return linear_pc(vcpu.get_registers(), vcpu.get_system_registers())
 
 
 def _inject(vcpu: VCPU, vector: int) -> None:

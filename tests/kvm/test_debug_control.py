@@ -16,7 +16,7 @@ from pykvm.debug.breakpoints import BreakpointError, Watch
 from pykvm.debug.control import Control, DebugError, Stop, Why
 from pykvm.debug.probes import int3_works
 from pykvm.debug.stepper import Step
-from pykvm.x86.registers import RFLAGS_IF
+from pykvm.x86.registers import RFLAGS_IF, Registers
 
 Guest = Callable[[str], Path]
 START = 0x100000
@@ -447,7 +447,17 @@ def test_memory_by_linear_and_by_physical_address() -> None:
 def test_a_running_machine_is_not_looked_at() -> None:
     with debugged(SPIN) as (_, control):
         control.resume()
-        with pytest.raises(DebugError, match="interrupt it first"):
-            control.read(0, 0, 1)
-        with pytest.raises(DebugError):
-            control.set_registers(0, control.registers(0))
+        looks: list[Callable[[], object]] = [
+            lambda: control.read(0, 0, 1),
+            lambda: control.read_physical(0, 1),
+            lambda: control.registers(0),
+            lambda: control.system_registers(0),
+            lambda: control.xsave(0),
+            lambda: control.msr(0, 0x10),
+            lambda: control.pc(0),
+            lambda: control.walk(0, 0),
+            lambda: control.set_registers(0, Registers()),
+        ]
+        for look in looks:
+            with pytest.raises(DebugError, match="interrupt it first"):
+                look()
