@@ -120,7 +120,7 @@ def run_and_show(
         _show_device_error(error)
         return DEVICE_ERROR_STATUS
     if as_json:
-        print(json.dumps(_as_dict(machine, outcome)))
+        click.echo(json.dumps(_as_dict(machine, outcome)))
     elif not quiet:
         _show(machine, outcome)
     if saver is not None:
