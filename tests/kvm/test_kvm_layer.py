@@ -620,7 +620,7 @@ def test_msr_filter(bench: Bench) -> None:
         hexcode(
             """
             66 b9 74 01 00 00 ; mov ecx, 0x174
-            66 b8 44 33 22 11 ; mov eax, 0x11223344
+            66 b8 44 33 00 00 ; mov eax, 0x3344: a selector, some CPUs keep no more
             66 31 d2          ; xor edx, edx
             0f 30             ; wrmsr: KVM's own
             0f 32             ; rdmsr: comes out
@@ -635,7 +635,7 @@ def test_msr_filter(bench: Bench) -> None:
     assert bench.vcpu.msr()[0] == 0x174
     bench.vcpu.answer_msr(0x55667788)
     assert bench.next_output() == (0xD0, 0x55667788)
-    assert bench.vcpu.get_msrs([0x174]) == {0x174: 0x11223344}
+    assert bench.vcpu.get_msrs([0x174]) == {0x174: 0x3344}
     assert bench.vcpu.enter() == Exit.WRMSR
     assert bench.vcpu.msr() == (0xC0DE0000, 0x55667788)
     bench.vcpu.answer_msr(0)
