@@ -25,6 +25,7 @@ EGA_TEXT_TYPE = 2
 MAX_SECTIONS = 4096
 MAX_LOADED = 64 << 20
 """Bytes of symbols and strings that are put into memory for the guest at most."""
+_ALIGN = 16
 
 _FROM_FILE_START = 0xFFFFFFFF
 
@@ -102,7 +103,8 @@ def place_sections(image: Image, layout: Layout) -> Sections | None:
     if table_at + count * entry_size > len(image):
         return None
     table = bytearray(image[table_at : table_at + count * entry_size])
-    wanted = []
+    contents = []
+    end = 0
     for number in range(count):
         fields = record.read(image, table_at + number * entry_size)
         offset, size = fields["sh_offset"], fields["sh_size"]
@@ -110,15 +112,16 @@ def place_sections(image: Image, layout: Layout) -> Sections | None:
             continue
         if offset + size > len(image):
             return None
-        wanted.append((number, offset, size))
-    if sum(size for _, _, size in wanted) > MAX_LOADED:
+        contents.append((number, end, offset, size))
+        end += -(-size // _ALIGN) * _ALIGN
+    if end > MAX_LOADED:
         return None
-    contents = []
-    for number, offset, size in wanted:
-        try:
-            gpa = layout.place(size, f"section {number}", above=1 << 20)
-        except ImageError:
-            return None
-        struct.pack_into("<Q" if wide else "<I", table, number * entry_size + (16 if wide else 12), gpa)
-        contents.append((gpa, offset, size))
-    return Sections(count, entry_size, names, bytes(table), contents)
+    try:
+        # In one piece: to look for room for each of thousands would take long.
+        base = layout.place(end, "symbols and strings", above=1 << 20) if end else 0
+    except ImageError:
+        return None
+    for number, at, _, _ in contents:
+        struct.pack_into("<Q" if wide else "<I", table, number * entry_size + (16 if wide else 12), base + at)
+    placed = [(base + at, offset, size) for _, at, offset, size in contents]
+    return Sections(count, entry_size, names, bytes(table), placed)

@@ -17,7 +17,7 @@ MAX_SYMBOLS = 1 << 18
 """Symbols read from one file: more than Linux has. Those behind them in the table are left out."""
 MAX_SECTIONS = 4096
 MAX_NAME = 512
-"""Longest name in bytes; a longer one is cut."""
+"""Longest name in bytes of the file and in characters as it is shown; a longer one is cut."""
 MAX_STRINGS = 1 << 26
 """Largest string table in bytes; names behind that are left out."""
 
@@ -155,7 +155,7 @@ class SymbolTable:
             if not name:
                 continue
             if not name.isprintable():  # it may be printed on a terminal
-                name = ascii(name)[1:-1]
+                name = ascii(name)[1:-1][:MAX_NAME]
             is_global = info >> 4 != STB_LOCAL
             if index == SHN_ABS:
                 if is_global or name not in self._names:

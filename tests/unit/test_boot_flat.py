@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pykvm.boot import ImageError, Options
 from pykvm.boot.flat import load
@@ -102,22 +100,3 @@ def test_what_cannot_be_loaded(memory: GuestMemory, image: bytes, options: Optio
     with pytest.raises(ImageError, match=message):
         load(image, memory, options)
     assert memory.committed() == 0, "an image that is refused leaves RAM alone"
-
-
-ADDRESS = st.none() | st.integers(-10, 1 << 33) | st.integers(0, 0x210000)
-
-
-@given(st.sampled_from([None, 16, 32, 64, 7]), ADDRESS, ADDRESS, st.integers(0, 0x2000))
-def test_an_image_is_entered_inside_ram_or_refused(
-    mode: int | None, at: int | None, entry: int | None, size: int
-) -> None:
-    ram = GuestMemory("2M")
-    try:
-        state = load(b"\xf4" * size, ram, Options(mode, at, entry))
-    except ImageError:
-        pass
-    else:
-        assert ram.read(state.system.cs.base + state.registers.rip, 1) == b"\xf4"
-        ram.read(state.system.ss.base + state.registers.rsp - 0x1000, 0x1000)
-    finally:
-        ram.close()

@@ -5,14 +5,11 @@ Offsets are those of Documentation/arch/x86/boot.rst (setup header) and zero-pag
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Iterator
 
 import pytest
 from elf_writer import Name, Part, elf, patch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pykvm.boot import EntryState, ImageError, Module, Options, firmware
 from pykvm.boot.detect import load, recognise
@@ -297,26 +294,3 @@ def test_vmlinux_with_pvh_note_is_entered_by_it(memory: GuestMemory) -> None:
 
 def test_32_bit_vmlinux() -> None:
     refused(vmlinux(32), r"EI_CLASS .* only 64-bit ones")
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from([bzimage(), bzimage(relocatable_kernel=0, xloadflags=0), vmlinux()]),
-    st.dictionaries(
-        st.sampled_from(sorted(FIELDS)),
-        st.sampled_from([0, 1, 0x1000, 0x7FFFFFFF, (1 << 64) - 1]) | st.integers(0, (1 << 64) - 1),
-        max_size=4,
-    ),
-    st.none() | st.integers(0, 0x1C00),
-    st.integers(0, 300),
-)
-def test_any_bytes_are_loaded_or_refused_in_words(
-    image: bytes, changes: dict[str, int], cut: int | None, command_line: int
-) -> None:
-    for name, value in changes.items():
-        at, size = FIELDS[name]
-        image = patch(image, at, size, value % (1 << 8 * size))
-    ram = GuestMemory("32M")
-    with contextlib.suppress(ImageError):
-        load(image[:cut], ram, Options(command_line="x" * command_line, modules=[Module(b"initrd")]), "linux")
-    ram.close()

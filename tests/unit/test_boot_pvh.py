@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Iterator
 
 import pytest
 from elf_writer import Part, elf, patch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pykvm.boot import ImageError, Module, Options, firmware
 from pykvm.boot.detect import load, recognise
@@ -155,25 +152,3 @@ def test_no_note_in_what_is_no_elf() -> None:
 def test_wrong_note_is_named(memory: GuestMemory, notes: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load(kernel(notes), memory, Options())
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.sampled_from([32, 64]),
-    st.lists(
-        st.tuples(st.integers(0, 70), st.sampled_from([0, 1, 4, 18, 0xFFFFFFFF]) | st.integers(0, 0xFFFFFFFF)),
-        min_size=1,
-        max_size=4,
-    ),
-    st.none() | st.integers(0, 300),
-)
-def test_any_bytes_are_loaded_or_refused_in_words(bits: int, changes: list[tuple[int, int]], cut: int | None) -> None:
-    image = kernel(note(b"GNU\0", 3, bytes(20)) + ENTRY, bits)
-    for word, value in changes:
-        if 4 * word + 4 <= len(image):
-            image = patch(image, 4 * word, 4, value)
-    ram = GuestMemory("4M")
-    for format_name in (None, "pvh"):
-        with contextlib.suppress(ImageError):
-            load(image[:cut], ram, Options(command_line="x", modules=[Module(b"y")]), format_name)
-    ram.close()
