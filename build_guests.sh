@@ -27,8 +27,8 @@ flock 9 # two runs at a time take turns
 common=(-g -Wall -Wextra -Werror "-ffile-prefix-map=$PWD=.")
 cflags=("${common[@]}" -std=gnu11 -O2 -ffreestanding -fno-pic -mno-red-zone -mgeneral-regs-only -fcf-protection=none
     -fno-stack-protector -fno-asynchronous-unwind-tables -ffunction-sections -fdata-sections)
-ldflags=(-static -nostdlib --build-id=none --gc-sections --fatal-warnings -z noexecstack -z max-page-size=4096
-    -T guests/lib/link.ld)
+ldflags=(-static -nostdlib --build-id=none --gc-sections --fatal-warnings -z noexecstack -z max-page-size=4096)
+layout=(-T guests/lib/link.ld)
 
 bold='' plain=''
 [ -t 1 ] && bold=$'\033[1m' plain=$'\033[0m'
@@ -85,15 +85,21 @@ guest64() { # name source... [-flag...]: with the library
         object "$name-$argument" "guests/$argument" "${flags[@]}"
         objects+=("$work/$name-$argument.o")
     done
-    ld "${ldflags[@]}" -o "$work/$name.elf" "${objects[@]}" "$work/library.a"
+    ld "${ldflags[@]}" "${layout[@]}" -o "$work/$name.elf" "${objects[@]}" "$work/library.a"
 }
 
 alone() { # name source bits: one assembler file, no library
     case $3 in
-    64) object "$1" "guests/$2" && ld "${ldflags[@]}" -o "$work/$1.elf" "$work/$1.o" ;;
-    32) object "$1" "guests/$2" -m32 && ld -m elf_i386 "${ldflags[@]}" -o "$work/$1.elf" "$work/$1.o" ;;
+    64) object "$1" "guests/$2" && ld "${ldflags[@]}" "${layout[@]}" -o "$work/$1.elf" "$work/$1.o" ;;
+    32) object "$1" "guests/$2" -m32 && ld -m elf_i386 "${ldflags[@]}" "${layout[@]}" -o "$work/$1.elf" "$work/$1.o" ;;
     16) object "$1" "guests/$2" -m32 && ld -m elf_i386 -Ttext 0x7C00 --oformat binary -o "$work/$1.bin" "$work/$1.o" ;;
     esac
+}
+
+paged32() { # name: C and assembler, 32 bits, no library, a linker script of its own
+    object "$1-c" "guests/$1.c" -m32
+    object "$1-S" "guests/$1.S" -m32
+    ld -m elf_i386 "${ldflags[@]}" -T "guests/$1.ld" -o "$work/$1.elf" "$work/$1-c.o" "$work/$1-S.o"
 }
 
 build() { # file kind argument...
@@ -112,6 +118,7 @@ for name in echo disk net timer chaos deaf demo hash; do
 done
 build smp.elf guest64 'long mode' smp.c smp_trampoline.S
 build user.elf guest64 'long mode' user.c user_switch.S user_programs.S
+build paged32.elf paged32 '32-bit paging'
 build spin.elf alone 'long mode' spin.S 64
 build flood.elf alone 'long mode' flood.S 64
 build crash-real16.bin alone 'real mode' crash16.S 16
