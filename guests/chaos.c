@@ -11,8 +11,9 @@ static const struct {
 /* Where devices live. Of 65536 ports few are in use: half of the shots go here. */
 static const struct {
     uint16_t first, size;
-} devices[] = {{0x1F0, 8}, {0x170, 8}, {0x3F6, 1}, {0x376, 1}, {0x300, 32}, {0x3F8, 8}, {0x2F8, 8}, {0x3E8, 8},
-               {0x2E8, 8}, {0x20, 2},  {0xA0, 2},  {0x40, 4},  {0x60, 5},   {0x70, 2},  {0x3B0, 48}, {0x510, 12}};
+} devices[] = {{0x1F0, 8}, {0x170, 8}, {0x3F6, 1}, {0x376, 1}, {0x300, 96}, {0x3F8, 8}, {0x2F8, 8}, {0x3E8, 8},
+               {0x2E8, 8}, {0x20, 2},  {0xA0, 2},  {0x40, 4},  {0x60, 5},   {0x70, 2},  {0x3B0, 48}, {0x510, 12},
+               {0x280, 32}};
 
 static uint32_t random(void) {
     static uint32_t state = 2463534242; /* Marsaglia's xorshift32 */

@@ -38,7 +38,7 @@ COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """COM1 to COM4: (port, IRQ)."""
 ATA_CHANNELS = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))
 """Primary and secondary: (command block, control block, IRQ)."""
-NE2000_CARDS = ((0x300, 9), (0x320, 10), (0x340, 11), (0x360, 5))
+NE2000_CARDS = ((0x300, 9), (0x320, 10), (0x340, 11), (0x280, 5))
 """Where the first to fourth NIC is: (port, IRQ)."""
 KEYBOARD_IRQ, RTC_IRQ, MOUSE_IRQ = 1, 8, 12
 SCI_IRQ = 9

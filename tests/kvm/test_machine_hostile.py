@@ -16,6 +16,9 @@ from helpers import BRIEF, LIMIT, PYKVM, ROOT, SPIN, flat, hexcode, resident
 
 from pykvm import Ending, Machine
 from pykvm.bus import UNCLAIMED_LIMIT
+from pykvm.console import port
+from pykvm.disk.memory import MemoryDisk
+from pykvm.net.loopback import Loopback
 from pykvm.net.unix import UnixNet
 
 Guest = Callable[[str], Path]
@@ -51,6 +54,36 @@ def test_the_time_limit_holds(guest: Guest, name: str) -> None:
         assert f"{BRIEF:g} s" in outcome.reason
         assert resident() - before < GROWTH
         assert len(machine.ports.unclaimed) <= UNCLAIMED_LIMIT
+
+
+def test_random_accesses_to_every_device_do_no_harm(guest: Guest) -> None:
+    disks = [MemoryDisk(bytes(100 * 512)) for _ in range(4)]
+    with Machine(guest("chaos"), disks=disks, nics=[Loopback() for _ in range(4)], serial_ports=4) as machine:
+        before = resident()
+        assert machine.run(BRIEF).ending is Ending.TIMED_OUT
+        assert resident() - before < GROWTH
+        assert all(disk.size == 100 * 512 for disk in disks)
+
+
+def test_of_a_flood_the_end_is_kept(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port, "OUTPUT_LIMIT", 1000)
+    came, enough = 0, threading.Event()
+
+    def count(data: bytes) -> None:
+        nonlocal came
+        came += len(data)
+        if came >= 5000:
+            enough.set()
+
+    with Machine(guest("flood")) as machine:
+        machine.serial.sink = count
+        machine.start(LIMIT)
+        assert enough.wait(LIMIT)
+        assert 1000 <= len(machine.serial.output) <= 2000
+        machine.serial.wait_for("xyz\n", LIMIT)  # it goes on
+        machine.stop()
+        assert came >= 5000
+        assert len(machine.serial.output) <= 2000
 
 
 @pytest.mark.parametrize("code", [PORT_SCAN, MMIO_SCAN], ids=["ports", "addresses"])
@@ -120,7 +153,7 @@ def test_a_guest_that_never_takes_its_frames(guest: Guest, tmp_path: Path) -> No
                 machine.resume()
             with pytest.raises(TimeoutError):
                 machine.wait(BRIEF)
-            assert resident() - before < GROWTH
+            assert resident() - before < sent[0] * 1414 // 2, "frames are hoarded"
         assert machine.stop().ending is Ending.STOPPED
 
 

@@ -50,16 +50,10 @@ def test_two_machines_on_a_cable_reach_each_other(guest: Guest, tmp_path: Path) 
             assert machine.wait(LIMIT).code == 0
 
 
-@pytest.mark.needs("tshark")
-def test_a_capture_of_the_cable_is_read_by_others(guest: Guest, tmp_path: Path) -> None:
-    cable, capture = str(tmp_path / "cable"), tmp_path / "cable.pcap"
-    with (
-        net_guest(guest, Capture(UnixNet(cable), str(capture)), "10.0.0.1") as one,
-        net_guest(guest, UnixNet(cable), "10.0.0.2"),
-    ):
-        one.serial.send("ping 10.0.0.2 2\n")
-        one.serial.wait_for("ping: 2 sent, 2 received\n", LIMIT)
-    fields = ("_ws.col.Protocol", "arp.opcode", "icmp.type", "icmp.seq", "icmp.checksum.status", "ip.checksum.status")
+def packets(capture: Path) -> list[tuple[str, ...]]:
+    """A row for each packet of the file, as tshark reads it."""
+    fields = ("_ws.col.Protocol", "arp.opcode", "ip.src", "icmp.type", "icmp.seq")
+    fields += ("icmp.checksum.status", "ip.checksum.status")
     done = subprocess.run(
         ["tshark", "-r", capture, "-n", "-o", "ip.check_checksum:TRUE", "-T", "fields"]
         + [part for field in fields for part in ("-e", field)],
@@ -67,12 +61,32 @@ def test_a_capture_of_the_cable_is_read_by_others(guest: Guest, tmp_path: Path) 
         capture_output=True,
         text=True,
     )
-    rows = [tuple(line.split("\t")) for line in done.stdout.splitlines()]
+    return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.needs("tshark")
+def test_a_capture_of_the_cable_is_read_by_others(guest: Guest, tmp_path: Path) -> None:
+    cable, captures = str(tmp_path / "cable"), [tmp_path / "one.pcap", tmp_path / "two.pcap"]
+    with (
+        net_guest(guest, Capture(UnixNet(cable), str(captures[0])), "10.0.0.1") as one,
+        net_guest(guest, Capture(UnixNet(cable), str(captures[1])), "10.0.0.2") as two,
+    ):
+        one.serial.send("ping 10.0.0.2 2\n")
+        one.serial.wait_for("ping: 2 sent, 2 received\n", LIMIT)
+        two.serial.send("ping 10.0.0.1\n")
+        two.serial.wait_for("ping: 1 sent, 1 received\n", LIMIT)
+    rows, same = (packets(capture) for capture in captures)
+    assert rows == same
     # ARP: 1 request, 2 reply. ICMP: 8 echo request, 0 echo reply. Checksums: 1 is good.
     assert [row[1] for row in rows if row[0] == "ARP"] == ["1", "2"]
-    pings = [(row[2], row[3]) for row in rows if row[0] == "ICMP"]
-    assert pings == [("8", "1"), ("0", "1"), ("8", "2"), ("0", "2")]
-    assert {row[4:] for row in rows if row[0] == "ICMP"} == {("1", "1")}
+    pings = [row[2:5] for row in rows if row[0] == "ICMP"]
+    one_asks, two_asks = ("10.0.0.1", "8"), ("10.0.0.2", "8")
+    one_answers, two_answers = ("10.0.0.1", "0"), ("10.0.0.2", "0")
+    assert pings == [
+        (*one_asks, "1"), (*two_answers, "1"), (*one_asks, "2"), (*two_answers, "2"), (*two_asks, "1"),
+        (*one_answers, "1"),
+    ]  # fmt: skip
+    assert {row[5:] for row in rows if row[0] == "ICMP"} == {("1", "1")}
 
 
 def test_nobody_answers_on_an_empty_cable(guest: Guest, tmp_path: Path) -> None:
