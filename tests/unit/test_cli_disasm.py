@@ -124,7 +124,7 @@ def test_code_longer_than_a_chunk_is_seamless(run: Run, tmp_path: Path) -> None:
         (["--count", "0"], "--count"),
         (["--mode", "8"], "--mode"),
         (["--format", "tape"], "tape"),
-        (["--memory", "4K"], ""),
+        (["--memory", "4K"], "is not in RAM"),
         (["--memory", "5000"], "not possible"),
         (["--load", "here"], "is not a size"),
     ],
