@@ -72,6 +72,10 @@ class Device:
     The bus splits a wider one into accesses of this width at rising offsets, as the byte lanes of an ISA bus do.
     """
 
+    moved_by_host: bool = True
+    """Whether anything but the guest's accesses can have changed the state since the last `restore`: time, a cable, a
+    person. Where it is False, a machine that goes back leaves out a device that the guest has not accessed."""
+
     def read(self, offset: int, size: int) -> int:
         """Return what the guest reads: an unsigned integer of `size` bytes (1, 2, 4 or 8, at most `width`)."""
         return (1 << 8 * size) - 1

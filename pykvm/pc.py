@@ -83,6 +83,7 @@ class Timed(Device):
 
     def _tick(self) -> None:
         self._timer = None
+        self.moved_by_host = True
         self._device.tick()
         self._arm()
 
@@ -104,6 +105,7 @@ class Timed(Device):
 
     def restore(self, state: State) -> None:
         self._device.restore(state)
+        self.moved_by_host = self._device.moved_by_host
         self._arm()
 
 

@@ -111,6 +111,16 @@ class ConsolePort:
         self._input[:] = waiting
         self._dropped, self._cursor, self._ended = dropped, cursor, ""
 
+    def is_still(self, state: State) -> bool:
+        """Whether nothing has been said or listened to since `state` was saved or restored last."""
+        return (
+            len(self._output) == len(state["output"])  # it only ever grows, or has more dropped
+            and self._dropped == state["dropped"]
+            and self._cursor == state["cursor"]
+            and self._input == state["input"]
+            and not self._ended
+        )
+
     def end(self, why: str) -> None:
         """Nothing more will come: whoever waits is told `why`."""
         self._ended = why

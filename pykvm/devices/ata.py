@@ -35,6 +35,7 @@ class AtaChannel(Device):
     """
 
     width = 4
+    moved_by_host = False
 
     def __init__(
         self, name: str, base: int, control: int, irq: IrqLine, master: Disk | None, slave: Disk | None = None

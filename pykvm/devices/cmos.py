@@ -48,6 +48,7 @@ class Cmos(Device):
     """
 
     name = "RTC"
+    moved_by_host = False  # but by `tick`, which its caller knows of
     ports = (Range(0x70, 2),)
     width = 1
 

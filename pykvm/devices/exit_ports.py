@@ -61,6 +61,7 @@ class ShutdownPort(Device):
 
     name = "shutdown port"
     width = 1
+    moved_by_host = False
 
     WORD = b"Shutdown"
 

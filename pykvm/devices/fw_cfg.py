@@ -42,6 +42,7 @@ class FwCfg(Device):
     name = "fw_cfg"
     ports = (Range(0x510, 2), Range(0x514, 8))
     width = 4
+    moved_by_host = False
 
     def __init__(self, read_memory: Callable[[int, int], bytes], write_memory: Callable[[int, bytes], None]) -> None:
         self._read_memory = read_memory

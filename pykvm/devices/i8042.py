@@ -343,6 +343,7 @@ class I8042(Device):
                 raise ValueError(f"there is no {character!r} on a US keyboard")
             codes += [KEYS[name] for name in stroke]
             codes += [KEYS[name] | _RELEASE for name in reversed(stroke)]
+        self.moved_by_host = True
         self.keyboard.type(codes)
         self._update()
 
@@ -350,6 +351,7 @@ class I8042(Device):
         code = KEYS.get(key)
         if code is None:
             raise ValueError(f"there is no key {key!r}: the keys are {' '.join(KEYS)}")
+        self.moved_by_host = True
         self.keyboard.move(code | release)
         self._update()
 
@@ -512,12 +514,14 @@ class I8042(Device):
         self._broken_key = bool(numbers["broken_key"])
         self._move_a20(bool(numbers["a20"]))
         self._drive_irqs()
+        self.moved_by_host = False
 
 
 class Port92(Device):
     """System control port A: bit 1 is a second A20 gate, a rising bit 0 resets the processor."""
 
     name = "port 92"
+    moved_by_host = False
     ports = (Range(0x92, 1),)
     width = 1
 

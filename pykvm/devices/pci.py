@@ -113,6 +113,7 @@ class PciHost(Device):
     """
 
     name = "PCI host"
+    moved_by_host = False
     ports = (Range(CONFIG_ADDRESS, 1), Range(CONFIG_ADDRESS + 2, 6))
     width = 4
 

@@ -23,6 +23,7 @@ class ResetControl(Device):
     name = "reset control"
     ports = (Range(0xCF9, 1),)
     width = 1
+    moved_by_host = False
 
     def __init__(self, on_reset: Callable[[str], None]) -> None:
         self._on_reset = on_reset

@@ -217,6 +217,7 @@ class Uart16550(Device):
         Linux answers a break on its console with the magic SysRq key.
         """
         if not self._mcr & MCR_LOOP and self._room():
+            self.moved_by_host = True
             self._rx.append(LSR_BI << 8)
             self._update()
 
@@ -256,16 +257,21 @@ class Uart16550(Device):
         if not self._fcr:
             self._rx[0] = character
 
-    def _pull(self) -> None:
-        """Take as much input as there is room for. The serial input is cut off in loopback mode."""
-        if not self._mcr & MCR_LOOP and (room := self._room()):
-            self._rx.extend(self._backend.read(room)[:room])
+    def _pull(self) -> bool:
+        """Take as much input as there is room for: whether any came. The serial input is cut off in loopback mode."""
+        if self._mcr & MCR_LOOP or not (room := self._room()):
+            return False
+        data = self._backend.read(room)[:room]
+        self._rx.extend(data)
+        return bool(data)
 
     def _on_input(self) -> None:
+        self.moved_by_host = True
         self._pull()
         self._update()
 
     def _on_ready(self) -> None:
+        self.moved_by_host = True
         if self._tx and self._backend.ready:
             self._send()
         if self._ier & IER_THRE and self._can_send():
@@ -340,7 +346,7 @@ class Uart16550(Device):
             setattr(self, f"_{name}", value)
         self._rx = deque(rx)
         self._tx = bytearray(tx)
-        self._pull()
+        self.moved_by_host = self._pull()
         self._update()
         if stalled and self._backend.ready:  # nobody else will say that it has become ready
             self._on_ready()

@@ -31,6 +31,8 @@ class OverlayDisk:
     def __init__(self, base: Disk) -> None:
         self.base = base
         self.size = base.size
+        self.writes = 0
+        """Grows whenever the content may have changed."""
         try:
             self._written = bytearray(-(-self.size // (8 * CLUSTER)))
             self._fd, path = tempfile.mkstemp(prefix="pykvm-overlay-")
@@ -52,6 +54,7 @@ class OverlayDisk:
         self._check(offset, len(data))
         if not data:
             return
+        self.writes += 1
         first, last = offset // CLUSTER, (end - 1) // CLUSTER
         cluster_end = min((last + 1) * CLUSTER, self.size)
         if offset % CLUSTER and not self._is_written(first):
@@ -84,6 +87,7 @@ class OverlayDisk:
 
     def discard(self) -> None:
         """Forget all that was written: the disk is as its base again."""
+        self.writes += 1
         os.ftruncate(self._fd, 0)
         self._written = bytearray(len(self._written))
 

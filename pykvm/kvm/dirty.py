@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._kvm import ffi, lib
+from .errors import KvmError
 from .saved import Calls
 from .vm import VM
 
@@ -44,17 +45,19 @@ class DirtyLog:
         self._fetch()
         return self.bitmap
 
-    def undo(self, target: int, source: int) -> int:
+    def undo(self, target: Any, source: Any) -> int:
         """Copy what was written since the last call from `source` to `target`, and return how many pages that were.
 
         Both are addresses (see `address_of`) of as many bytes as the log has pages for.
         """
-        self._fetch()
-        to, of = ffi.cast("char *", target), ffi.cast("char *", source)
-        return int(lib.pykvm_copy_pages(to, of, self._words, self._size))
+        fetch = self._fetch
+        copied: int = lib.pykvm_undo(fetch.calls, fetch.count, target, source, self._words, self._size)
+        if copied < 0:
+            raise KvmError("KVM_GET_DIRTY_LOG", ffi.errno, "the slot has no dirty log")
+        return copied
 
 
-def address_of(buffer: mmap.mmap) -> int:
+def address_of(buffer: mmap.mmap) -> Any:
     """Where a mapping is in this process. It counts as long as the mapping is not closed."""
     with ffi.from_buffer(buffer) as held:
-        return int(ffi.cast("uintptr_t", held))
+        return ffi.cast("char *", ffi.cast("uintptr_t", held))

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 from typing import Any, Self
 
 from ._kvm import ffi, lib
 from .errors import KvmError
+from .system import System
 from .vcpu import VCPU
 from .vm import VM
 
 MSR_TSC = 0x10
 MSR_TSC_DEADLINE = 0x6E0
+MTRR_MSRS = (0x250, 0x258, 0x259, *range(0x268, 0x270), *range(0x200, 0x210), 0x2FF)
+"""The MTRRs: KVM keeps them, and leaves them out of KVM_GET_MSR_INDEX_LIST."""
 MSR_LIMIT = 4096
 """No list of MSRs is longer."""
 XSAVE_LIMIT = 1 << 16
@@ -49,6 +53,8 @@ _ORDER = ("system", "xcrs", "xsave", "msrs", "registers", "mp_state", "lapic", "
 
 DEFERRED = ("system", "registers", "events")
 """The parts of a vCPU that its next KVM_RUN can take from the shared page, which saves three ioctls."""
+RUNNING = (*DEFERRED, "mp_state")
+"""The same, and what a vCPU that has just left the guest by itself has already: that it runs."""
 
 _CHIPS = (("pic_master", lib.KVM_IRQCHIP_PIC_MASTER), ("pic_slave", lib.KVM_IRQCHIP_PIC_SLAVE),
           ("ioapic", lib.KVM_IRQCHIP_IOAPIC))  # fmt: skip
@@ -64,16 +70,17 @@ class Calls:
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._arguments = [argument for _, _, argument in calls]  # keeps them alive
-        self._calls = ffi.new("struct pykvm_call[]", len(calls))
-        for entry, (fd, request, argument) in zip(self._calls, calls, strict=True):
+        self.count = len(calls)
+        self.calls = ffi.new("struct pykvm_call[]", self.count)
+        for entry, (fd, request, argument) in zip(self.calls, calls, strict=True):
             entry.fd, entry.request, entry.argument = fd, request, argument
 
     def __call__(self) -> None:
         """Make them; KvmError names the first that fails, and those after it are not made."""
-        done = lib.pykvm_calls(self._calls, len(self._calls))
-        if done < len(self._calls):
+        done = lib.pykvm_calls(self.calls, self.count)
+        if done < self.count:
             number = ffi.errno
-            name = _NAMES.get(self._calls[done].request, "ioctl")
+            name = _NAMES.get(self.calls[done].request, "ioctl")
             raise KvmError(name, number, "this KVM does not take the state")
 
 
@@ -130,19 +137,16 @@ class SavedVcpu:
         vcpu.flush()
         Calls(list(self.setters(vcpu)))()
 
-    def can_defer(self, vcpu: VCPU) -> bool:
-        """Whether the parts of `DEFERRED` can be left to the vCPU's next KVM_RUN.
+    @property
+    def runnable(self) -> bool:
+        """Whether the vCPU neither sleeps nor waits for another."""
+        return bool(self.parts["mp_state"].mp_state == lib.KVM_MP_STATE_RUNNABLE)
 
-        That takes them first of all from a vCPU that runs, and only then; and they may come after the local APIC's
-        state only where that stays where it is.
-        """
-        runnable: bool = self.parts["mp_state"].mp_state == lib.KVM_MP_STATE_RUNNABLE
-        return runnable and self.parts["system"].apic_base == vcpu.run.apic_base
-
-    def defer(self, vcpu: VCPU) -> None:
-        """Leave the parts of `DEFERRED` to the vCPU's next KVM_RUN; any other call of it makes them count before."""
+    def deferred(self, vcpu: VCPU) -> Callable[[], None]:
+        """A function that leaves the parts of `DEFERRED` to the vCPU's next KVM_RUN, which takes them first of all if
+        the vCPU is RUNNABLE. They count before, too, for every other call of `vcpu`."""
         parts = self.parts
-        lib.pykvm_defer(vcpu.run, parts["registers"], parts["system"], parts["events"])
+        return partial(lib.pykvm_defer, vcpu.run, parts["registers"], parts["system"], parts["events"])
 
     @property
     def msrs(self) -> dict[int, int]:
@@ -176,7 +180,7 @@ class SavedVcpu:
         return state
 
     @classmethod
-    def from_plain(cls, state: dict[str, Any], known_msrs: Container[int]) -> Self:
+    def from_plain(cls, state: dict[str, Any], known_msrs: Container[int], xsave_size: int) -> Self:
         """Take back what `as_plain` returned; ValueError says what does not fit, an unknown MSR included."""
         msrs, xsave = _member(state, "msrs", dict), _member(state, "xsave", bytes)
         if len(msrs) > MSR_LIMIT or not ffi.sizeof("struct kvm_xsave") <= len(xsave) <= XSAVE_LIMIT:
@@ -185,10 +189,10 @@ class SavedVcpu:
         for index in values:
             if index not in known_msrs:
                 raise ValueError(f"this KVM has no MSR {index:#x}, or does not let it be set")
-        saved = cls(list(values), len(xsave))
+        saved = cls(list(values), max(len(xsave), xsave_size))  # KVM takes as many bytes as this host has
         for name, _, _ in _PLAIN:
             _from_plain(saved.parts[name], state.get(name), name)
-        ffi.buffer(saved.parts["xsave"])[:] = xsave
+        ffi.buffer(saved.parts["xsave"])[0 : len(xsave)] = xsave
         entries = saved.parts["msrs"].entries
         for at, value in enumerate(values.values()):
             entries[at].data = _u64(value, "an MSR")
@@ -276,7 +280,8 @@ class SavedState:
             calls += saved.setters(vcpu)
         Calls(calls)()
         for saved, vcpu in zip(self.vcpus, vcpus, strict=True):
-            vcpu.run.apic_base = saved.parts["system"].apic_base  # where `can_defer` looks
+            vcpu.run.apic_base = saved.parts["system"].apic_base  # where Rewinder looks
+            vcpu.forget_exit()
 
     def apply_tsc(self, vcpus: Sequence[VCPU]) -> None:
         """Have the TSCs go on from where they were, with their distances from each other. Where KVM cannot move them
@@ -291,50 +296,69 @@ class SavedState:
         return {"tsc": self.tsc, "vm": self.vm.as_plain(), "vcpus": [vcpu.as_plain() for vcpu in self.vcpus]}
 
     @classmethod
-    def from_plain(cls, state: dict[str, Any], known_msrs: Container[int]) -> Self:
-        """Take back what `as_plain` returned; ValueError says what does not fit."""
-        vcpus = [SavedVcpu.from_plain(_dict(vcpu, "a vCPU"), known_msrs) for vcpu in _member(state, "vcpus", list)]
+    def from_plain(cls, state: dict[str, Any], system: System) -> Self:
+        """Take back what `as_plain` returned; ValueError says what does not fit, or what this KVM lacks for it."""
+        msrs, size = frozenset(known_msrs(system)), system.check_extension("XSAVE2")
+        vcpus = [SavedVcpu.from_plain(_dict(vcpu, "a vCPU"), msrs, size) for vcpu in _member(state, "vcpus", list)]
         return cls(SavedVm.from_plain(_member(state, "vm", dict)), vcpus, _u64(state.get("tsc"), "tsc"))
 
 
 class Rewinder:
-    """Puts one state back, which `apply` has once put onto the same descriptors, again and again, in least time."""
+    """Puts one state back, which `apply` has once put onto the same descriptors, again and again, in least time.
+
+    The price is that of the ioctls, on some hosts 5 µs for each that a vCPU is asked. So none is made for what the next
+    KVM_RUN can take from the shared page, nor for what is there already.
+    """
 
     def __init__(self, state: SavedState, vm: VM, vcpus: Sequence[VCPU]) -> None:
         self._pairs = list(zip(state.vcpus, vcpus, strict=True))
         self._first = list(state.vm.setters(vm))
         self._state, self._vcpus = state, list(vcpus)
         self._tsc_moves = tsc_moves(vcpus[0])
-        self._sync = vm.check_extension("SYNC_REGS") & 7 == 7
-        self._calls: dict[tuple[bool, ...], Calls] = {}
+        sync = vm.check_extension("SYNC_REGS") & 7 == 7
+        # A vCPU that sleeps would not take the parts of `DEFERRED` before it wakes; no APIC is at the address 0.
+        self._entries = [
+            (vcpu, vcpu.run, saved.parts["system"].apic_base if sync and saved.runnable else 0, saved.deferred(vcpu))
+            for saved, vcpu in self._pairs
+        ]
+        self._calls: dict[tuple[tuple[str, ...], ...], Calls] = {}
 
     def __call__(self) -> None:
         """KvmError if KVM refuses a part of the state."""
-        deferred = tuple([self._sync and saved.can_defer(vcpu) for saved, vcpu in self._pairs])
-        calls = self._calls.get(deferred)
-        if calls is None:
-            made = list(self._first)
-            for (saved, vcpu), later in zip(self._pairs, deferred, strict=True):
-                made += saved.setters(vcpu, DEFERRED if later else ())
-            calls = self._calls[deferred] = Calls(made)
-        for vcpu in self._vcpus:
-            vcpu.run.kvm_dirty_regs = 0
+        left_out = []
+        for vcpu, run, apic_base, _ in self._entries:
+            run.kvm_dirty_regs = 0
+            # The mode may come after the local APIC's state only where that stays where it is.
+            left_out.append(() if run.apic_base != apic_base else RUNNING if vcpu.is_at_exit else DEFERRED)
         if self._tsc_moves:
             self._state.apply_tsc(self._vcpus)
-        calls()
-        for (saved, vcpu), later in zip(self._pairs, deferred, strict=True):
-            if later:
-                saved.defer(vcpu)
+        (self._calls.get(tuple(left_out)) or self._make_calls(left_out))()
+        for (saved, vcpu), (_, run, _, defer), parts in zip(self._pairs, self._entries, left_out, strict=True):
+            if parts:
+                defer()
             else:
-                vcpu.run.apic_base = saved.parts["system"].apic_base
+                run.apic_base = saved.parts["system"].apic_base
+                vcpu.forget_exit()
+
+    def _make_calls(self, left_out: Sequence[tuple[str, ...]]) -> Calls:
+        calls = list(self._first)
+        for (saved, vcpu), parts in zip(self._pairs, left_out, strict=True):
+            calls += saved.setters(vcpu, parts)
+        made = self._calls[tuple(left_out)] = Calls(calls)
+        return made
 
 
-def state_msrs(vcpu: VCPU, indices: Sequence[int]) -> list[int]:
-    """Those of the MSRs that can be read from and set on `vcpu`, but for the TSC, which `apply_tsc` has.
+def known_msrs(system: System) -> list[int]:
+    """The MSRs that may be part of a state, but for the TSC, which `SavedState.apply_tsc` has."""
+    return [index for index in dict.fromkeys((*system.msr_indices(), *MTRR_MSRS)) if index != MSR_TSC]
+
+
+def state_msrs(system: System, vcpu: VCPU) -> list[int]:
+    """Those of them that can be read from and set on `vcpu`.
 
     Each is set to the value that it has: of some, KVM tells the value and takes none.
     """
-    values = vcpu.get_msrs([index for index in indices if index != MSR_TSC])
+    values = vcpu.get_msrs(known_msrs(system))
     usable = []
     for index, value in values.items():
         try:

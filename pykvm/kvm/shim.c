@@ -206,3 +206,12 @@ static long pykvm_copy_pages(char *target, const char *source, const uint64_t *b
         }
     return copied;
 }
+
+/* Fetch the dirty logs by `calls`, which fill `bitmap`, and copy what they mark; returns how many pages, or -1. */
+static long pykvm_undo(const struct pykvm_call *calls, int count, char *target, const char *source,
+                       const uint64_t *bitmap, size_t words)
+{
+    if (pykvm_calls(calls, count) < count)
+        return -1;
+    return pykvm_copy_pages(target, source, bitmap, words);
+}

@@ -37,6 +37,7 @@ class Exit:
     MMIO: Final[int] = lib.KVM_EXIT_MMIO
     SHUTDOWN: Final[int] = lib.KVM_EXIT_SHUTDOWN
     SYSTEM_EVENT: Final[int] = lib.KVM_EXIT_SYSTEM_EVENT
+    UNKNOWN: Final[int] = lib.KVM_EXIT_UNKNOWN
     RDMSR: Final[int] = lib.KVM_EXIT_X86_RDMSR
     WRMSR: Final[int] = lib.KVM_EXIT_X86_WRMSR
 
@@ -125,6 +126,15 @@ class VCPU(Descriptor):
             self.enter()
         finally:
             self.run.immediate_exit = 0
+
+    @property
+    def is_at_exit(self) -> bool:
+        """Whether it left the guest by an exit of its own, and has not been inside since: then it is RUNNABLE."""
+        return self.run.exit_reason not in (Exit.UNKNOWN, Exit.INTR)
+
+    def forget_exit(self) -> None:
+        """Have `is_at_exit` be False: somebody has changed whether the vCPU runs."""
+        self.run.exit_reason = Exit.UNKNOWN
 
     def take_timers(self) -> None:
         """Have interrupts of KVM's timers that came since the last KVM_RUN arrive at the local APIC.
@@ -329,11 +339,15 @@ class VCPU(Descriptor):
     def get_mp_state(self) -> MpState:
         """Running, halted, or waiting for INIT or SIPI."""
         box = ffi.new("struct kvm_mp_state *")
-        self.ioctl("KVM_GET_MP_STATE", box)
-        return MpState(box.mp_state)
+        self.ioctl("KVM_GET_MP_STATE", box)  # on the way it takes an INIT that has come from another vCPU
+        state = MpState(box.mp_state)
+        if state is not MpState.RUNNABLE:
+            self.forget_exit()
+        return state
 
     def set_mp_state(self, state: MpState) -> None:
         """KVM_SET_MP_STATE."""
+        self.forget_exit()
         self.ioctl("KVM_SET_MP_STATE", ffi.new("struct kvm_mp_state *", {"mp_state": state}))
 
     # Debugging

@@ -295,7 +295,11 @@ def _read_state(path: str) -> dict[str, Any]:
 
 def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bool) -> Snapshot:
     shape = _shape(_table(state, "machine"))
-    saved = SavedState.from_plain(_table(state, "processors"), _known_msrs())
+    system = System()
+    try:
+        saved = SavedState.from_plain(_table(state, "processors"), system)
+    finally:
+        system.close()
     if len(saved.vcpus) != shape.cpus:
         raise ValueError(f"there are {len(saved.vcpus)} vCPUs, and {shape.cpus} are named")
     consoles, screen = _list(state, "consoles"), _list(state, "screen")
@@ -418,14 +422,6 @@ def _read(fd: int, offset: int, length: int) -> bytes:
         parts.append(part)
         offset, length = offset + len(part), length - len(part)
     return b"".join(parts)
-
-
-def _known_msrs() -> frozenset[int]:
-    system = System()
-    try:
-        return frozenset(system.msr_indices())
-    finally:
-        system.close()
 
 
 def _shape(state: dict[str, Any]) -> Shape:

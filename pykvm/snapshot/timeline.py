@@ -15,17 +15,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..device import Device
-from ..devices.ata import AtaChannel
-from ..devices.exit_ports import ShutdownPort
-from ..devices.fw_cfg import FwCfg
-from ..devices.i8042 import Port92
-from ..devices.pci import PciHost
-from ..devices.reset_control import ResetControl
+from ..disk.overlay import OverlayDisk
 from ..display.screen import Screen
 from ..kvm import KvmError
 from ..kvm.dirty import DirtyLog, LoggedSlot, address_of
 from ..kvm.saved import Rewinder, SavedState, copy_pages, state_msrs
-from ..memory import GuestMemoryError
+from ..memory import PAGE_SIZE, GuestMemoryError
 from ..x86 import cpuid
 from .disks import check_disks, restore_disk, save_disk, written_through
 from .errors import SnapshotError
@@ -39,9 +34,6 @@ WrittenDisks = Literal["refuse", "warn"]
 """What becomes of a snapshot of a machine with a disk that is written through."""
 
 TEXT_SCREEN, COLUMNS, ROWS = 0xB8000, 80, 25
-
-PASSIVE = (AtaChannel, FwCfg, PciHost, Port92, ResetControl, ShutdownPort)
-"""Devices that change by the guest's accesses alone: no clock, no cable, no person moves them."""
 
 FEATURE_LEAVES = ((0x1, 0, "ecx edx"), (0x7, 0, "ebx ecx edx"), (0x7, 1, "eax"), (0xD, 1, "eax"),
                   (0x80000001, 0, "ecx edx"), (0x80000008, 0, "ebx"))  # fmt: skip
@@ -94,7 +86,7 @@ class Timeline:
 
     def _state_msrs(self) -> list[int]:
         if self._msrs is None:
-            self._msrs = state_msrs(self._machine.vcpus[0], self._machine.system.msr_indices())
+            self._msrs = state_msrs(self._machine.system, self._machine.vcpus[0])
         return self._msrs
 
     def _shape(self) -> Shape:
@@ -235,24 +227,25 @@ class _Shortcut:
     """The way back to the snapshot that a machine was put back to last, for loops that go it thousands of times.
 
     It does the same as `Timeline._put_back`, with all that stays the same from one time to the next made beforehand,
-    and leaves out the devices of `PASSIVE` that nobody accessed since.
+    and leaves out the disks that were not written since, and the devices that neither guest nor host has moved.
     """
 
     def __init__(self, machine: Machine, snapshot: Snapshot, devices: dict[str, Device]) -> None:
         self._machine = machine
         self._ports, self._mmio = list(machine.ports.devices), list(machine.mmio.devices)
-        self._disks = list(zip(snapshot.disks, machine.disks, strict=True))
+        disks = zip(snapshot.disks, machine.disks, strict=True)
+        self._disks = [(disk, saved) for saved, disk in disks if isinstance(disk, OverlayDisk)]
+        self._writes = [disk.writes for disk, _ in self._disks]
         self._consoles = list(zip(machine.pc.all_consoles, snapshot.consoles, strict=True))
         states = [(device, snapshot.devices[key]) for key, device in devices.items()]
-        states = [(device, state) for device, state in states if type(device).restore is not Device.restore]
-        self._active = [(device.restore, state) for device, state in states if not isinstance(device, PASSIVE)]
-        self._passive = {device: (device.restore, state) for device, state in states if isinstance(device, PASSIVE)}
+        self._states = [(device, state) for device, state in states if type(device).restore is not Device.restore]
         self._lines = [
             (line, level)
             for number, lines in machine.lines.items()
             for line, level in zip(lines, snapshot.lines[number], strict=True)
         ]
-        self._target, self._source = address_of(machine.memory.map), address_of(snapshot.image.map)
+        self._image = snapshot.image.map
+        self._target, self._source = address_of(machine.memory.map), address_of(self._image)
         self._rewind = Rewinder(snapshot.state, machine.vm, machine.vcpus)
         self._forget_accesses()
 
@@ -264,23 +257,29 @@ class _Shortcut:
 
     def go(self, log: DirtyLog | None) -> bool:
         """Put the machine back; False, and nothing has changed, if it is no longer what it was when this was made."""
-        machine = self._machine
-        if log is None or machine.memory.written or machine.ports.devices != self._ports:
+        machine, memory = self._machine, self._machine.memory
+        if log is None or memory.written is None or machine.ports.devices != self._ports:
             return False
         if machine.mmio.devices != self._mmio or len(self._lines) != sum(map(len, machine.lines.values())):
             return False
-        for saved, disk in self._disks:
-            restore_disk(saved, disk)
+        for number, (disk, saved) in enumerate(self._disks):
+            if disk.writes != self._writes[number]:
+                restore_disk(saved, disk)
+                self._writes[number] = disk.writes
         for console, console_state in self._consoles:
-            console.restore(console_state)
-        for restore, state in self._active:
-            restore(state)
-        for device in (*machine.ports.asked, *machine.mmio.asked):
-            if device in self._passive:
-                restore, state = self._passive[device]
-                restore(state)
+            if not console.is_still(console_state):
+                console.restore(console_state)
+        by_guest, by_guest_too = machine.ports.asked, machine.mmio.asked
+        for device, state in self._states:
+            if device.moved_by_host or device in by_guest or device in by_guest_too:
+                device.restore(state)
         for line, level in self._lines:
-            line.set(level)
+            if line.level != level:
+                line.set(level)
+        for page in memory.written:
+            at = page * PAGE_SIZE
+            memory.map[at : at + PAGE_SIZE] = self._image[at : at + PAGE_SIZE]
+        memory.written.clear()
         log.undo(self._target, self._source)
         self._rewind()
         self._forget_accesses()

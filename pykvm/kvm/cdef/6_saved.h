@@ -11,3 +11,5 @@ void pykvm_defer(struct kvm_run *run, const struct kvm_regs *regs, const struct 
                  const struct kvm_vcpu_events *events);
 int pykvm_flush(int fd, struct kvm_run *run);
 long pykvm_copy_pages(char *target, const char *source, const uint64_t *bitmap, size_t words);
+long pykvm_undo(const struct pykvm_call *calls, int count, char *target, const char *source, const uint64_t *bitmap,
+                size_t words);
