@@ -147,6 +147,7 @@ class Machine:
     ) -> None:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
+        self._left = threading.Condition(self.lock)  # for those who wait for the end alone: no pause wakes them
         self._outcome: Outcome | None = None
         self._error: DeviceError | None = None
         self._started = 0.0
@@ -475,7 +476,7 @@ class Machine:
         with self.lock:
             if not self._started:
                 raise PykvmError("the machine has not been started")
-            if not self._changed.wait_for(lambda: not self._live, timeout):
+            if not self._left.wait_for(lambda: not self._live, timeout):
                 raise TimeoutError(f"the machine still runs after {timeout:g} s")
         for runner in self.runners:
             runner.join()
@@ -524,7 +525,7 @@ class Machine:
                 return
             self._closed = True
             self._end(Ending.STOPPED, "closed")
-            self._changed.wait_for(lambda: not self._live)
+            self._left.wait_for(lambda: not self._live)
         for runner in self.runners:
             runner.join()
         self._resources.close()
@@ -550,9 +551,10 @@ class Machine:
         """The whole state of the machine as it is now: before its start, paused, running or ended.
 
         A machine that runs is paused for it. A disk that is written through cannot go back: SnapshotError, or with
-        `written_disks="warn"` a warning. Not from a device or handler.
+        `written_disks="warn"` a warning. Not from a device or handler, but from what they give to `at_rest`.
         """
         with self.lock:
+            self._require_no_access()
             self.hold()
             try:
                 self.wait_held()
@@ -566,13 +568,14 @@ class Machine:
 
         If the machine runs it goes on from there, if it is paused it stays so, and if its run has ended it can be
         started again. Only the pages that were written since the snapshot are copied. SnapshotError if it does not fit,
-        and nothing has changed then. Not from a device or handler.
+        and nothing has changed then. Not from a device or handler, but from what they give to `at_rest`.
         """
         while True:
             if self._outcome is not None and self.loop.running:
                 with suppress(DeviceError):
                     self.wait()
             with self.lock:
+                self._require_no_access()
                 self.hold()
                 try:
                     self.wait_held()
@@ -591,6 +594,11 @@ class Machine:
         from .snapshot import Snapshot
 
         return (snapshot if isinstance(snapshot, Snapshot) else Snapshot.load(snapshot)).fork(**options)
+
+    def _require_no_access(self) -> None:
+        """With the lock held: PykvmError in a device or handler that serves an access, which nobody can wait for."""
+        if self._parked != self._live and any(runner.is_current() for runner in self.runners):
+            raise PykvmError("a device or handler takes and restores snapshots in a function given to machine.at_rest")
 
     def _require_open(self) -> None:
         if self._closed:
@@ -741,6 +749,7 @@ class Machine:
         """A vCPU's thread is about to end."""
         self._live -= 1
         self._changed.notify_all()
+        self._left.notify_all()
 
     # Ending and holding, with the lock held
 

@@ -24,6 +24,10 @@ MAX_RAM = 1 << 46
 """Largest RAM in bytes: what a 4-level page table of the host can map, with room for the host itself."""
 
 _ZEROS = 1 << 20
+_NORESERVE = 0x4000
+"""MAP_NORESERVE (asm-generic/mman.h), which Python's mmap does not name."""
+_ENTRIES = 1 << 15
+"""Entries of a page table that are looked at together."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -48,6 +52,11 @@ def parse_size(text: str | int) -> int:
     if match is None or len(match[1]) > 20:
         raise ConfigError(f"{text!r} is not a size: give a number with K, M, G or T behind it, such as 64M")
     return int(match[1], 0 if match[1][:2] in ("0x", "0X") else 10) * _UNITS[match[2].upper()]
+
+
+def map_copy(fd: int, size: int) -> mmap.mmap:
+    """Map `size` bytes of a file copy-on-write. Only pages that are written take up memory, and none is set aside."""
+    return mmap.mmap(fd, size, mmap.MAP_PRIVATE | _NORESERVE)
 
 
 class Region(NamedTuple):
@@ -85,7 +94,7 @@ class GuestMemory:
         try:
             if image is None:
                 os.ftruncate(self.fd, self.size)
-            self.map = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED if image is None else mmap.MAP_PRIVATE)
+            self.map = mmap.mmap(self.fd, self.size) if image is None else map_copy(self.fd, self.size)
         except (OSError, ValueError, OverflowError) as error:
             os.close(self.fd)
             raise ConfigError(f"the host cannot map {self.size >> 20} MiB of RAM for the guest: {error}") from error
@@ -155,11 +164,17 @@ class GuestMemory:
         import ctypes  # slow to import, and few ask
 
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        pages = []
+        untouched = bytes(8 * _ENTRIES)
         with open("/proc/self/pagemap", "rb", buffering=0) as table:
-            raw = os.pread(table.fileno(), self.size // PAGE_SIZE * 8, address // PAGE_SIZE * 8)
-        # Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 61 the page is a file's.
-        flags = memoryview(raw).cast("Q")
-        return [page for page, entry in enumerate(flags) if entry >> 62 and not entry >> 61 & 1]
+            for first in range(0, self.size // PAGE_SIZE, _ENTRIES):
+                count = min(_ENTRIES, self.size // PAGE_SIZE - first)
+                raw = os.pread(table.fileno(), 8 * count, (address // PAGE_SIZE + first) * 8)
+                if raw != untouched:
+                    # Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 61 the page is a file's.
+                    entries = enumerate(memoryview(raw).cast("Q"), first)
+                    pages += [page for page, entry in entries if entry >> 62 and not entry >> 61 & 1]
+        return pages
 
     def close(self) -> None:
         """Unmap and free the RAM. BufferError if a view of it is still held."""

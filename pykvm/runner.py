@@ -71,6 +71,10 @@ class Runner:
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
 
+    def is_current(self) -> bool:
+        """Whether this is called in the vCPU's own thread."""
+        return self._thread is threading.current_thread()
+
     def interrupt(self) -> None:
         """Have the vCPU come out of the guest and ask the machine what to do. With the machine's lock held."""
         if self._inside and self._thread is not None:

@@ -23,7 +23,8 @@ def find(where: Path) -> Iterator[Path]:
         yield where
         return
     with os.scandir(where) as entries:
-        yield from sorted(Path(entry) for entry in entries if os.path.exists(os.path.join(entry, STATE)))
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]  # a dot: it is being saved
+    yield from (where / name for name in sorted(names) if (where / name / STATE).exists())
 
 
 def age(seconds: float) -> str:

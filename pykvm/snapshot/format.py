@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 from ..disk.overlay import CLUSTER
 from ..kvm import System
 from ..kvm.saved import SavedState
-from ..memory import MAX_RAM, PAGE_SIZE
+from ..memory import PAGE_SIZE
+from ..pc import COM_PORTS, NE2000_CARDS
 from ..x86.cpuid import CpuidEntry
 from . import plain
 from .disks import SavedDisk
@@ -43,6 +44,8 @@ CHUNK = 1 << 20
 """Bytes at most that share a checksum."""
 WRITTEN_LIMIT = 4 << 30
 """Bytes at most that were written to one copy-on-write disk."""
+RAM_LIMIT = 1 << 40
+"""Bytes of the largest machine that is saved: a set of its pages takes up 32 MiB."""
 GENERATIONS = 64
 """Parents of parents at most."""
 
@@ -115,11 +118,15 @@ def _parent_link(parent: Snapshot, path: str) -> dict[str, str]:
         raise SnapshotError("a parent must have been saved or loaded before")
     if os.path.realpath(parent.home) == os.path.realpath(path):
         raise SnapshotError(f"{path} is the parent itself: save it elsewhere")
+    if read_header(parent.home).id != parent.id:
+        raise SnapshotError(f"the parent {parent.home} has been replaced by another snapshot: save the parent again")
     return {"id": parent.id, "path": os.path.relpath(parent.home, os.path.dirname(path))}
 
 
 def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[str, str] | None) -> None:
     shape = snapshot.shape
+    if shape.memory > RAM_LIMIT:
+        raise ValueError(f"the machine has more RAM than {RAM_LIMIT >> 40} TiB")
     disks: list[dict[str, Any] | None] = []
     for number, disk in enumerate(snapshot.disks):
         if disk is None:
@@ -223,7 +230,11 @@ def _exchange(one: str, other: str) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), other)
     aside = f"{one}.old"
     os.rename(other, aside)
-    os.rename(one, other)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
     os.rename(aside, one)
 
 
@@ -320,7 +331,7 @@ def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bo
         consoles=consoles,
         disks=[_disk(path, number, disk) for number, disk in enumerate(_list(state, "disks"))],
         image=image,
-        parent=parent,
+        parent_id=parent.id if parent is not None else None,
         id=state["id"],
         created=_created(state),
         screen="\n".join(screen),
@@ -425,11 +436,12 @@ def _read(fd: int, offset: int, length: int) -> bytes:
 
 
 def _shape(state: dict[str, Any]) -> Shape:
-    memory = _number(state, "memory", MAX_RAM)
-    nics = _list(state, "nics")
-    if not memory or memory % PAGE_SIZE or not all(type(mac) is bytes and len(mac) == 6 for mac in nics):
-        raise ValueError("the machine has no RAM that can be, or a NIC without an address")
-    return Shape(memory, _number(state, "cpus", 4096), _number(state, "serial_ports", 4), tuple(nics))
+    memory, cpus, nics = _number(state, "memory", RAM_LIMIT), _number(state, "cpus", 4096), _list(state, "nics")
+    if not memory or memory % PAGE_SIZE or not cpus:
+        raise ValueError("the machine has no CPU, or RAM of a size that cannot be")
+    if len(nics) > len(NE2000_CARDS) or not all(type(mac) is bytes and len(mac) == 6 for mac in nics):
+        raise ValueError("the machine has too many NICs, or one without an address")
+    return Shape(memory, cpus, _number(state, "serial_ports", len(COM_PORTS)), tuple(nics))
 
 
 def _parent(state: dict[str, Any]) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 
 from ..kvm.saved import copy_pages
-from ..memory import PAGE_SIZE, GuestMemory
+from ..memory import PAGE_SIZE, GuestMemory, map_copy
 
 
 class Root:
@@ -38,7 +38,7 @@ class Image:
         self.root = root
         self.changed = changed
         """The pages that may differ from the root's."""
-        self.map = mmap.mmap(root.fd, root.size, mmap.MAP_PRIVATE)
+        self.map = map_copy(root.fd, root.size)
         if changed and source is not None:
             copy_pages(self.map, source, bitmap(changed, root.size))
 

@@ -52,8 +52,8 @@ class Snapshot:
     """What has been said on the debug console and on COM1 onwards, and the input that still waits."""
     disks: list[SavedDisk | None]
     image: Image
-    parent: Snapshot | None = None
-    """The snapshot that the machine was put back to, or had taken, before this one."""
+    parent_id: str | None = None
+    """The `id` of the snapshot that the machine was put back to, or had taken, before this one."""
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: float = field(default_factory=time.time)
     """Seconds since 1970."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal
 from ..device import Device
 from ..disk.overlay import OverlayDisk
 from ..display.screen import Screen
-from ..kvm import KvmError
 from ..kvm.dirty import DirtyLog, LoggedSlot, address_of
 from ..kvm.saved import Rewinder, SavedState, copy_pages, state_msrs
 from ..memory import PAGE_SIZE, GuestMemoryError
@@ -35,8 +34,9 @@ WrittenDisks = Literal["refuse", "warn"]
 
 TEXT_SCREEN, COLUMNS, ROWS = 0xB8000, 80, 25
 
-FEATURE_LEAVES = ((0x1, 0, "ecx edx"), (0x7, 0, "ebx ecx edx"), (0x7, 1, "eax"), (0xD, 1, "eax"),
-                  (0x80000001, 0, "ecx edx"), (0x80000008, 0, "ebx"))  # fmt: skip
+FEATURE_LEAVES = ((0x1, 0, "ecx edx"), (0x7, 0, "ebx ecx edx"), (0x7, 1, "eax"), (0xD, 0, "eax edx"), (0xD, 1, "eax"),
+                  (0x40000001, 0, "eax"), (0x80000001, 0, "ecx edx"), (0x80000007, 0, "edx"),
+                  (0x80000008, 0, "ebx"))  # fmt: skip
 """The leaves of CPUID whose bits are features, and in which registers."""
 OSXSAVE, MWAIT = 1 << 27, 1 << 3
 """Of leaf 1, ECX: no features of the CPU but what the guest did, or what KVM may not tell of."""
@@ -76,7 +76,7 @@ class Timeline:
             consoles=[console.save() for console in machine.pc.all_consoles],
             disks=[save_disk(disk) for disk in machine.disks],
             image=self._image(),
-            parent=self._base,
+            parent_id=self._base.id if self._base is not None else None,
             screen=self._screen(),
             exits=sum(runner.exits for runner in machine.runners),
             entry=machine.entry,
@@ -148,11 +148,12 @@ class Timeline:
         machine = self._machine
         self._check(snapshot)
         try:
-            machine.set_cpuid(snapshot.cpuid)
+            if machine.cpuid_in_use != snapshot.cpuid:
+                machine.set_cpuid(snapshot.cpuid)
             self._put_devices(snapshot)
-            self._put_processors(snapshot)
-        except (ValueError, OSError, KvmError) as error:
-            raise SnapshotError(f"the snapshot cannot be put back: {error}") from error
+            snapshot.state.apply(machine.vm, machine.vcpus)
+        except Exception as error:  # a device of somebody's own may raise anything for a state that is none
+            raise _refused(error) from error
         machine.entry = snapshot.entry
         self._base = snapshot
 
@@ -166,10 +167,10 @@ class Timeline:
         before = None if snapshot.trusted else self._take()
         try:
             self._put_back(snapshot)
-        except (ValueError, OSError, KvmError) as error:
+        except Exception as error:
             if before is not None:
                 self._put_back(before)
-            raise SnapshotError(f"the snapshot cannot be put back: {error}") from error
+            raise _refused(error) from error
 
     def _check(self, snapshot: Snapshot) -> None:
         machine = self._machine
@@ -190,7 +191,7 @@ class Timeline:
     def _put_back(self, snapshot: Snapshot) -> None:
         self._put_devices(snapshot)
         self._put_memory(snapshot)
-        self._put_processors(snapshot)
+        snapshot.state.apply(self._machine.vm, self._machine.vcpus)
         self._shortcut = _Shortcut(self._machine, snapshot, self._devices())
 
     def _put_devices(self, snapshot: Snapshot) -> None:
@@ -217,10 +218,6 @@ class Timeline:
             fill(memory, image)
             memory.written = set()
         self._base, self._shortcut = snapshot, None
-
-    def _put_processors(self, snapshot: Snapshot) -> None:
-        machine = self._machine
-        snapshot.state.apply(machine.vm, machine.vcpus)
 
 
 class _Shortcut:
@@ -284,6 +281,10 @@ class _Shortcut:
         self._rewind()
         self._forget_accesses()
         return True
+
+
+def _refused(error: Exception) -> SnapshotError:
+    return SnapshotError(f"the snapshot cannot be put back: {type(error).__name__}: {error}")
 
 
 def check_host(snapshot: Snapshot, supported: Sequence[cpuid.CpuidEntry]) -> None:

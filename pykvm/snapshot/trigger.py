@@ -48,6 +48,9 @@ def snapshot_at(machine: Machine, moment: Moment, use: Use) -> None:
     """
 
     def take() -> None:
+        for runner in machine.runners:
+            if isinstance(runner.way_in, _CountingWayIn):
+                runner.way_in = runner.vcpu
         use(machine.timeline.take("warn"))
 
     reached = partial(machine.at_rest, take)

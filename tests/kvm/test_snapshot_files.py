@@ -133,8 +133,7 @@ def test_a_snapshot_on_another_has_only_the_pages_that_changed(guest: Guest, tmp
     assert sizes[0] >= 4 << 20
     assert sizes[1] < 128 << 10
     loaded = Snapshot.load(tmp_path / "second.pykvm")
-    assert loaded.parent is not None
-    assert loaded.parent.id == first.id
+    assert loaded.parent_id == first.id
     with loaded.fork() as fork:
         assert fork.memory.read(0, fork.memory.size) == ram
         third_of = fork.snapshot()
