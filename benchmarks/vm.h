@@ -17,7 +17,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef RAM_SIZE
 #define RAM_SIZE (128ul << 20) /* pykvm's default */
+#endif
 #define TSS_ADDRESS 0xFFFBD000 /* machine.TSS_ADDRESS */
 #define CPUID_ROOM 128
 
@@ -73,6 +75,9 @@ static void open_kvm(void) {
     must(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), "KVM_GET_SUPPORTED_CPUID");
 }
 
+/* Of the dirty ring of each vCPU made from now on; 0 for none. It is asked for before the first vCPU. */
+static size_t ring_bytes;
+
 struct vm {
     int fd, cpu, ram_fd;
     uint8_t *ram;
@@ -85,11 +90,10 @@ struct vm {
         step(#request);                                                                                                \
     } while (0)
 
-static struct vm create(void) {
-    struct vm vm;
-    vm.ram_fd = must(memfd_create("ram", MFD_CLOEXEC), "memfd_create");
-    must(ftruncate(vm.ram_fd, RAM_SIZE), "ftruncate");
-    vm.ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, vm.ram_fd, 0);
+/* RAM is the file `ram_fd`, mapped with the `sharing` MAP_SHARED or MAP_PRIVATE. */
+static struct vm create_on(int ram_fd, int sharing) {
+    struct vm vm = {.ram_fd = ram_fd};
+    vm.ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, sharing, vm.ram_fd, 0);
     if (vm.ram == MAP_FAILED)
         die("mmap");
     step("map RAM");
@@ -97,6 +101,9 @@ static struct vm create(void) {
         ;
     must(vm.fd, "KVM_CREATE_VM");
     step("KVM_CREATE_VM");
+    struct kvm_enable_cap ring = {.cap = KVM_CAP_DIRTY_LOG_RING, .args = {ring_bytes}};
+    if (ring_bytes)
+        STEP(vm.fd, KVM_ENABLE_CAP, &ring);
     STEP(vm.fd, KVM_SET_TSS_ADDR, TSS_ADDRESS);
     struct kvm_userspace_memory_region region = {.memory_size = RAM_SIZE, .userspace_addr = (uintptr_t)vm.ram};
     STEP(vm.fd, KVM_SET_USER_MEMORY_REGION, &region);
@@ -111,6 +118,12 @@ static struct vm create(void) {
     step("map vCPU");
     STEP(vm.cpu, KVM_SET_CPUID2, &cpuid);
     return vm;
+}
+
+static inline struct vm create(void) {
+    int fd = must(memfd_create("ram", MFD_CLOEXEC), "memfd_create");
+    must(ftruncate(fd, RAM_SIZE), "ftruncate");
+    return create_on(fd, MAP_SHARED);
 }
 
 static void destroy(struct vm *vm) {
@@ -136,12 +149,12 @@ static size_t read_file(const char *path, uint8_t *buffer, size_t room) {
 static void set_registers(struct vm *vm, struct kvm_regs *regs) { STEP(vm->cpu, KVM_SET_REGS, regs); }
 
 /* The value of a one-item output: it is at the exit's data offset, in the guest's byte order, which is ours. */
-static uint32_t output(struct vm *vm) {
+static inline uint32_t output(struct vm *vm) {
     uint32_t value = 0;
     memcpy(&value, (char *)vm->run + vm->run->io.data_offset, vm->run->io.size);
     return value;
 }
 
-static void answer(struct vm *vm, uint32_t value) {
+static inline void answer(struct vm *vm, uint32_t value) {
     memcpy((char *)vm->run + vm->run->io.data_offset, &value, vm->run->io.size);
 }
