@@ -610,7 +610,7 @@ class Machine:
         self._started = 0.0
         self._holds -= len(self._at_rest)
         self._at_rest.clear()
-        self._halt_check = False
+        self._halt_check = self._reset_asked = False
         for timer in (self._limit, self._sleep_watch):
             if timer is not None:
                 timer.cancel()

@@ -194,8 +194,12 @@ class Pc:
         ram = b"".join(_E820_ENTRY.pack(region.gpa, region.size, E820_RAM) for region in machine.memory.regions)
         self.fw_cfg.add_file("etc/e820", ram)
         if machine.vga_bios is not None:
-            self.fw_cfg.add_file("vgaroms/vgabios.bin", machine.vga_bios)
+            self.add_vga_bios(machine.vga_bios)
         machine.add(self.fw_cfg)
+
+    def add_vga_bios(self, image: bytes) -> None:
+        """Have the firmware find the VGA BIOS where SeaBIOS looks for it."""
+        self.fw_cfg.add_file("vgaroms/vgabios.bin", image)
 
     def _add_uart(self, number: int) -> None:
         base, irq = COM_PORTS[number]

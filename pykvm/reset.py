@@ -25,7 +25,7 @@ def reset(machine: Machine) -> None:
         vm, vcpus = machine.make_vm(stack, len(machine.vcpus))
         for vcpu in vcpus:
             vcpu.set_cpuid(cpuid.for_cpu(machine.cpuid_in_use, vcpu.id, len(vcpus)))
-        state = SavedState.capture(vm, vcpus, state_msrs(vcpus[0], machine.system.msr_indices()))
+        state = SavedState.capture(vm, vcpus, state_msrs(machine.system, vcpus[0]))
         state.apply(machine.vm, machine.vcpus)
     # A line that a device holds up even now is a new edge to the new chips.
     for number, lines in machine.lines.items():

@@ -123,6 +123,8 @@ class Vga(Device):
     ports = (Range(BASE, 2), Range(0x3BA, 1), Range(0x3C0, 16), Range(0x3D4, 2), Range(0x3DA, 1))
     width = 1
 
+    moved_by_host = False  # but for the phase of the retrace, which no guest can hold anybody to
+
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self.reset()

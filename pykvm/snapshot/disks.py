@@ -4,12 +4,13 @@ stay as it is. A disk that is written through has left what it held before, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..disk import Disk
 from ..disk.image import open_disk
+from ..disk.memory import MemoryDisk
 from ..disk.overlay import CLUSTER, OverlayDisk
 from ..disk.raw import RawDisk
 from .errors import SnapshotError
@@ -25,7 +26,8 @@ class SavedDisk:
     """When the image file was last changed: nanoseconds since 1970."""
     read_only: bool = False
     written: dict[int, bytes] | None = None
-    """Content of each cluster that was written, by offset; None for a disk that keeps its own content."""
+    """Content of each cluster that was written, by offset, or, where there is no file, of each that is not all zeros.
+    None for a disk that keeps its own content."""
 
     def as_plain(self) -> dict[str, Any]:
         """All but the clusters."""
@@ -57,7 +59,9 @@ class SavedDisk:
     def open(self) -> Disk:
         """The disk, opened anew from its image file."""
         if self.path is None:
-            raise SnapshotError("the snapshot has a disk without a file of its own: give it as one of `disks`")
+            if self.written is None:
+                raise SnapshotError("the snapshot has a disk without a file of its own: give it as one of `disks`")
+            return OverlayDisk(MemoryDisk(bytes(self.size)))
         disk = open_disk(self.path, "ro" if self.written is None and self.read_only else "discard")
         try:
             stamp = _stamp(self.path)
@@ -78,7 +82,8 @@ def save_disk(disk: Disk | None) -> SavedDisk | None:
         return None
     if isinstance(disk, OverlayDisk):
         path = disk.base.path if isinstance(disk.base, RawDisk) else None
-        return SavedDisk(disk.size, _absolute(path), _stamp(path), False, dict(disk.changed()))
+        written = disk.changed() if path is not None else _not_zeros(disk)
+        return SavedDisk(disk.size, _absolute(path), _stamp(path), False, dict(written))
     path = disk.path if isinstance(disk, RawDisk) else None
     return SavedDisk(disk.size, _absolute(path), _stamp(path), disk.read_only)
 
@@ -98,10 +103,14 @@ def check_disks(saved: Sequence[SavedDisk | None], disks: Sequence[Disk | None])
 
 def restore_disk(state: SavedDisk | None, disk: Disk | None) -> None:
     """Take the disk back, after `check_disks`."""
-    if state is not None and isinstance(disk, OverlayDisk):
-        disk.discard()
-        for offset, data in (state.written or {}).items():
-            disk.write_at(offset, data)
+    if state is None or not isinstance(disk, OverlayDisk):
+        return
+    disk.discard()
+    if state.path is None and state.written is not None:
+        for offset, _ in list(_not_zeros(disk)):
+            disk.write_at(offset, bytes(min(CLUSTER, disk.size - offset)))
+    for offset, data in (state.written or {}).items():
+        disk.write_at(offset, data)
 
 
 def written_through(disks: Sequence[Disk | None]) -> list[str]:
@@ -111,6 +120,13 @@ def written_through(disks: Sequence[Disk | None]) -> list[str]:
         for place, disk in enumerate(disks)
         if disk is not None and not disk.read_only and not isinstance(disk, OverlayDisk)
     ]
+
+
+def _not_zeros(disk: Disk) -> Iterator[tuple[int, bytes]]:
+    for offset in range(0, disk.size, CLUSTER):
+        data = disk.read_at(offset, min(CLUSTER, disk.size - offset))
+        if data.count(0) != len(data):
+            yield offset, data
 
 
 def _absolute(path: str | None) -> str | None:

@@ -3,7 +3,8 @@
     state.json          everything but contents, as named plain data (`plain` has how bytes are written)
     state.json.sha256   its checksum, as sha256sum writes and checks it
     memory              RAM at its own offsets, sparse; with a parent only the pages that differ from the parent's
-    disk0 ... disk3     what was written to a copy-on-write disk, at its own offsets, sparse
+    disk0 ... disk4     what was written to a copy-on-write disk, at its own offsets, sparse
+    firmware, vga_bios  the images, if the machine has them
 
 Everything in there may be hostile: each number is checked before it is used, sizes are limited, and what is wrong is
 told by one SnapshotError. A directory is written beside its place and renamed into it when all of it is on the disk.
@@ -24,20 +25,23 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from ..boot.rom import MAX_SIZE
 from ..disk.overlay import CLUSTER
 from ..kvm import System
 from ..kvm.saved import SavedState
 from ..memory import PAGE_SIZE
-from ..pc import COM_PORTS, NE2000_CARDS
+from ..pc import ATA_CHANNELS, COM_PORTS, NE2000_CARDS
 from ..x86.cpuid import CpuidEntry
 from . import plain
 from .disks import SavedDisk
 from .errors import SnapshotError
 from .image import Image, Root, pages_in, pages_of, runs
-from .snapshot import Shape, Snapshot
+from .snapshot import Firmware, Shape, Snapshot
 
 FORMAT = 1
 STATE, CHECKSUM, MEMORY = "state.json", "state.json.sha256", "memory"
+FIRMWARE = {"firmware": "rom", "vga_bios": "vga_bios"}
+"""Files with the parts of a `Firmware`."""
 STATE_LIMIT = 64 << 20
 """Bytes of the longest state.json that is read."""
 CHUNK = 1 << 20
@@ -146,11 +150,12 @@ def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[st
         "id": snapshot.id,
         "parent": link,
         "created": snapshot.created,
-        "machine": {**asdict(shape), "nics": list(shape.nics)},
+        "machine": {**asdict(shape), "nics": list(shape.nics), "no_reboot": snapshot.no_reboot},
         "screen": snapshot.screen.split("\n"),
         "exits": snapshot.exits,
         "memory": _write_extents(os.path.join(work, MEMORY), shape.memory, contents),
         "disks": disks,
+        **_write_firmware(work, snapshot.firmware),
         "cpuid": [asdict(entry) for entry in snapshot.cpuid],
         "processors": snapshot.state.as_plain(),
         "devices": snapshot.devices,
@@ -162,6 +167,15 @@ def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[st
         raise ValueError(f"the state is longer than {STATE_LIMIT >> 20} MiB")
     _write_file(os.path.join(work, STATE), raw)
     _write_file(os.path.join(work, CHECKSUM), f"{hashlib.sha256(raw).hexdigest()}  {STATE}\n".encode())
+
+
+def _write_firmware(work: str, firmware: Firmware | None) -> dict[str, list[list[int]] | None]:
+    extents = {}
+    for name in FIRMWARE:
+        image: bytes | None = None if firmware is None else getattr(firmware, FIRMWARE[name])
+        parts = () if image is None else ((at, image[at : at + length]) for at, length in _chunks([(0, len(image))]))
+        extents[name] = None if image is None else _write_extents(os.path.join(work, name), len(image), parts)
+    return extents
 
 
 def _difference(old: Image, new: Image) -> int:
@@ -321,6 +335,9 @@ def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bo
         raise ValueError("a device's state is not a table")
     if type(state.get("id")) is not str or not all(type(line) is str for line in screen):
         raise ValueError("the id or the screen is not text")
+    disks = [_disk(path, number, disk) for number, disk in enumerate(_list(state, "disks"))]
+    if not 0 < len(disks) <= 2 * len(ATA_CHANNELS) + 1:
+        raise ValueError("there are not as many disks as places")
     image = _image(path, shape.memory, _extents(_list(state, "memory"), shape.memory, PAGE_SIZE), parent, verify)
     return Snapshot(
         shape=shape,
@@ -329,8 +346,10 @@ def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bo
         devices=devices,
         lines={int(number): _levels(levels) for number, levels in _table(state, "lines").items()},
         consoles=consoles,
-        disks=[_disk(path, number, disk) for number, disk in enumerate(_list(state, "disks"))],
+        disks=disks,
         image=image,
+        firmware=_firmware(path, state, shape),
+        no_reboot=_flag(_table(state, "machine"), "no_reboot"),
         parent_id=parent.id if parent is not None else None,
         id=state["id"],
         created=_created(state),
@@ -392,6 +411,22 @@ def _disk(path: str, number: int, state: Any) -> SavedDisk | None:
     return disk
 
 
+def _firmware(path: str, state: dict[str, Any], shape: Shape) -> Firmware | None:
+    images: list[bytes | None] = []
+    for name in FIRMWARE:
+        if state.get(name) is None:
+            images.append(None)
+            continue
+        parts = _extents(_list(state, name), MAX_SIZE, 1)
+        with ExitStack() as stack:
+            fd = _open(stack, os.path.join(path, name))
+            images.append(b"".join(_content(fd, part, name) for part in parts))
+    rom, vga_bios = images
+    if shape.firmware != ("" if rom is None else hashlib.sha256(rom).hexdigest()):
+        raise ValueError("the firmware has not the checksum that is told of it")
+    return None if rom is None else Firmware(rom, vga_bios)
+
+
 def _content(fd: int, part: Extent, name: str) -> bytes:
     content = _read(fd, part.offset, part.length)
     if zlib.crc32(content) != part.crc:
@@ -441,7 +476,11 @@ def _shape(state: dict[str, Any]) -> Shape:
         raise ValueError("the machine has no CPU, or RAM of a size that cannot be")
     if len(nics) > len(NE2000_CARDS) or not all(type(mac) is bytes and len(mac) == 6 for mac in nics):
         raise ValueError("the machine has too many NICs, or one without an address")
-    return Shape(memory, cpus, _number(state, "serial_ports", len(COM_PORTS)), tuple(nics))
+    firmware = state.get("firmware")
+    if type(firmware) is not str:
+        raise ValueError("the firmware's checksum is not a text")
+    ports = _number(state, "serial_ports", len(COM_PORTS))
+    return Shape(memory, cpus, ports, tuple(nics), _flag(state, "bios"), firmware)
 
 
 def _parent(state: dict[str, Any]) -> tuple[str, str] | None:
@@ -479,6 +518,13 @@ def _number(state: dict[str, Any], name: str, most: int) -> int:
     value = state.get(name)
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{name} is {value!r:.40}, not a number from 0 to {most}")
+    return value
+
+
+def _flag(state: dict[str, Any], name: str) -> bool:
+    value = state.get(name)
+    if type(value) is not bool:
+        raise ValueError(f"{name} is {value!r:.40}, not a truth value")
     return value
 
 

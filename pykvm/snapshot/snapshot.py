@@ -31,6 +31,18 @@ class Shape:
     serial_ports: int
     nics: tuple[bytes, ...]
     """The station addresses of the NICs."""
+    bios: bool
+    """Whether pykvm's own BIOS serves the guest."""
+    firmware: str
+    """SHA-256 of the firmware in its place, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """A firmware's image, which the guest cannot write, and the VGA BIOS that goes with it."""
+
+    rom: bytes
+    vga_bios: bytes | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -51,7 +63,11 @@ class Snapshot:
     consoles: list[dict[str, Any]]
     """What has been said on the debug console and on COM1 onwards, and the input that still waits."""
     disks: list[SavedDisk | None]
+    """The hard disks, then the floppy disk."""
     image: Image
+    firmware: Firmware | None = None
+    no_reboot: bool = False
+    """Whether a reset by the guest ends the run."""
     parent_id: str | None = None
     """The `id` of the snapshot that the machine was put back to, or had taken, before this one."""
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -72,28 +88,39 @@ class Snapshot:
         self,
         *,
         disks: Sequence[Disk | str | os.PathLike[str] | None] | None = None,
+        floppy: Disk | str | os.PathLike[str] | None = None,
         nics: Sequence[Nic | NetBackend] | None = None,
         prepare: Callable[[Machine], object] | None = None,
     ) -> Machine:
         """Another machine that goes on from here; its RAM is shared with the snapshot until it is written.
 
-        The disks' image files are opened anew with their writes discarded, unless `disks` gives others; what had been
-        written to a copy-on-write disk is put onto it. The NICs have no cable unless `nics` gives them one.
-        `prepare(machine)` adds what the first machine had besides: devices and handlers of your own. The machine has
-        not been started. Raises SnapshotError if the snapshot does not fit this host or that machine.
+        The disks' image files are opened anew with their writes discarded, unless `disks` and `floppy` give others;
+        what had been written to a copy-on-write disk is put onto it. The NICs have no cable unless `nics` gives them
+        one. `prepare(machine)` adds what the first machine had besides: devices and handlers of your own. The machine
+        has not been started. Raises SnapshotError if the snapshot does not fit this host or that machine.
         """
+        from ..boot import detect
         from ..machine import Machine
         from .timeline import check_host
 
+        shape, firmware = self.shape, self.firmware
+        *hard_disks, floppy_disk = self._open_disks(disks is None, floppy is None)
         machine = Machine(
             memory=self.image.memory(),
-            cpus=self.shape.cpus,
-            serial_ports=self.shape.serial_ports,
-            disks=self._open_disks() if disks is None else disks,
+            cpus=shape.cpus,
+            serial_ports=shape.serial_ports,
+            disks=hard_disks if disks is None else disks,
+            floppy=floppy_disk if floppy is None else floppy,
             nics=self._nics() if nics is None else nics,
+            format=detect.DISK if shape.bios else None,
+            firmware=None if firmware is None else firmware.rom,
+            no_reboot=self.no_reboot,
         )
         try:
             check_host(self, machine.system.supported_cpuid())
+            if firmware is not None and firmware.vga_bios is not None:
+                machine.vga_bios = firmware.vga_bios
+                machine.pc.add_vga_bios(firmware.vga_bios)
             if prepare is not None:
                 prepare(machine)
             machine.timeline.begin(self)
@@ -102,11 +129,13 @@ class Snapshot:
             raise
         return machine
 
-    def _open_disks(self) -> list[Disk | None]:
+    def _open_disks(self, hard_disks: bool, floppy: bool) -> list[Disk | None]:
+        """Those that are asked for, in the order of `disks`; None in place of the others."""
         opened: list[Disk | None] = []
         try:
-            for disk in self.disks:
-                opened.append(None if disk is None else disk.open())
+            for number, disk in enumerate(self.disks):
+                wanted = floppy if number == len(self.disks) - 1 else hard_disks
+                opened.append(disk.open() if wanted and disk is not None else None)
         except BaseException:
             for made in opened:
                 if made is not None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 from ..device import Device
+from ..disk import Disk
 from ..disk.overlay import OverlayDisk
-from ..display.screen import Screen
 from ..kvm.dirty import DirtyLog, LoggedSlot, address_of
 from ..kvm.saved import Rewinder, SavedState, copy_pages, state_msrs
 from ..memory import PAGE_SIZE, GuestMemoryError
@@ -24,15 +26,13 @@ from ..x86 import cpuid
 from .disks import check_disks, restore_disk, save_disk, written_through
 from .errors import SnapshotError
 from .image import Image, bitmap, fill, freeze, pages_of
-from .snapshot import Shape, Snapshot
+from .snapshot import Firmware, Shape, Snapshot
 
 if TYPE_CHECKING:
     from ..machine import Machine
 
 WrittenDisks = Literal["refuse", "warn"]
 """What becomes of a snapshot of a machine with a disk that is written through."""
-
-TEXT_SCREEN, COLUMNS, ROWS = 0xB8000, 80, 25
 
 FEATURE_LEAVES = ((0x1, 0, "ecx edx"), (0x7, 0, "ebx ecx edx"), (0x7, 1, "eax"), (0xD, 0, "eax edx"), (0xD, 1, "eax"),
                   (0x40000001, 0, "eax"), (0x80000001, 0, "ecx edx"), (0x80000007, 0, "edx"),
@@ -56,7 +56,7 @@ class Timeline:
 
     def take(self, written_disks: WrittenDisks) -> Snapshot:
         """A snapshot of the machine as it is."""
-        if names := written_through(self._machine.disks):
+        if names := written_through(self._disks()):
             text = f"{' and '.join(names)}: writes go to the image, and going back would not undo them"
             if written_disks != "warn":
                 raise SnapshotError(f"{text}; attach it with its writes discarded, or choose written_disks='warn'")
@@ -68,14 +68,16 @@ class Timeline:
         machine.settle_cpuid()
         state = SavedState.capture(machine.vm, machine.vcpus, self._state_msrs())
         snapshot = Snapshot(
-            shape=self._shape(),
+            shape=self._shape,
             state=state,
             cpuid=list(machine.cpuid_in_use),
             devices={key: device.save() for key, device in self._devices().items()},
             lines={number: [line.level for line in lines] for number, lines in machine.lines.items()},
             consoles=[console.save() for console in machine.pc.all_consoles],
-            disks=[save_disk(disk) for disk in machine.disks],
+            disks=[save_disk(disk) for disk in self._disks()],
             image=self._image(),
+            firmware=self._firmware,
+            no_reboot=machine.no_reboot,
             parent_id=self._base.id if self._base is not None else None,
             screen=self._screen(),
             exits=sum(runner.exits for runner in machine.runners),
@@ -89,11 +91,25 @@ class Timeline:
             self._msrs = state_msrs(self._machine.system, self._machine.vcpus[0])
         return self._msrs
 
+    @cached_property
+    def _firmware(self) -> Firmware | None:
+        rom = self._machine.rom
+        return None if rom is None else Firmware(rom.map[:], self._machine.vga_bios)
+
+    @cached_property
     def _shape(self) -> Shape:
-        machine = self._machine
+        machine, firmware = self._machine, self._firmware
         return Shape(
-            machine.memory.size, len(machine.vcpus), len(machine.pc.consoles), tuple(machine.pc.station_addresses)
+            machine.memory.size,
+            len(machine.vcpus),
+            len(machine.pc.consoles),
+            tuple(machine.pc.station_addresses),
+            machine.pc.bios is not None,
+            sha256(firmware.rom).hexdigest() if firmware is not None else "",
         )
+
+    def _disks(self) -> list[Disk | None]:
+        return [*self._machine.disks, self._machine.floppy]
 
     def _devices(self) -> dict[str, Device]:
         machine = self._machine
@@ -104,9 +120,9 @@ class Timeline:
         return devices
 
     def _screen(self) -> str:
-        """The text screen, where RAM has one: nothing else is shown in a list."""
+        """The text screen, where RAM has room for one."""
         try:
-            return Screen(COLUMNS, ROWS, self._machine.memory.read(TEXT_SCREEN, 2 * COLUMNS * ROWS)).text
+            return self._machine.screen.text
         except GuestMemoryError:
             return ""
 
@@ -175,9 +191,9 @@ class Timeline:
     def _check(self, snapshot: Snapshot) -> None:
         machine = self._machine
         machine.settle_cpuid()
-        if snapshot.shape != self._shape():
-            raise SnapshotError(f"the snapshot is of another machine: {snapshot.shape}, this one is {self._shape()}")
-        check_disks(snapshot.disks, machine.disks)
+        if snapshot.shape != self._shape:
+            raise SnapshotError(f"the snapshot is of another machine: {snapshot.shape}, this one is {self._shape}")
+        check_disks(snapshot.disks, self._disks())
         if difference := snapshot.devices.keys() ^ self._devices().keys():
             raise SnapshotError(
                 f"the snapshot is of a machine with other devices: {', '.join(sorted(difference))}; "
@@ -192,11 +208,11 @@ class Timeline:
         self._put_devices(snapshot)
         self._put_memory(snapshot)
         snapshot.state.apply(self._machine.vm, self._machine.vcpus)
-        self._shortcut = _Shortcut(self._machine, snapshot, self._devices())
+        self._shortcut = _Shortcut(self._machine, snapshot, self._devices(), self._disks())
 
     def _put_devices(self, snapshot: Snapshot) -> None:
         machine = self._machine
-        for saved, disk in zip(snapshot.disks, machine.disks, strict=True):
+        for saved, disk in zip(snapshot.disks, self._disks(), strict=True):
             restore_disk(saved, disk)
         # The consoles before the UARTs, which at once take what waits for them.
         for console, state in zip(machine.pc.all_consoles, snapshot.consoles, strict=True):
@@ -227,11 +243,14 @@ class _Shortcut:
     and leaves out the disks that were not written since, and the devices that neither guest nor host has moved.
     """
 
-    def __init__(self, machine: Machine, snapshot: Snapshot, devices: dict[str, Device]) -> None:
+    def __init__(
+        self, machine: Machine, snapshot: Snapshot, devices: dict[str, Device], disks: Sequence[Disk | None]
+    ) -> None:
         self._machine = machine
+        self._resets = machine.resets
         self._ports, self._mmio = list(machine.ports.devices), list(machine.mmio.devices)
-        disks = zip(snapshot.disks, machine.disks, strict=True)
-        self._disks = [(disk, saved) for saved, disk in disks if isinstance(disk, OverlayDisk)]
+        pairs = zip(snapshot.disks, disks, strict=True)
+        self._disks = [(disk, saved) for saved, disk in pairs if isinstance(disk, OverlayDisk)]
         self._writes = [disk.writes for disk, _ in self._disks]
         self._consoles = list(zip(machine.pc.all_consoles, snapshot.consoles, strict=True))
         states = [(device, snapshot.devices[key]) for key, device in devices.items()]
@@ -256,6 +275,8 @@ class _Shortcut:
         """Put the machine back; False, and nothing has changed, if it is no longer what it was when this was made."""
         machine, memory = self._machine, self._machine.memory
         if log is None or memory.written is None or machine.ports.devices != self._ports:
+            return False
+        if machine.resets != self._resets:  # which has moved all devices
             return False
         if machine.mmio.devices != self._mmio or len(self._lines) != sum(map(len, machine.lines.values())):
             return False
