@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import EXIT_AL, HALT, LIMIT, SPIN, flat, hexcode
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pykvm import Access, Ending, Machine, PykvmError, open_disk
+from pykvm import Access, DeviceError, Ending, Machine, PykvmError, open_disk
 from pykvm.kvm import MpState
 from pykvm.kvm.saved import tsc_moves
 from pykvm.net.loopback import Loopback
@@ -640,3 +644,249 @@ def test_a_local_timer_that_expires_while_the_machine_is_paused_fires_once() -> 
     for _ in range(2):
         with taken[0].fork(prepare=prepare) as fork:
             assert fork.run(LIMIT).value == 1
+
+
+# Going back often: only what has moved is put back
+
+
+def states(machine: Machine) -> dict[str, dict[str, Any]]:
+    """All devices' states, without what time alone moves."""
+    by_time = ("elapsed", "cycles", "epoch")
+    found = {
+        device.name: {key: value for key, value in device.save().items() if key not in by_time}
+        for device in (*machine.ports.devices, *machine.mmio.devices)
+    }
+    found["RTC"]["nvram"] = found["RTC"]["nvram"][0x0E:0x32]  # the time of day and its flags are outside
+    return found
+
+
+PORTS = [0x20, 0x60, 0x64, 0x70, 0x71, 0x92, 0xCF8, 0xCF9, 0xCFC, 0x1F2, 0x1F6, 0x1F7, 0x3C0, 0x3C4, 0x3C5, 0x3C9, 0x3D4,
+         0x3D5, 0x3F8, 0x3F9, 0x3FA, 0x3FB, 0x3FC, 0x3FF, 0x300, 0x307, 0x30D, 0x510, 0x514, 0x602, 0x604, 0x8900]  # fmt: skip
+"""Of every device on the board."""
+HOST = ["type", "send", "power button", "memory", "disk"]
+MOVES = st.one_of(
+    st.tuples(st.sampled_from(PORTS), st.integers(0, 255)), st.tuples(st.sampled_from(HOST), st.integers(0, 255))
+)
+
+
+def test_whatever_has_moved_is_put_back(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(64 << 10))
+    with flat(SPIN, disks=[open_disk(image, "discard")], nics=[Loopback()]) as machine:
+        machine.start()
+        machine.pause()
+        machine.serial.send("x" * 20)  # the first is in the UART
+        machine.keyboard.type("ab")
+        before, expected = machine.snapshot(), states(machine)
+        disk = machine.disks[0]
+        assert disk is not None
+        machine.restore(before)
+
+        @settings(max_examples=200, deadline=None)
+        @given(st.lists(MOVES, max_size=8))
+        def check(moves: list[tuple[int | str, int]]) -> None:
+            with machine.lock:
+                for what, value in moves:
+                    if isinstance(what, int):
+                        machine.ports.write(what, 1, value)
+                        machine.ports.read(what, 1)
+                    elif what == "type":
+                        machine.keyboard.type(chr(0x20 + value % 0x5F))
+                    elif what == "send":
+                        machine.serial.send(bytes([value]))
+                    elif what == "power button":
+                        machine.power_button()
+                    elif what == "memory":
+                        machine.memory.write(value * 4096 + 4095, bytes([value | 1] * 2))
+                    else:
+                        disk.write_at(value, bytes([value | 1]))
+            machine.restore(before)
+            assert states(machine) == expected
+            assert [line.level for lines in machine.lines.values() for line in lines] == levels
+            assert machine.serial.output == b""
+            assert machine.serial.waiting == waiting
+            assert machine.memory.read(0, 1 << 20) == ram
+            assert disk.read_at(0, 4096) == bytes(4096)
+
+        waiting = machine.serial.waiting
+        levels = [line.level for lines in machine.lines.values() for line in lines]
+        ram = machine.memory.read(0, 1 << 20)
+        check()
+
+
+def test_a_handler_goes_back_when_all_cpus_are_out() -> None:
+    with flat(COUNTER) as machine:
+        seen: list[int] = []
+        snapshots: list[Snapshot] = []
+
+        def back() -> None:
+            if len(seen) < 100:
+                machine.restore(snapshots[0])
+                machine.memory.write_int(0x200000, 4, 10 * len(seen))  # a fuzzer's next case
+
+        @machine.port(0x80)
+        def count(access: Access) -> None:
+            seen.append(machine.memory.read_int(0x200000, 4))
+            machine.at_rest(back)
+            if len(seen) == 102:
+                machine.request_stop("seen enough")
+
+        snapshots.append(machine.snapshot())
+        machine.run(LIMIT)
+        assert seen == [*range(1, 1000, 10), 992, 993]
+
+
+@pytest.mark.parametrize("call", ["snapshot", "restore"])
+def test_a_handler_that_would_wait_for_itself_is_told(call: str) -> None:
+    with flat(COUNTER) as machine:
+
+        @machine.port(0x80)
+        def count(access: Access) -> None:
+            machine.snapshot() if call == "snapshot" else machine.restore(before)
+
+        before = machine.snapshot()
+        with pytest.raises(DeviceError, match=r"machine\.at_rest"):
+            machine.run(LIMIT)
+
+
+def test_a_cpu_that_has_halted_since_runs_again() -> None:
+    code = hexcode("e6 80; out 0x80\nfa f4; cli, hlt")
+    with flat(code) as machine:
+        taken: list[Snapshot] = []
+        ends = 0
+
+        @machine.port(0x80)
+        def here(access: Access) -> None:
+            if not taken:
+                machine.at_rest(lambda: taken.append(machine.snapshot()))
+
+        assert machine.run(LIMIT).ending is Ending.HALTED
+        for _ in range(5):
+            machine.restore(taken[0])
+            assert machine.vcpus[0].get_mp_state() is MpState.RUNNABLE
+            machine.vcpus[0].set_mp_state(MpState.HALTED)
+            machine.restore(taken[0])
+            ends += machine.run(LIMIT).ending is Ending.HALTED
+            assert machine.vcpus[0].get_mp_state() is MpState.HALTED
+        assert ends == 5
+
+
+def test_a_snapshot_does_not_keep_the_ones_before_it() -> None:
+    with flat(HALT) as machine:
+        first = machine.snapshot()
+        image = weakref.ref(first.image)
+        second = machine.snapshot()
+        assert second.parent_id == first.id
+        del first
+        assert image() is None
+
+
+def test_ram_larger_than_the_hosts_can_be_snapshotted_and_forked(tmp_path: Path) -> None:
+    with flat(HALT, memory="40G") as machine:
+        machine.memory.write(39 << 30, b"far up")
+        snapshot = machine.snapshot()
+        machine.memory.write(39 << 30, b"other!")
+        machine.restore(snapshot)
+        assert machine.memory.read(39 << 30, 6) == b"far up"
+    with snapshot.fork() as fork:
+        assert fork.memory.read(39 << 30, 6) == b"far up"
+        fork.memory.write(4 << 30, b"x")
+        assert fork.memory.own_pages() == [3 << 18]
+        assert fork.run(LIMIT).ending is Ending.HALTED
+
+
+def test_mtrrs_go_along() -> None:
+    with flat(HALT) as machine:
+        mask = machine.vcpus[0].get_msrs((0x201,)).get(0x201)
+        if mask is None:
+            pytest.skip("this KVM has no MTRRs")
+        wanted = {0x200: 0xC0000006, 0x201: 0xFF80000800, 0x2FF: 0xC00}
+        machine.vcpus[0].set_msrs(wanted)
+        snapshot = machine.snapshot()
+        machine.vcpus[0].set_msrs({0x2FF: 0})
+        machine.restore(snapshot)
+        assert machine.vcpus[0].get_msrs(tuple(wanted)) == wanted
+        with snapshot.fork() as fork:
+            assert fork.vcpus[0].get_msrs(tuple(wanted)) == wanted
+
+
+def test_an_mmio_read_in_flight_arrives() -> None:
+    code = hexcode("bf 00 00 d0 fe; mov edi, 0xfed00000\n8a 07; mov al, [rdi]") + EXIT_AL
+    taken: list[Snapshot] = []
+
+    def prepare(machine: Machine) -> None:
+        @machine.mmio_range(0xFED00000, 4096)
+        def answer(access: Access) -> int:
+            machine.at_rest(lambda: taken.append(machine.snapshot()))
+            return 0x35
+
+    with flat(code) as machine:
+        prepare(machine)
+        assert machine.run(LIMIT).value == 0x35
+    with taken[0].fork(prepare=prepare) as fork:
+        assert fork.run(LIMIT).value == 0x35
+    assert len(taken) == 1
+
+
+# Machines that start from a disk or a firmware
+
+SECTOR = hexcode("""
+    b4 0e b0 41 cd 10     ; mov ah, 0x0e; mov al, 'A'; int 0x10
+    b0 01 e6 80           ; out 0x80, al: here
+    b4 0e b0 42 cd 10     ; 'B'
+    b4 02 b2 00 b6 00 b5 00 b1 01 b0 01  ; mov ah, 2; drive 0, head 0, cylinder 0, sector 1, count 1
+    bb 00 80 cd 13        ; to 0000:8000
+    a0 00 80 e6 f4        ; mov al, [0x8000]; out 0xf4, al
+""")  # fmt: skip
+FLOPPY = (SECTOR.ljust(510, b"\0") + b"\x55\xaa").ljust(1440 << 10, b"\0")
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_machine_that_started_from_a_floppy_disk_goes_on_with_its_bios(tmp_path: Path, saved: bool) -> None:
+    with Machine(FLOPPY, memory="4M") as machine:
+
+        @machine.port(0x80)
+        def here(access: Access) -> None:
+            pass
+
+        before = machine.snapshot()
+        snapshot = taken_at(machine, Moment(text=b"A"))
+        machine.restore(before)
+        assert machine.run(LIMIT).value == 0xB4
+    assert snapshot.screen.strip() == "A"
+    if saved:
+        snapshot.save(tmp_path / "a.pykvm")
+        snapshot = Snapshot.load(tmp_path / "a.pykvm")
+
+    def prepare(machine: Machine) -> None:
+        @machine.port(0x80)
+        def here(access: Access) -> None:
+            pass
+
+    with snapshot.fork(prepare=prepare) as fork:
+        assert fork.run(LIMIT).value == 0xB4
+        assert fork.serial.text == "AB"
+        assert fork.screen.text.strip() == "AB"
+        fork.restore(snapshot)
+        assert fork.screen.text.strip() == "A"
+        assert fork.run(LIMIT).value == 0xB4
+
+
+def test_a_firmware_goes_along(tmp_path: Path) -> None:
+    rom = bytearray(64 << 10)
+    rom[0:8] = hexcode("e6 80; out 0x80, al\n2e a0 20 00; mov al, cs:[0x20]") + EXIT_AL
+    rom[0x20] = 0x2A
+    rom[-16:-11] = hexcode("ea 00 00 00 f0; jmp f000:0000")
+    with Machine(memory="4M", firmware=bytes(rom)) as machine:
+        machine.snapshot().save(tmp_path / "a.pykvm")
+        assert machine.run(LIMIT).value == 0x2A
+    loaded = Snapshot.load(tmp_path / "a.pykvm")
+    with loaded.fork() as fork:
+        assert fork.run(LIMIT).value == 0x2A
+    with flat(HALT) as other, pytest.raises(SnapshotError, match="another machine"):
+        other.restore(loaded)
+    changed = bytearray((tmp_path / "a.pykvm" / "firmware").read_bytes())
+    changed[0x20] ^= 1
+    (tmp_path / "a.pykvm" / "firmware").write_bytes(changed)
+    with pytest.raises(SnapshotError, match="firmware has other content"):
+        Snapshot.load(tmp_path / "a.pykvm")
