@@ -115,7 +115,7 @@ def back(peer: Path, directory: Path, settings: Settings) -> list[Table]:
         ("a round with run() and its threads", "runs", "round"),
     ):
         theirs = [
-            steps["pages"] + steps["state"] + (steps["run"] if step == "round" else 0) for steps in results["log"]
+            steps["pages"] + steps["state"] + (steps["run"] if step == "round" else 0) for steps in results["kept"]
         ]
         ours = [steps[step] for steps in results[whose]]
         table.rows.append(
@@ -135,6 +135,7 @@ def back(peer: Path, directory: Path, settings: Settings) -> list[Table]:
 
 
 LOGS = {
+    "kept": "KVM_GET_DIRTY_LOG alone, as pykvm",
     "log": "KVM_GET_DIRTY_LOG, which cleans as well",
     "clear": "KVM_GET_DIRTY_LOG, then KVM_CLEAR_DIRTY_LOG",
     "ring": "the dirty ring",

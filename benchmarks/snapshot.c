@@ -2,7 +2,8 @@
  * The peer of pykvm's snapshots: the same ioctls, the same copying, in plain C.
  *
  *   snapshot reset LOG MIB COUNT CODE    goes back COUNT times to the state before the flat 32-bit program CODE, each time
- *                                        after it has run up to its first port access; LOG is log, clear or ring
+ *                                        after it has run up to its first port access; LOG is how dirty pages are told:
+                                        log, which cleans itself; clear: cleaned apart; kept: never cleaned; ring
  *   snapshot restore FILE MIB COUNT      COUNT times maps FILE as RAM, makes a machine, puts a state onto it and enters
  *                                        the guest at 1 MiB, up to its first port access
  *
@@ -152,7 +153,7 @@ static void reset(const char *log, int count, const char *code) {
     uint8_t *source = calloc(ram_size, 1);
     uint64_t *bitmap = calloc(ram_size >> 18, 8);
     struct kvm_dirty_gfn *ring = NULL;
-    int clear = !strcmp(log, "clear");
+    int clear = !strcmp(log, "clear"), kept = !strcmp(log, "kept");
     struct kvm_enable_cap apart = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, .args = {1}};
     if (!strcmp(log, "ring"))
         ring_bytes = RING * sizeof *ring;
@@ -162,7 +163,7 @@ static void reset(const char *log, int count, const char *code) {
         if (ring == MAP_FAILED)
             die("mmap of the ring");
     }
-    if (clear)
+    if (clear || kept)
         must(ioctl(vm.fd, KVM_ENABLE_CAP, &apart), "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
     struct kvm_userspace_memory_region region = {
         .flags = KVM_MEM_LOG_DIRTY_PAGES, .memory_size = ram_size, .userspace_addr = (uintptr_t)vm.ram};

@@ -1,7 +1,9 @@
 """KVM's dirty log: which pages of the memory slots the guest has written (api.rst, KVM_GET_DIRTY_LOG).
 
-Without KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 taking the log also begins the next one, in one ioctl a slot: just what going
-back to a snapshot needs, as no vCPU runs meanwhile.
+A page that has been marked clean makes the guest's next write to it a fault, which costs more than copying the page ten
+times. So where KVM lets the caller say when (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2), `undo` leaves the pages dirty that it
+copies, and copies them again the next time: whoever goes back a thousand times dirties the same pages each time. Only
+when they have become many more than one round dirties are all of them marked clean.
 """
 
 from __future__ import annotations
@@ -14,6 +16,11 @@ from ._kvm import ffi, lib
 from .errors import KvmError
 from .saved import Calls
 from .vm import VM
+
+ENOUGH = 4
+"""How many times as many pages as the first round after a cleaning had are copied before the next cleaning."""
+FEW = 64
+"""So many pages are not worth a cleaning."""
 
 
 class LoggedSlot(NamedTuple):
@@ -31,30 +38,52 @@ class DirtyLog:
         pages = max(slot.offset + slot.size for slot in slots) >> 12
         self.bitmap = bytearray(-(-pages // 64) * 8)
         self._held = ffi.from_buffer(self.bitmap)
-        calls = []
-        for slot in slots:
-            log = ffi.new("struct kvm_dirty_log *", {"slot": slot.slot})
-            log.dirty_bitmap = self._held + (slot.offset >> 15)  # a slot begins at a multiple of 64 pages
-            calls.append((vm.fd, lib.KVM_GET_DIRTY_LOG, log))
-        self._fetch = Calls(calls)
         self._words = ffi.cast("uint64_t *", self._held)
         self._size = len(self.bitmap) // 8
+        cleaned_apart = vm.check_extension("MANUAL_DIRTY_LOG_PROTECT2") & 1
+        if cleaned_apart:
+            vm.enable_capability("MANUAL_DIRTY_LOG_PROTECT2", 1)
+        get, clear = [], []
+        for number, offset, size in slots:
+            part = self._held + (offset >> 15)  # a slot begins at a multiple of 64 pages
+            log = ffi.new("struct kvm_dirty_log *", {"slot": number})
+            log.dirty_bitmap = part
+            get.append((vm.fd, lib.KVM_GET_DIRTY_LOG, log))
+            clean = ffi.new("struct kvm_clear_dirty_log *", {"slot": number, "num_pages": size >> 12})
+            clean.dirty_bitmap = part
+            clear.append((vm.fd, lib.KVM_CLEAR_DIRTY_LOG, clean))
+        self._get, self._clear = Calls(get), Calls(clear) if cleaned_apart else None
+        self._limit = 0
+        """Pages above which `undo` cleans; 0 if it has just done so, and the next round is to tell."""
 
     def fetch(self) -> bytearray:
-        """`bitmap` with what was written since the last call, or since the logs were turned on. It is used again."""
-        self._fetch()
+        """`bitmap` with what was written since the last call, or since the logs were turned on, and perhaps more.
+
+        It is used again.
+        """
+        self._get()
+        self._clean()
         return self.bitmap
 
     def undo(self, target: Any, source: Any) -> int:
         """Copy what was written since the last call from `source` to `target`, and return how many pages that were.
 
-        Both are addresses (see `address_of`) of as many bytes as the log has pages for.
+        Both are addresses (see `address_of`) of as many bytes as the log has pages for, and alike but for these pages.
         """
-        fetch = self._fetch
-        copied: int = lib.pykvm_undo(fetch.calls, fetch.count, target, source, self._words, self._size)
+        get = self._get
+        copied: int = lib.pykvm_undo(get.calls, get.count, target, source, self._words, self._size)
         if copied < 0:
             raise KvmError("KVM_GET_DIRTY_LOG", ffi.errno, "the slot has no dirty log")
+        if not self._limit:
+            self._limit = ENOUGH * copied + FEW
+        elif copied > self._limit:
+            self._clean()
         return copied
+
+    def _clean(self) -> None:
+        self._limit = 0
+        if self._clear is not None:
+            self._clear()
 
 
 def address_of(buffer: mmap.mmap) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import weakref
 from collections.abc import Callable
@@ -734,6 +735,39 @@ def test_a_handler_goes_back_when_all_cpus_are_out() -> None:
         snapshots.append(machine.snapshot())
         machine.run(LIMIT)
         assert seen == [*range(1, 1000, 10), 992, 993]
+
+
+def test_rounds_that_dirty_ever_other_pages_are_undone() -> None:
+    code = hexcode("""
+        8b 3c 25 00 00 20 00  ; mov edi, [0x200000]
+        b9 04 00 00 00        ; mov ecx, 4
+        fe 07                 ; again: inc byte [rdi]
+        81 c7 00 10 00 00     ; add edi, 4096
+        ff c9                 ; dec ecx
+        75 f4                 ; jnz again
+        e6 80                 ; out 0x80, al
+    """)
+    chance = random.Random(1)
+    with flat(code) as machine:
+        rounds: list[bytes] = []
+
+        def back() -> None:
+            machine.restore(before)
+            rounds.append(machine.memory.read(0, machine.memory.size))
+            machine.memory.write_int(0x200000, 4, 0x210000 + 4096 * chance.randrange(400))
+            if len(rounds) == 100:
+                machine.request_stop("seen enough")
+
+        @machine.port(0x80)
+        def here(access: Access) -> None:
+            machine.at_rest(back)
+
+        machine.memory.write_int(0x200000, 4, 0x210000)
+        before = machine.snapshot()
+        content = machine.memory.read(0, machine.memory.size)
+        machine.run(LIMIT)
+        assert len(rounds) == 100
+        assert set(rounds) == {content}
 
 
 @pytest.mark.parametrize("call", ["snapshot", "restore"])
