@@ -237,19 +237,29 @@ class Machine:
         most = self.system.check_extension("MAX_VCPUS")
         if not 1 <= cpus <= most:
             raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
-        self.vm, self.vcpus = self.make_vm(self._resources, cpus)
-        for slot, region in enumerate(self.memory.regions):
-            self.vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
-        if self.rom is not None:
-            readonly = self.vm.check_extension("READONLY_MEM") > 0
-            slot = len(self.memory.regions)
-            self.vm.set_memory(slot, self.rom.gpa, self.rom.size, self.rom.map, readonly=readonly)
+        self.vm, self.vcpus = self.make_vm(self._resources, cpus, self._map_memory)
         self.runners = [Runner(self, vcpu) for vcpu in self.vcpus]
         self.set_cpuid(list(self.system.supported_cpuid()))
 
-    def make_vm(self, stack: ExitStack, cpus: int) -> tuple[VM, list[VCPU]]:
-        """A VM with its chips and vCPUs as they are after power-on, without memory; `stack` is to close them."""
+    def _map_memory(self, vm: VM) -> None:
+        for slot, region in enumerate(self.memory.regions):
+            vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
+        if self.rom is not None:
+            readonly = vm.check_extension("READONLY_MEM") > 0
+            slot = len(self.memory.regions)
+            vm.set_memory(slot, self.rom.gpa, self.rom.size, self.rom.map, readonly=readonly)
+
+    def make_vm(
+        self, stack: ExitStack, cpus: int, map_memory: Callable[[VM], object] | None = None
+    ) -> tuple[VM, list[VCPU]]:
+        """A VM with its chips and vCPUs as they are after power-on; `stack` is to close them.
+
+        It has no memory but by `map_memory`, which is called first of all: once there are chips, KVM waits for all
+        their users at each change of a slot, for milliseconds.
+        """
         vm = stack.enter_context(closing(self.system.create_vm()))
+        if map_memory is not None:
+            map_memory(vm)
         if vm.check_extension("SET_TSS_ADDR"):
             vm.set_tss_address(TSS_ADDRESS)
             vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
