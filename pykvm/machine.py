@@ -31,13 +31,11 @@ from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 from .net import NetBackend
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
-from .runner import OUTPUT_KEY, Route, Runner
+from .runner import OUTPUT_KEY, Crash, Route, Runner
 from .x86 import cpuid
-from .x86.disasm import MAX_INSTRUCTION
-from .x86.registers import EFER_LMA, RFLAGS_IF
+from .x86.registers import RFLAGS_IF
 
 if TYPE_CHECKING:
-    from .crash import CrashReport
     from .display import Screen
     from .snapshot import Snapshot
     from .snapshot.timeline import Timeline, WrittenDisks
@@ -150,6 +148,9 @@ class Machine:
         self._left = threading.Condition(self.lock)  # for those who wait for the end alone: no pause wakes them
         self._outcome: Outcome | None = None
         self._error: DeviceError | None = None
+        self._crash: Crash | None = None
+        self._ending = threading.Lock()  # held to look at a machine whose run has ended, and to close it
+        self._explained = False  # the outcome is complete, with its report
         self._started = 0.0
         self._live = 0  # vCPU threads that have not ended
         self._holds = 0  # reasons for the vCPUs to stay out of the guest
@@ -494,8 +495,20 @@ class Machine:
         if self._error is not None:
             raise self._error
         assert self._outcome is not None
-        self._outcome = replace(self._outcome, exits=sum(runner.exits for runner in self.runners))
+        with self._ending:
+            if not self._explained and not self._closed:
+                self._explain(self._outcome)
         return self._outcome
+
+    def _explain(self, outcome: Outcome) -> None:
+        """Complete the outcome: all threads have ended, so that everything holds still."""
+        self._explained = True
+        outcome = replace(outcome, exits=sum(runner.exits for runner in self.runners))
+        if outcome.ending in (Ending.CRASHED, Ending.HALTED):
+            from .crash.explain import explain
+
+            outcome = explain(self, outcome, self._crash)
+        self._outcome = outcome
 
     @property
     def outcome(self) -> Outcome | None:
@@ -538,7 +551,8 @@ class Machine:
             self._left.wait_for(lambda: not self._live)
         for runner in self.runners:
             runner.join()
-        self._resources.close()
+        with self._ending:
+            self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -616,7 +630,8 @@ class Machine:
 
     def _forget_run(self) -> None:
         """Be as before the start; all threads have ended."""
-        self._outcome = self._error = None
+        self._outcome = self._error = self._crash = None
+        self._explained = False
         self._started = 0.0
         self._holds -= len(self._at_rest)
         self._at_rest.clear()
@@ -719,15 +734,8 @@ class Machine:
         """`vcpu` cannot go on; `code` are the instruction's bytes if the exit told them."""
         if self.debugger is not None and self.debugger.crashed(vcpu, cause, code):
             return
-        from .crash import CrashReport
-
-        registers, system = vcpu.get_registers(), vcpu.get_system_registers()
-        linear = registers.rip if system.efer & EFER_LMA and system.cs.l else system.cs.base + registers.rip
-        symbols = self.entry.symbols if self.entry else None
-        report = CrashReport.make(
-            cause, vcpu.id, registers, system, code or self.read_linear(linear, MAX_INSTRUCTION, vcpu.id), symbols
-        )
-        self._end(Ending.CRASHED, report.summary, report=report)
+        self._crash = Crash(vcpu.id, cause, code)
+        self._end(Ending.CRASHED, f"{cause}, CPU {vcpu.id}")
 
     def failed(self, error: Exception, who: str) -> None:
         """`who` raised `error` while it served the guest or the host: the run ends, and `wait` raises it."""
@@ -770,13 +778,12 @@ class Machine:
         *,
         code: int | None = None,
         value: int | None = None,
-        report: CrashReport | None = None,
     ) -> None:
         """The first to call it decides how the run ended."""
         if self._outcome is not None or not self._started:
             return
         elapsed = time.monotonic() - self._started
-        self._outcome = Outcome(ending, reason, code, value, report, elapsed)
+        self._outcome = Outcome(ending, reason, code, value, elapsed=elapsed)
         for console in (*self.pc.consoles, self.pc.debug_console):
             console.end(f"the run has ended ({self._outcome})")
         if self.debugger is not None:

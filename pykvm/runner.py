@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .kvm import VCPU, KvmError
 from .kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit, prepare_kick
@@ -27,8 +27,21 @@ KICK = signal.SIGRTMIN
 OUTPUT_KEY = 1 << 19
 """In a port access's key (bits 32-51 of what KVM_RUN returned: port, size << 16): set for output."""
 
+TRIPLE_FAULT = "triple fault"
+NOT_EMULATED = "KVM cannot emulate the instruction"
+NOT_ENTERED = "the CPU cannot enter this state"
+"""Why a CPU cannot go on, in words. The last has the hardware's reason behind it."""
+
 Route = tuple[Callable[..., int | None], int, int]
 """How a port access is served: (function, offset, size), called with the value behind them for output."""
+
+
+class Crash(NamedTuple):
+    """A CPU cannot go on: which, why, and the instruction's bytes if KVM told them."""
+
+    cpu: int
+    cause: str
+    code: bytes = b""
 
 
 class WayIn(Protocol):
@@ -172,13 +185,13 @@ class Runner:
         elif reason == Exit.SYSTEM_EVENT:
             machine.system_event(vcpu.system_event())
         elif reason == Exit.SHUTDOWN:
-            machine.crashed(vcpu, "triple fault")
+            machine.crashed(vcpu, TRIPLE_FAULT)
         elif reason == Exit.FAIL_ENTRY:
-            machine.crashed(vcpu, f"the CPU cannot enter this state (hardware reason {vcpu.entry_failure():#x})")
+            machine.crashed(vcpu, f"{NOT_ENTERED} (hardware reason {vcpu.entry_failure():#x})")
         elif reason == Exit.INTERNAL_ERROR:
             suberror, data = vcpu.internal_error()
             if suberror == INTERNAL_ERROR_EMULATION:
-                machine.crashed(vcpu, "KVM cannot emulate the instruction", vcpu.failed_instruction())
+                machine.crashed(vcpu, NOT_EMULATED, vcpu.failed_instruction())
             else:
                 machine.crashed(vcpu, f"KVM internal error {suberror}, data {' '.join(f'{word:#x}' for word in data)}")
         elif reason != Exit.INTR:

@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG = 1 << 16, 1 << 18, 1 << 29, 1 << 30, 1 << 31
 CR4_PSE, CR4_PAE, CR4_PGE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_LA57 = 1 << 4, 1 << 5, 1 << 7, 1 << 9, 1 << 10, 1 << 12
+CR4_OSXSAVE, CR4_SMEP, CR4_SMAP = 1 << 18, 1 << 20, 1 << 21
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1 << 0, 1 << 8, 1 << 10, 1 << 11
-RFLAGS_RESERVED, RFLAGS_TF, RFLAGS_IF, RFLAGS_VM = 1 << 1, 1 << 8, 1 << 9, 1 << 17
+RFLAGS_RESERVED, RFLAGS_TF, RFLAGS_IF, RFLAGS_NT, RFLAGS_RF, RFLAGS_VM, RFLAGS_AC = (
+    1 << bit for bit in (1, 8, 9, 14, 16, 17, 18)
+)
+RFLAGS_IOPL_SHIFT = 12
 
 
 @dataclass(slots=True)

@@ -72,8 +72,10 @@ class SymbolTable:
     """
 
     def __init__(self, image: bytes | mmap, bias: int = 0) -> None:
-        self._image: bytes | mmap | None = image
-        self._bias = bias
+        self.image = image
+        """The file: who wants its debug information finds it here."""
+        self.bias = bias
+        self._unread = True
         self._problem: str | None = None
         self._symbols: list[Symbol] = []
         """Sorted by address; of several at one address the best comes last."""
@@ -112,11 +114,11 @@ class SymbolTable:
         return self._names.get(name)
 
     def _read(self) -> None:
-        if self._image is None:
+        if not self._unread:
             return
-        image, self._image = self._image, None
+        self._unread = False
         try:
-            self._parse(image)
+            self._parse(self.image)
         except (struct.error, ValueError) as error:  # ValueError: the file's mapping was closed
             self._problem = f"the symbol table cannot be read: {error}"
 
@@ -163,7 +165,7 @@ class SymbolTable:
                 continue
             if not size and index < len(sections):  # an assembler's label reaches as far as its section
                 size = max(sections[index].address + sections[index].size - value, 0)
-            symbol = Symbol(value + self._bias, size, name)
+            symbol = Symbol(value + self.bias, size, name)
             ranked.append((symbol.address, is_global, sort == STT_FUNC, symbol))
             if is_global or name not in self._names:
                 self._names[name] = symbol.address

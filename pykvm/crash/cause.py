@@ -1,0 +1,152 @@
+"""Why a guest crashed: the chain of exceptions as the architecture has it, and the sentence that sums it up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from ..x86.cpu import Cpu
+from ..x86.delivery import Delivery, deliver_all
+from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_title
+from ..x86.faults import fetch, next_event
+from ..x86.paging import PAGE_SIZE
+from ..x86.registers import CR0_PG, EFER_LMA
+from .report import Place, Raised
+
+
+def first_event(cpu: Cpu, in_service: Iterable[int]) -> Event | None:
+    """What the CPU was to deliver first: what the instruction raises, or else an interrupt that had just come.
+
+    `in_service` are the vectors that an interrupt controller has handed to the CPU and that are not finished yet.
+    """
+    event = next_event(cpu)
+    if event is not None and event.certain:
+        return event
+    for vector in in_service:
+        return Event(vector, None, f"interrupt {vector:#x} came", kind=Kind.INTERRUPT)
+    return event
+
+
+def chain_of(cpu: Cpu, first: Event | None) -> list[Delivery]:
+    """The chain that begins with `first`. One that ends in a handler that cannot be entered is the first of many."""
+    return deliver_all(cpu, first) if first is not None else []
+
+
+def as_data(chain: list[Delivery], place: Callable[[int], Place]) -> list[Raised]:
+    """The chain for the report."""
+    result = []
+    for delivery in chain:
+        event = delivery.event
+        code = event.error_code
+        result.append(
+            Raised(
+                name=event.name,
+                title=vector_title(event.vector) if event.kind is Kind.EXCEPTION else event.kind.value,
+                vector=event.vector,
+                why=event.why,
+                error_code=code,
+                error_words=error_code_words(event.vector, code) if code is not None else "",
+                address=event.address,
+                gate=delivery.gate.words if delivery.gate is not None else "",
+                stack=delivery.stack,
+                handler=place(delivery.handler) if delivery.handler is not None else None,
+                problem=delivery.problem.why if delivery.problem is not None else "",
+                certain=event.certain,
+            )
+        )
+    return result
+
+
+def explain_triple_fault(cpu: Cpu, chain: list[Delivery]) -> str:
+    """The sentence for a triple fault."""
+    if not chain:
+        return _unexplained(cpu)
+    first = chain[0]
+    what = f"{first.event.why} ({first.event.name})" if first.event.kind is Kind.EXCEPTION else first.event.why
+    failed = [delivery for delivery in chain if delivery.problem is not None]
+    entered = chain[-1]
+    if entered.problem is None:
+        return _capital(f"{what}, and {_endless(cpu, entered)}")
+    if not failed or failed[0].problem is None or failed[-1].problem is None:
+        return _capital(what)
+    if first.gate is not None and isinstance(fetch(cpu), Event) and first.gate.offset == cpu.registers.rip:
+        where = first.event.why.removeprefix("the CPU is to execute at ")
+        return (
+            f"The handler of {first.event.name} is at {where}: each fault led to the next, until the stack was used up"
+        )
+    problem = failed[0].problem.why
+    overflow = _overflow(cpu, failed[0])
+    sentence = f"{what}, and {overflow or problem}"
+    last = failed[-1].problem.why
+    if _alike(problem) != _alike(last):
+        sentence += f"; the double fault was lost, too: {last}"
+    return _capital(sentence)
+
+
+def _unexplained(cpu: Cpu) -> str:
+    """No exception of the instruction is known: at least what stands in the way of any."""
+    table = cpu.system.idt
+    if table.limit < 8:
+        return f"An exception or interrupt came, and the IDT's limit is {table.limit:#x}: no handler could be found"
+    return ""
+
+
+def _endless(cpu: Cpu, delivery: Delivery) -> str:
+    """A handler was entered, as far as can be told, and yet the machine died."""
+    if delivery.registers is None or delivery.system is None:
+        return "it was to switch to another task, which is not followed here"
+    event = fetch(replace(cpu, registers=delivery.registers, system=delivery.system))
+    if isinstance(event, Event):
+        return f"its handler cannot be executed: {event.why.removeprefix('the CPU is to execute at ')}"
+    return f"its handler at {delivery.handler or 0:#x} was entered: what happened in it is not known"
+
+
+def _overflow(cpu: Cpu, delivery: Delivery) -> str:
+    """If the frame went to an unmapped page right below one that is mapped: that the stack is full."""
+    if delivery.stack or delivery.problem is None or delivery.problem.address is None or delivery.problem.walk is None:
+        return ""
+    if not cpu.system.cr0 & CR0_PG or delivery.problem.walk.physical is not None:
+        return ""
+    above = (delivery.problem.address // PAGE_SIZE + 1) * PAGE_SIZE
+    if above - cpu.stack > PAGE_SIZE or cpu.check_page(above & cpu.width_mask, write=True, user=False) is not None:
+        return ""
+    return f"the stack has overflowed: the stack pointer is {cpu.stack:#x}, and the page it ran into is not mapped"
+
+
+def _alike(problem: str) -> str:
+    """A problem without what differs from entry to entry."""
+    return re.sub(r"IDT entry \w+( \(\S+\))?|: .*", "", problem)
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def explain_emulation(cpu: Cpu, text: str, is_ram: Callable[[int], bool]) -> str:
+    """The sentence for an instruction that KVM could not carry out."""
+    fetched = fetch(cpu)
+    if isinstance(fetched, Event):
+        return _capital(fetched.why)
+    physical = cpu.walk(cpu.pc).physical
+    if physical is not None and not is_ram(physical):
+        return f"The CPU is to execute at {cpu.pc:#x}, where there is no RAM (guest physical {physical:#x})"
+    event = next_event(cpu)
+    if event is not None and event.vector != UD and event.kind is Kind.EXCEPTION and event.certain:
+        return _capital(f"{event.why} ({event.name}), while KVM interpreted the instruction")
+    if event is not None and event.vector == UD:
+        return _capital(event.why)
+    what = f"`{text}`" if text else "the instruction"
+    return f"This host's KVM interprets the guest's code here, and its interpreter does not know {what}"
+
+
+def explain_entry(cpu: Cpu) -> str:
+    """The sentence for a state that the CPU refused to run."""
+    system = cpu.system
+    if cpu.long and not system.cr0 & CR0_PG:
+        return "EFER.LMA is set without CR0.PG: no CPU can be in such a state"
+    if cpu.long and system.cs.l and system.cs.db:
+        return "The code segment has both L and D set: no CPU can be in such a state"
+    if bool(system.efer & EFER_LMA) and not cpu.canonical(cpu.pc):
+        return f"RIP is {cpu.pc:#x}, which is not a canonical address"
+    return "Registers contradict each other, so that no CPU can be in such a state"

@@ -1,0 +1,281 @@
+"""Puts a report together from a CPU that stands still. What cannot be had is noted, and fails nothing else."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..x86.cpu import Cpu, refusing
+from ..x86.delivery import Delivery
+from ..x86.descriptors import Gate, entry_words
+from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
+from ..x86.exceptions import PF_ID, PF_P, PF_RSVD, PF_U, PF_W, Event
+from ..x86.paging import PAGE_SIZE, PTE_NX, PTE_RW, PTE_US
+from ..x86.registers import CR0_PG
+from ..x86.symbols import SymbolTable
+from .backtrace import backtrace
+from .cause import as_data, chain_of, explain_emulation, explain_entry, explain_triple_fault, first_event
+from .report import CrashReport, Frame, Interrupted, Place, StackWord, TableEntry, Translated
+from .source import source_lines
+
+Result = TypeVar("Result")
+
+BEFORE, AFTER = 5, 3
+"""Instructions of the listing around the one that crashed."""
+MAX_FUNCTION = 1 << 14
+"""Bytes from a function's start that are disassembled to find out where its instructions begin."""
+STACK_WORDS = 16
+
+
+class Kind(enum.Enum):
+    """What ended the run: each is explained in its own way."""
+
+    TRIPLE_FAULT = enum.auto()
+    EMULATION = enum.auto()
+    ENTRY = enum.auto()
+    HALT = enum.auto()
+    OTHER = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where a crash happened, and what is known about it besides the CPU's state."""
+
+    cpu: Cpu
+    kind: Kind
+    cause: str
+    vcpu: int = 0
+    code: bytes = b""
+    """The instruction's bytes, if KVM told them."""
+    symbols: SymbolTable | None = None
+    in_service: Sequence[int] = ()
+    """Interrupt vectors that were handed to the CPU and are not finished."""
+    is_ram: Callable[[int], bool] = lambda gpa: True
+    seen: str = "directly"
+    last: Sequence[tuple[int, bytes, int]] = ()
+    """Linear address, bytes and width (bits) of the instructions before this one."""
+    notes: Sequence[str] = ()
+    interrupted: Interrupted | None = None
+
+
+def examine(scene: Scene) -> CrashReport:
+    """The report. Never raises."""
+    return _Examiner(scene).report()
+
+
+class Places:
+    """What the image says about addresses: symbols, and lines of source."""
+
+    def __init__(self, symbols: SymbolTable | None) -> None:
+        self._symbols = symbols
+        self._lines = source_lines(symbols) if symbols is not None else None
+
+    def function(self, address: int) -> tuple[str, int] | None:
+        """The name of the symbol and the offset in it."""
+        return self._symbols.lookup(address) if self._symbols is not None else None
+
+    def symbol(self, address: int) -> str:
+        """ "main+0x12", "" if there is none."""
+        found = self.function(address)
+        return "" if found is None else found[0] + (f"+{found[1]:#x}" if found[1] else "")
+
+    def place(self, address: int) -> Place:
+        """All that is known."""
+        symbol = self.symbol(address)
+        # Functions that the linker left out are still in the debug information, at addresses that are others' now.
+        return Place(address, symbol, self._lines.lookup(address) if symbol and self._lines is not None else "")
+
+    @property
+    def problems(self) -> list[str]:
+        """Why something is not known, in words."""
+        return [self._lines.problem] if self._lines is not None and self._lines.problem else []
+
+
+class _Examiner:
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.cpu = scene, scene.cpu
+        self.notes = list(scene.notes)
+        self.places = Places(scene.symbols)
+
+    def report(self) -> CrashReport:
+        scene, cpu = self.scene, self.cpu
+        chain = self.parts("the chain of exceptions", self.chain)
+        code = scene.code or self.part("the instruction", lambda: cpu.peek(cpu.pc, MAX_INSTRUCTION), b"")
+        decoded = self.parts("the instruction", lambda: disassemble(code, cpu.pc, cpu.mode.bits, 1))
+        instruction = decoded[0] if decoded else None
+        listing = self.parts("the code around it", lambda: self.listing(instruction))
+        last = self.parts("the last instructions", self.last)
+        place = self.places.place(cpu.pc)
+        report = CrashReport(
+            cause=scene.cause,
+            explanation=self.part("the explanation", lambda: self.explanation(chain, instruction), ""),
+            vcpu=scene.vcpu,
+            mode=f"{cpu.mode.words}, ring {cpu.mode.ring}",
+            registers=cpu.registers,
+            system=cpu.system,
+            code=code,
+            instruction=instruction,
+            place=place,
+            seen=scene.seen,
+            raised=self.parts("the exceptions", lambda: as_data(chain, self.places.place)),
+            listing=listing,
+            interrupted=scene.interrupted,
+            backtrace=self.parts("the backtrace", self.backtrace),
+            translations=self.parts("the page tables", lambda: self.translations(chain)),
+            stack=self.parts("the stack", self.stack),
+            tables=self.parts("the descriptor tables", lambda: self.tables(chain)),
+            last=last,
+            places={line.address: self.places.place(line.address) for line in (*listing, *last)},
+            notes=self.notes,
+        )
+        self.notes += self.places.problems
+        return report
+
+    def part(self, name: str, make: Callable[[], Result], instead: Result) -> Result:
+        """A part of the report; if it cannot be made, a note says so. The guest may have left anything anywhere."""
+        try:
+            return make()
+        except Exception as error:  # whatever it is, the rest of the report is worth having
+            self.notes.append(f"{name} cannot be told: {type(error).__name__}: {error}")
+            return instead
+
+    def parts(self, name: str, make: Callable[[], list[Result]]) -> list[Result]:
+        """The same for a part that is a list."""
+        return self.part(name, make, [])
+
+    def chain(self) -> list[Delivery]:
+        if self.scene.kind is not Kind.TRIPLE_FAULT:
+            return []
+        chain = chain_of(self.cpu, first_event(self.cpu, self.scene.in_service))
+        if not chain:
+            self.notes.append(
+                "the instruction raises no exception by itself: an interrupt, or something that is not known"
+            )
+        return chain
+
+    def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
+        scene, cpu = self.scene, self.cpu
+        if scene.kind is Kind.TRIPLE_FAULT:
+            return explain_triple_fault(cpu, chain)
+        if scene.kind is Kind.EMULATION:
+            return explain_emulation(cpu, instruction.text if instruction else "", scene.is_ram)
+        if scene.kind is Kind.ENTRY:
+            return explain_entry(cpu)
+        found = scene.interrupted
+        if found is not None:
+            what = f" (`{found.instruction}`)" if found.instruction else ""
+            at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
+            return f"The CPU halted in the handler of {found.name}, which came at {at}{what}"
+        return ""
+
+    # Code
+
+    def listing(self, instruction: Instruction | None) -> list[Instruction]:
+        if instruction is None:
+            return []
+        cpu, pc, bits = self.cpu, self.cpu.pc, self.cpu.mode.bits
+        after = disassemble(cpu.peek(pc, (AFTER + 1) * MAX_INSTRUCTION), pc, bits, AFTER + 1)
+        return self.before(pc, bits) + (after or [instruction])
+
+    def before(self, pc: int, bits: int) -> list[Instruction]:
+        """The instructions that end where this one begins: from the function's start on, or by trying."""
+        found = self.places.function(pc)
+        starts = [pc - found[1]] if found is not None and found[1] <= MAX_FUNCTION else []
+        starts += range(pc - BEFORE * MAX_INSTRUCTION // 2, pc)
+        for start in starts:
+            if start < 0 or start == pc:
+                continue
+            raw = self.cpu.peek(start, pc - start)
+            if len(raw) < pc - start:
+                continue
+            lines = disassemble(raw, start, bits)
+            if lines and not any(line.text.startswith(".byte") for line in lines[-BEFORE:]):
+                return lines[-BEFORE:]
+        return []
+
+    def last(self) -> list[Instruction]:
+        return [line for address, code, bits in self.scene.last for line in disassemble(code, address, bits, 1)]
+
+    # Stack
+
+    def backtrace(self) -> list[Frame]:
+        return backtrace(self.cpu, self.places.place, self.places.function)
+
+    def stack(self) -> list[StackWord]:
+        cpu = self.cpu
+        width = cpu.mode.bits // 8
+        raw = cpu.peek(cpu.stack, STACK_WORDS * width)
+        if not raw:
+            event = cpu.check_linear(cpu.stack, width)
+            self.notes.append(
+                f"the stack cannot be read at {event.why if event else f'{cpu.stack:#x}, which is not RAM'}"
+            )
+        words = [
+            (cpu.stack + at, int.from_bytes(raw[at : at + width], "little"))
+            for at in range(0, len(raw) - width + 1, width)
+        ]
+        return [StackWord(address, value, self.places.symbol(value)) for address, value in words]
+
+    # Tables
+
+    def translations(self, chain: list[Delivery]) -> list[Translated]:
+        """The walks of the addresses that faults were about; else of CR2, if something is there."""
+        found: dict[int, Translated] = {}
+        for event in [chain[0].event, *(delivery.problem for delivery in chain)] if chain else []:
+            if event is not None and event.walk is not None:
+                translated = Translated(f"{event.walk.linear:#x}, for {event.name}", event.walk, _refused(event))
+                found.setdefault(event.walk.linear // PAGE_SIZE, translated)
+        if not found and self.cpu.system.cr2 and self.cpu.system.cr0 & CR0_PG:
+            walk = self.cpu.walk(self.cpu.system.cr2)
+            found[walk.linear] = Translated(f"CR2 {self.cpu.system.cr2:#x}, the last page fault's address", walk)
+        return list(found.values())
+
+    def tables(self, chain: list[Delivery]) -> list[TableEntry]:
+        cpu, system = self.cpu, self.cpu.system
+        entries: list[TableEntry] = []
+        if not cpu.protected:
+            return entries
+        selectors = {"CS": system.cs.selector, "SS": system.ss.selector}
+        vectors = [delivery.event.vector for delivery in chain]
+        for vector in dict.fromkeys(vectors):
+            entries.append(TableEntry(entry_words(vector), self.gate(vector)))
+        for delivery in chain:
+            if delivery.gate is not None and delivery.problem is not None:
+                selectors.setdefault(f"{entry_words(delivery.event.vector)}'s code", delivery.gate.selector)
+        for name, selector in selectors.items():
+            if selector > 3:
+                descriptor = cpu.descriptor(selector)
+                words = descriptor.why if isinstance(descriptor, Event) else descriptor.words
+                entries.append(TableEntry(f"{name} {selector:#x}", words))
+        tss = system.tr
+        if tss.selector > 3 and any(delivery.stack for delivery in chain):
+            entries.append(TableEntry(f"TSS {tss.selector:#x}", f"at {tss.base:#x}, limit {tss.limit:#x}"))
+        return entries
+
+    def gate(self, vector: int) -> str:
+        cpu, table = self.cpu, self.cpu.system.idt
+        size = 16 if cpu.long else 8
+        if size * vector + size - 1 > table.limit:
+            return f"beyond the IDT's limit {table.limit:#x}"
+        raw = cpu.peek(table.base + size * vector, size)
+        if len(raw) < size:
+            return "not readable"
+        return Gate.parse(raw, cpu.long).words if any(raw) else "empty"
+
+
+def _refused(event: Event) -> str:
+    """Which entry's bit forbade an access that found a page."""
+    if event.walk is None or event.walk.physical is None or event.error_code is None:
+        return ""
+    code = event.error_code
+    if code & PF_RSVD or not code & PF_P:
+        return ""
+    if code & PF_U and not event.walk.user:
+        return refusing(event.walk, PTE_US)
+    if code & PF_ID and not event.walk.executable:
+        return refusing(event.walk, PTE_NX)
+    if code & PF_W and not event.walk.writable:
+        return refusing(event.walk, PTE_RW)
+    return ""

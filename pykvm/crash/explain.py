@@ -1,0 +1,101 @@
+"""The report of a machine whose run has ended: what the machine's parts know goes in, and nothing of them changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..kvm import KvmError
+from ..kvm.vm import PIC_MASTER, PIC_SLAVE
+from ..memory import GuestMemory, GuestMemoryError
+from ..outcome import Outcome
+from ..runner import NOT_EMULATED, NOT_ENTERED, TRIPLE_FAULT, Crash
+from ..x86.cpu import Cpu
+from ..x86.cpuid import find
+from ..x86.registers import Registers, SystemRegisters
+from .examine import Kind, Scene, examine
+
+if TYPE_CHECKING:
+    from ..machine import Machine
+
+RESET_RIP, RESET_CS, RESET_CR0 = 0xFFF0, 0xF000, 0x60000010
+"""Of a CPU after INIT: what a KVM that forgets the state at a triple fault shows (SDM volume 3A, table 9-1)."""
+LAPIC_ISR = 0x100
+IRQCHIP_STATE, PIC_ISR, PIC_BASE = 8, 3, 5
+"""struct kvm_irqchip and, in it, kvm_pic_state: last_irr, irr, imr, isr, priority_add, irq_base."""
+
+
+def explain(machine: Machine, outcome: Outcome, crash: Crash | None) -> Outcome:
+    """The outcome with its report, if there is something to report. All vCPU threads have ended."""
+    if crash is None:
+        return outcome
+    vcpu = machine.vcpus[crash.cpu]
+    registers, system = vcpu.get_registers(), vcpu.get_system_registers()
+    scene = scene_of(machine, crash, registers, system)
+    if scene.kind is Kind.TRIPLE_FAULT and state_is_lost(registers, system):
+        scene = replace(scene, seen="lost")
+    report = examine(scene)
+    return replace(outcome, reason=report.summary, report=report)
+
+
+def state_is_lost(registers: Registers, system: SystemRegisters) -> bool:
+    """Whether KVM has reset the CPU."""
+    return (registers.rip, system.cs.selector, system.cr0) == (RESET_RIP, RESET_CS, RESET_CR0)
+
+
+def scene_of(machine: Machine, crash: Crash, registers: Registers, system: SystemRegisters) -> Scene:
+    """All that is known of the crash of that CPU, in that state, in that machine's memory."""
+    return Scene(
+        cpu=cpu_of(machine, registers, system),
+        kind=_kind(crash.cause),
+        cause=crash.cause,
+        vcpu=crash.cpu,
+        code=crash.code,
+        symbols=machine.entry.symbols if machine.entry is not None else None,
+        in_service=in_service(machine, crash.cpu),
+        is_ram=_is_ram(machine.memory),
+    )
+
+
+def _kind(cause: str) -> Kind:
+    if cause == TRIPLE_FAULT:
+        return Kind.TRIPLE_FAULT
+    if cause == NOT_EMULATED:
+        return Kind.EMULATION
+    return Kind.ENTRY if cause.startswith(NOT_ENTERED) else Kind.OTHER
+
+
+def cpu_of(machine: Machine, registers: Registers, system: SystemRegisters) -> Cpu:
+    """That state, with the machine's memory and the width of its physical addresses."""
+    leaf = find(machine.cpuid_in_use, 0x80000008)
+    bits = leaf.eax & 0xFF if leaf is not None else 36
+    return Cpu(registers, system, machine.memory.read, min(max(bits, 32), 52))
+
+
+def _is_ram(memory: GuestMemory) -> Callable[[int], bool]:
+    def answer(gpa: int) -> bool:
+        try:
+            memory.offset(gpa, 1)
+        except GuestMemoryError:
+            return False
+        return True
+
+    return answer
+
+
+def in_service(machine: Machine, vcpu: int) -> list[int]:
+    """The vectors that the interrupt controllers have handed to that CPU and not heard the end of, if they can tell."""
+    vectors = []
+    try:
+        lapic = machine.vcpus[vcpu].get_lapic()
+        for word in range(8):
+            at = LAPIC_ISR + 0x10 * word
+            bits = int.from_bytes(lapic[at : at + 4], "little")
+            vectors += [32 * word + bit for bit in range(32) if bits >> bit & 1]
+        for chip in (PIC_MASTER, PIC_SLAVE) if vcpu == 0 else ():
+            state = machine.vm.get_irqchip(chip)[IRQCHIP_STATE:]
+            vectors += [state[PIC_BASE] + bit for bit in range(8) if state[PIC_ISR] >> bit & 1]
+    except KvmError:
+        return []
+    return vectors[::-1]

@@ -1,0 +1,589 @@
+"""Which exception the instruction that a CPU stands before would raise, found by going through its checks.
+
+Sources: Intel SDM volume 2 ("Protected Mode Exceptions" and "64-Bit Mode Exceptions" of each instruction) and volume
+3A, 5.5 to 5.8 (segments and control transfers), 5.9 (privileged instructions), 2.5 (control registers); AMD APM
+volume 3.
+
+Instructions are taken apart by capstone. What depends on more than registers, tables and memory (an MSR that the CPU
+lacks, a pending x87 error) is not decided, or marked as a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import capstone
+from capstone import x86_const as x86
+
+from .cpu import Cpu
+from .descriptors import CONFORMING, NULL_SELECTORS, RPL, TSS_TYPES, WRITABLE
+from .disasm import MAX_INSTRUCTION
+from .exceptions import BP, DB, DE, GP, NM, NP, SS, UD, Event, Kind
+from .paging import PAGE_SIZE
+from .registers import (
+    CR0_CD,
+    CR0_EM,
+    CR0_NW,
+    CR0_PE,
+    CR0_PG,
+    CR0_TS,
+    CR4_OSFXSR,
+    CR4_PAE,
+    EFER_LMA,
+    EFER_LME,
+    EFER_SCE,
+    RFLAGS_IOPL_SHIFT,
+    RFLAGS_NT,
+    RFLAGS_VM,
+)
+
+_MODES = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
+_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss")
+MSR_EFER = 0xC0000080
+_CANONICAL_MSRS = frozenset({0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x175, 0x176})
+"""LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE, SYSENTER_ESP, SYSENTER_EIP."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PRIVILEGED = _words(
+    "hlt lgdt lidt lldt ltr lmsw clts invd wbinvd invlpg invpcid wrmsr rdmsr swapgs sysret sysretq sysexit sysexitq "
+    "xsetbv monitor mwait rsm vmrun stgi clgi"
+)
+_UNDEFINED = frozenset({"ud0", "ud1", "ud2"})
+_NO_ACCESS = _words(
+    "lea nop prefetch prefetchw prefetchnta prefetcht0 prefetcht1 prefetcht2 invlpg bndmk clflush clflushopt"
+)
+_ALIGNED = _words(
+    "movaps movapd movdqa movntps movntpd movntdq movntdqa fxsave fxrstor fxsave64 fxrstor64 cmpxchg16b "
+    "vmovaps vmovapd vmovdqa"
+)
+"""Their operand in memory must be aligned to its size (16 for FXSAVE and CMPXCHG16B), else #GP."""
+_NO_SSE_STATE = _words(
+    "prefetchnta prefetcht0 prefetcht1 prefetcht2 lfence mfence sfence pause movnti clflush maskmovq"
+)
+_SSE_GROUPS = frozenset(
+    {
+        x86.X86_GRP_SSE1, x86.X86_GRP_SSE2, x86.X86_GRP_SSE3, x86.X86_GRP_SSSE3, x86.X86_GRP_SSE41, x86.X86_GRP_SSE42,
+    }
+)  # fmt: skip
+_FPU_GROUPS = frozenset({x86.X86_GRP_FPU, x86.X86_GRP_MMX})
+
+
+class Unreadable(Exception):
+    """Memory that the answer depends on is not RAM."""
+
+
+def decode(code: bytes, address: int, bits: int) -> Any | None:
+    """The first instruction of `code` with all its details, as capstone gives it; None if there is none."""
+    engine = capstone.Cs(capstone.CS_ARCH_X86, _MODES[bits])
+    engine.detail = True
+    return next(engine.disasm(code, address, 1), None)
+
+
+def next_event(cpu: Cpu) -> Event | None:
+    """The exception or software interrupt that the next instruction raises; None if none can be found.
+
+    `why` is a clause with its subject, such as "`div ecx` divides by zero".
+    """
+    fetched = fetch(cpu)
+    if isinstance(fetched, Event):
+        return fetched
+    insn = decode(fetched, cpu.pc, cpu.mode.bits)
+    if insn is None:
+        if not fetched:
+            return None
+        if len(fetched) < MAX_INSTRUCTION:
+            second = (cpu.pc // PAGE_SIZE + 1) * PAGE_SIZE & cpu.width_mask
+            event = cpu.check_page(second, fetch=True)
+            if event is not None:
+                return replace(event, why=f"the instruction reaches into {event.why}")
+        return Event(UD, None, f"the bytes {fetched[:8].hex(' ')} are no instruction")
+    try:
+        return _Checks(cpu, insn).run()
+    except Unreadable:
+        return None
+
+
+def fetch(cpu: Cpu) -> bytes | Event:
+    """At most 15 bytes from the next instruction on, or what goes wrong when the CPU fetches the first of them."""
+    rip, limit = cpu.registers.rip, cpu.system.cs.limit
+    if not cpu.canonical(cpu.pc):
+        return Event(GP, 0, f"the CPU is to execute at {cpu.pc:#x}, which is not a canonical address")
+    if cpu.mode.bits != 64 and rip > limit:
+        return Event(GP, 0, f"the CPU is to execute at cs:{rip:#x}, beyond the code segment's limit {limit:#x}")
+    event = cpu.check_page(cpu.pc, fetch=True)
+    if event is not None:
+        return replace(event, why=f"the CPU is to execute at {event.why}")
+    return cpu.peek(cpu.pc, MAX_INSTRUCTION)
+
+
+class _Checks:
+    """The checks of one instruction, in about the order of the manuals."""
+
+    def __init__(self, cpu: Cpu, insn: Any) -> None:
+        self.cpu, self.insn = cpu, insn
+        self.name: str = insn.mnemonic.split()[-1]
+        self.text = f"`{insn.mnemonic} {insn.op_str}`".replace(" `", "`")
+        self.operands = insn.operands
+        wide = insn.prefix[2] == 0x66
+        bits = cpu.mode.bits
+        self.width = 2 if wide else 8 if bits == 64 else 4 if bits == 32 else 2
+        if bits == 16 and wide:
+            self.width = 4
+
+    def event(self, vector: int, code: int | None, does: str, **more: Any) -> Event:
+        return Event(vector, code if self.cpu.protected else None, f"{self.text} {does}", **more)
+
+    def about(self, event: Event | None, verb: str) -> Event | None:
+        """An access's exception as this instruction's."""
+        return replace(event, why=f"{self.text} {verb} {event.why}") if event is not None else None
+
+    def run(self) -> Event | None:
+        for check in (self.opcode, self.privilege, self.memory, self.stack, self.special):
+            event = check()
+            if event is not None:
+                return event
+        return None
+
+    # Values
+
+    def register(self, name: str) -> int:
+        return read_register(self.cpu, name)
+
+    def offset(self, memory: Any) -> tuple[str, int]:
+        """The segment and the offset in it of an operand in memory."""
+        insn = self.insn
+        base = insn.reg_name(memory.base) if memory.base else ""
+        index = insn.reg_name(memory.index) if memory.index else ""
+        at = memory.disp + (self.register(index) * memory.scale if index not in ("", "riz", "eiz") else 0)
+        if base in ("rip", "eip"):
+            at += self.cpu.registers.rip + insn.size
+        elif base:
+            at += self.register(base)
+        if memory.segment:
+            segment = insn.reg_name(memory.segment)
+        else:
+            segment = "ss" if base in ("rsp", "esp", "sp", "rbp", "ebp", "bp") else "ds"
+        return segment, at & (1 << 8 * insn.addr_size) - 1
+
+    def value(self, operand: Any) -> int:
+        """What an operand is now; Unreadable if memory does not say."""
+        if operand.type == x86.X86_OP_IMM:
+            return int(operand.imm)
+        if operand.type == x86.X86_OP_REG:
+            return self.register(self.insn.reg_name(operand.reg))
+        return self.load(*self.offset(operand.mem), operand.size)
+
+    def load(self, segment: str, offset: int, size: int) -> int:
+        value = self.cpu.peek_int(self.cpu.linear(segment, offset), size)
+        if value is None:
+            raise Unreadable
+        return value
+
+    # Checks
+
+    def opcode(self) -> Event | None:
+        cpu, system = self.cpu, self.cpu.system
+        if self.name in _UNDEFINED:
+            return self.event(UD, None, "is the instruction that is invalid on purpose")
+        groups = set(self.insn.groups)
+        if self.name in ("syscall", "sysret", "sysretq") and not system.efer & EFER_SCE:
+            return self.event(UD, None, "needs EFER.SCE, which is not set")
+        if groups & _SSE_GROUPS and self.name not in _NO_SSE_STATE:
+            if system.cr0 & CR0_EM:
+                return self.event(UD, None, "is an SSE instruction, and CR0.EM is set")
+            if not system.cr4 & CR4_OSFXSR:
+                return self.event(UD, None, "is an SSE instruction, and CR4.OSFXSR is not set")
+            if system.cr0 & CR0_TS:
+                return self.event(NM, None, "uses the FPU's registers, and CR0.TS is set")
+        elif groups & _FPU_GROUPS and system.cr0 & (CR0_EM | CR0_TS):
+            bit = "EM" if system.cr0 & CR0_EM else "TS"
+            return self.event(NM, None, f"uses the FPU, and CR0.{bit} is set")
+        if not cpu.protected and self.name in ("lldt", "ltr", "sldt", "str", "lar", "lsl", "verr", "verw", "arpl"):
+            return self.event(UD, None, "does not exist in real mode")
+        return None
+
+    def privilege(self) -> Event | None:
+        cpu, name = self.cpu, self.name
+        if not cpu.protected or cpu.cpl == 0:
+            return None
+        ring = f"ring {cpu.cpl}"
+        first_names = [self.insn.reg_name(op.reg) for op in self.operands if op.type == x86.X86_OP_REG]
+        if name in _PRIVILEGED or (name == "mov" and any(reg[:2] in ("cr", "dr") for reg in first_names)):
+            return self.event(GP, 0, f"is for ring 0 only, and the CPU is in {ring}")
+        if cpu.cpl > cpu.registers.rflags >> RFLAGS_IOPL_SHIFT & 3:
+            if name in ("cli", "sti"):
+                return self.event(GP, 0, f"is for ring 0 only, as IOPL is, and the CPU is in {ring}")
+            if name in ("in", "out") or name[:3] in ("ins", "out"):
+                port = self.operands[1 if name[0] == "i" else 0] if name in ("in", "out") else None
+                number = self.value(port) if port is not None else cpu.registers.rdx
+                if not self.port_allowed(number & 0xFFFF):
+                    return self.event(GP, 0, f"uses port {number & 0xFFFF:#x}, which {ring} may not")
+        return None
+
+    def port_allowed(self, port: int) -> bool:
+        """By the I/O permission bit map of the TSS (SDM volume 1, 19.5.2)."""
+        tss = self.cpu.system.tr
+        at = self.cpu.peek_int(tss.base + 0x66, 2)
+        if at is None or at + port // 8 + 1 > tss.limit:
+            return False
+        bits = self.cpu.peek_int(tss.base + at + port // 8, 2)
+        return bits is not None and not bits >> port % 8 & 1
+
+    def memory(self) -> Event | None:
+        if self.name in _NO_ACCESS or (self.repeats() and not self.count()):
+            return None
+        for operand in self.operands:
+            if operand.type != x86.X86_OP_MEM:
+                continue
+            segment, offset = self.offset(operand.mem)
+            size = operand.size or 1
+            write = bool(operand.access & capstone.CS_AC_WRITE)
+            event = self.about(self.cpu.check(segment, offset, size, write=write), "writes" if write else "reads")
+            if event is not None:
+                return event
+            alignment = min(size, 64) if self.name.startswith(("mov", "vmov")) else 16
+            linear = self.cpu.linear(segment, offset)
+            if self.name in _ALIGNED and linear % alignment:
+                return self.event(GP, 0, f"uses {linear:#x}, which is not a multiple of {alignment}")
+        return None
+
+    def repeats(self) -> bool:
+        return self.insn.prefix[0] in (0xF2, 0xF3) and self.name[:4] in ("movs", "stos", "lods", "scas", "cmps", "insb",
+                                                                         "insw", "insd", "outs")  # fmt: skip
+
+    def count(self) -> int:
+        return self.register({2: "cx", 4: "ecx", 8: "rcx"}[self.insn.addr_size])
+
+    def stack(self) -> Event | None:
+        """What the instruction pushes or pops."""
+        name, width, registers = self.name, self.width, self.cpu.registers
+        words, at = 0, registers.rsp
+        match name:
+            case "push" | "pushf" | "pushfd" | "pushfq" | "call":
+                words = -1
+            case "lcall":
+                words = -2
+            case "pushal" | "pushaw":
+                words = -8
+            case "pop" | "popf" | "popfd" | "popfq" | "ret":
+                words = 1
+            case "leave":
+                words, at = 1, registers.rbp
+            case "retf" | "retfq":
+                words = 2
+            case "iret" | "iretd" | "iretq":
+                width = {"iret": 2, "iretd": 4, "iretq": 8}[name]
+                words = 5 if self.cpu.mode.bits == 64 else 3
+            case "popal" | "popaw":
+                words = 8
+            case _:
+                return None
+        size = abs(words) * width
+        at = (at - size if words < 0 else at) & self.cpu.stack_mask
+        event = self.cpu.check("ss", at, min(size, 64), write=words < 0)
+        return self.about(event, "pushes to" if words < 0 else "takes from the stack")
+
+    def special(self) -> Event | None:
+        name = self.name
+        handler: Callable[[], Event | None] | None = {
+            "div": self.divide,
+            "idiv": self.divide,
+            "int": self.software_interrupt,
+            "int3": self.breakpoint,
+            "int1": lambda: self.event(DB, None, "is a debug trap"),
+            "jmp": self.near_target,
+            "call": self.near_target,
+            "ret": self.near_target,
+            "ljmp": self.far_target,
+            "lcall": self.far_target,
+            "retf": self.far_return,
+            "retfq": self.far_return,
+            "iret": self.interrupt_return,
+            "iretd": self.interrupt_return,
+            "iretq": self.interrupt_return,
+            "ltr": self.load_task_register,
+            "mov": self.move,
+            "pop": self.pop_segment,
+            "wrmsr": self.write_msr,
+            "rdmsr": lambda: self.msr_event("reads", certain=False),
+        }.get(name)
+        return handler() if handler is not None else None
+
+    def divide(self) -> Event | None:
+        operand = self.operands[0]
+        size, divisor, signed = operand.size, self.value(operand), self.name == "idiv"
+        r = self.cpu.registers
+        bits = 8 * size
+        mask = (1 << bits) - 1
+        dividend = r.rax & 0xFFFF if size == 1 else (r.rdx & mask) << bits | r.rax & mask
+        divisor &= mask
+        if not divisor:
+            return self.event(DE, None, "divides by zero")
+        if signed:
+            dividend -= (dividend >> 2 * bits - 1) << 2 * bits
+            divisor -= (divisor >> bits - 1) << bits
+            quotient = abs(dividend) // abs(divisor) * (1 if (dividend < 0) == (divisor < 0) else -1)
+            fits = -(1 << bits - 1) <= quotient < 1 << bits - 1
+        else:
+            fits = dividend // divisor <= mask
+        return None if fits else self.event(DE, None, f"divides, and the quotient does not fit into {bits} bits")
+
+    def software_interrupt(self) -> Event | None:
+        vector = self.value(self.operands[0]) & 0xFF
+        return Event(vector, None, f"{self.text} calls interrupt {vector:#x}", kind=Kind.SOFTWARE)
+
+    def breakpoint(self) -> Event | None:
+        return Event(BP, None, f"{self.text} is a breakpoint", kind=Kind.SOFTWARE)
+
+    def near_target(self) -> Event | None:
+        if self.name == "ret":
+            target = self.load("ss", self.cpu.registers.rsp & self.cpu.stack_mask, self.width)
+        else:
+            target = self.value(self.operands[0])
+        return self.outside(target & (1 << 8 * self.width) - 1, self.cpu.system.cs.limit, "jumps to")
+
+    def outside(self, target: int, limit: int, verb: str, long_code: bool | None = None) -> Event | None:
+        """#GP for a jump's target that no code can be at."""
+        if self.cpu.mode.bits == 64 if long_code is None else long_code:
+            if not self.cpu.canonical(target):
+                return self.event(GP, 0, f"{verb} {target:#x}, which is not a canonical address")
+        elif target > limit:
+            return self.event(GP, 0, f"{verb} {target:#x}, beyond the code segment's limit {limit:#x}")
+        return None
+
+    def far_target(self) -> Event | None:
+        if not self.cpu.protected:
+            return None
+        if len(self.operands) == 2:
+            selector, target = (operand.imm for operand in self.operands)
+        else:
+            operand = self.operands[0]
+            segment, offset = self.offset(operand.mem)
+            size = max(operand.size - 2, 2)
+            target = self.load(segment, offset, size)
+            selector = self.load(segment, offset + size, 2)
+        return self.code_selector(selector & 0xFFFF, target, "jumps to", outward=False)
+
+    def far_return(self) -> Event | None:
+        if not self.cpu.protected:
+            return None
+        at = self.cpu.registers.rsp & self.cpu.stack_mask
+        target, selector = self.load("ss", at, self.width), self.load("ss", at + self.width, 2)
+        return self.code_selector(selector, target, "returns to", outward=True)
+
+    def code_selector(self, selector: int, target: int, verb: str, *, outward: bool) -> Event | None:
+        """The checks of CS for a far jump, or a return (`outward`), which may lead to a less privileged ring."""
+        cpu = self.cpu
+        what = f"{verb} code segment {selector:#x}"
+        if selector in NULL_SELECTORS:
+            return self.event(GP, 0, f"{verb} code segment {selector:#x}, the null selector")
+        code = selector & ~RPL
+        found = cpu.descriptor(selector)
+        if isinstance(found, Event):
+            return self.about(found, f"{verb} code segment")
+        if not found.is_code:
+            if not found.s and not outward:
+                return None  # a gate or a task: not followed
+            return self.event(GP, code, f"{what}, which is {found.words}")
+        if cpu.long and found.l and found.db:
+            return self.event(GP, code, f"{what}, which has both L and D set")
+        rpl = selector & RPL
+        if outward:
+            refused = rpl < cpu.cpl or (found.dpl > rpl if found.type & CONFORMING else found.dpl != rpl)
+        elif found.type & CONFORMING:
+            refused = found.dpl > cpu.cpl
+        else:
+            refused = rpl > cpu.cpl or found.dpl != cpu.cpl
+        if refused:
+            return self.event(GP, code, f"{what} ({found.words}), which ring {cpu.cpl} must not go to")
+        if not found.present:
+            return self.event(NP, code, f"{what}, which is marked not present")
+        return self.outside(target, found.limit, verb, bool(cpu.long and found.l))
+
+    def interrupt_return(self) -> Event | None:
+        cpu = self.cpu
+        if not cpu.protected:
+            return None
+        width = {"iret": 2, "iretd": 4, "iretq": 8}[self.name]
+        at = cpu.registers.rsp & cpu.stack_mask
+
+        def word(number: int) -> int:
+            return self.load("ss", at + number * width & cpu.stack_mask, width)
+
+        if cpu.registers.rflags & RFLAGS_NT:
+            return (
+                self.event(GP, 0, "returns from a task that long mode does not have (NT is set)") if cpu.long else None
+            )
+        rip, selector, flags = word(0), word(1) & 0xFFFF, word(2)
+        if not cpu.long and flags & RFLAGS_VM:
+            return None
+        event = self.code_selector(selector, rip, "returns to", outward=True)
+        if event is not None:
+            return event
+        if cpu.mode.bits == 64 or selector & RPL > cpu.cpl:
+            stack = word(4) & 0xFFFF
+            ring = selector & RPL
+            if stack in NULL_SELECTORS and cpu.long and ring < 3 and stack & RPL == ring:
+                return None
+            return self.stack_selector(stack, ring, "returns to the stack segment")
+        return None
+
+    def stack_selector(self, selector: int, ring: int, verb: str) -> Event | None:
+        if selector in NULL_SELECTORS:
+            return self.event(GP, 0, f"{verb} {selector:#x}, the null selector")
+        code = selector & ~RPL
+        found = self.cpu.descriptor(selector)
+        if isinstance(found, Event):
+            return self.about(found, verb)
+        if selector & RPL != ring or found.dpl != ring or not found.is_writable_data:
+            return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which is no stack of ring {ring}")
+        if not found.present:
+            return self.event(SS, code, f"{verb} {selector:#x}, which is marked not present")
+        return None
+
+    def load_task_register(self) -> Event | None:
+        selector = self.value(self.operands[0]) & 0xFFFF
+        if selector in NULL_SELECTORS:
+            return self.event(GP, 0, "loads TR with the null selector")
+        found = self.cpu.descriptor(selector)
+        if isinstance(found, Event):
+            return self.about(found, "loads TR with")
+        if found.s or found.type not in (1, 9):
+            busy = ": a TSS can be loaded only once" if not found.s and found.type in TSS_TYPES else ""
+            return self.event(GP, selector & ~RPL, f"loads TR with {selector:#x} ({found.words}){busy}")
+        if not found.present:
+            return self.event(NP, selector & ~RPL, f"loads TR with {selector:#x}, which is marked not present")
+        return None
+
+    def move(self) -> Event | None:
+        target, source = self.operands
+        if target.type != x86.X86_OP_REG:
+            return None
+        name = self.insn.reg_name(target.reg)
+        if name in _SEGMENTS:
+            return self.segment(name, self.value(source) & 0xFFFF)
+        if name[:2] == "cr":
+            return self.control_register(name, self.value(source))
+        return None
+
+    def pop_segment(self) -> Event | None:
+        name = self.insn.reg_name(self.operands[0].reg) if self.operands[0].type == x86.X86_OP_REG else ""
+        if name not in _SEGMENTS:
+            return None
+        return self.segment(name, self.load("ss", self.cpu.registers.rsp & self.cpu.stack_mask, 2))
+
+    def segment(self, name: str, selector: int) -> Event | None:
+        """The checks of a data segment register's load."""
+        cpu = self.cpu
+        verb = f"loads {name} with"
+        if not cpu.protected:
+            return None
+        if name == "cs":
+            return self.event(UD, None, "loads CS, which only jumps may")
+        if name == "ss":
+            if selector in NULL_SELECTORS and cpu.mode.bits == 64 and cpu.cpl < 3 and selector & RPL == cpu.cpl:
+                return None
+            return self.stack_selector(selector, cpu.cpl, verb)
+        if selector in NULL_SELECTORS:
+            return None
+        found = cpu.descriptor(selector)
+        if isinstance(found, Event):
+            return self.about(found, verb)
+        code = selector & ~RPL
+        if not found.s or (found.is_code and not found.type & WRITABLE):
+            return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which cannot be read")
+        if not (found.is_code and found.type & CONFORMING) and max(selector & RPL, cpu.cpl) > found.dpl:
+            return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which ring {cpu.cpl} must not use")
+        if not found.present:
+            return self.event(NP, code, f"{verb} {selector:#x}, which is marked not present")
+        return None
+
+    def control_register(self, name: str, value: int) -> Event | None:
+        system = self.cpu.system
+        loads = f"loads {name} with {value:#x}"
+        reason = ""
+        if name == "cr0":
+            on = value & CR0_PG and not system.cr0 & CR0_PG
+            if value >> 32:
+                reason = "the upper half must be 0"
+            elif value & CR0_PG and not value & CR0_PE:
+                reason = "PG needs PE"
+            elif value & CR0_NW and not value & CR0_CD:
+                reason = "NW needs CD"
+            elif on and system.efer & EFER_LME and not system.cr4 & CR4_PAE:
+                reason = "with EFER.LME set, paging needs CR4.PAE"
+            elif on and system.efer & EFER_LME and system.cs.l:
+                reason = "long mode cannot be entered from a code segment with L set"
+            elif not value & CR0_PG and self.cpu.mode.bits == 64:
+                reason = "64-bit mode needs paging"
+        elif name == "cr4" and self.cpu.long and not value & CR4_PAE:
+            reason = "long mode needs PAE"
+        elif name == "cr3" and self.cpu.long and value & ~(1 << 63) & -(1 << self.cpu.physical_bits):
+            reason = "this CPU has not so many address bits"
+        if reason:
+            return self.event(GP, 0, f"{loads}: {reason}")
+        return self.event(GP, 0, f"{loads}, which this CPU refuses", certain=False)
+
+    def write_msr(self) -> Event | None:
+        r = self.cpu.registers
+        value = (r.rdx & 0xFFFFFFFF) << 32 | r.rax & 0xFFFFFFFF
+        index = r.rcx & 0xFFFFFFFF
+        if index in _CANONICAL_MSRS and not self.cpu.canonical(value) and self.cpu.long:
+            return self.msr_event("writes", f": {value:#x} is not a canonical address")
+        if index == MSR_EFER:
+            change = value ^ self.cpu.system.efer
+            if change & EFER_LME and self.cpu.system.cr0 & CR0_PG:
+                return self.msr_event("writes", ": EFER.LME cannot be changed while paging is on")
+            if not change & ~EFER_LMA:
+                return None
+        return self.msr_event("writes", certain=False)
+
+    def msr_event(self, verb: str, why: str = "", *, certain: bool = True) -> Event:
+        why = why or ", which this CPU has not, or not for this"
+        return self.event(GP, 0, f"{verb} MSR {self.cpu.registers.rcx & 0xFFFFFFFF:#x}{why}", certain=certain)
+
+
+_WHOLE = {
+    "a": "rax",
+    "b": "rbx",
+    "c": "rcx",
+    "d": "rdx",
+    "si": "rsi",
+    "di": "rdi",
+    "bp": "rbp",
+    "sp": "rsp",
+    "ip": "rip",
+}
+
+
+def read_register(cpu: Cpu, name: str) -> int:
+    """The value of the register that has this name, in any width; Unreadable if it is none of `cpu`'s."""
+    if name in _SEGMENTS:
+        return int(getattr(cpu.system, name).selector)
+    if name in ("cr0", "cr2", "cr3", "cr4", "cr8"):
+        return int(getattr(cpu.system, name))
+    if name[0] == "r" and name[1:2].isdigit():
+        number, mask = name.rstrip("dwb"), {"d": 0xFFFFFFFF, "w": 0xFFFF, "b": 0xFF}.get(name[-1], (1 << 64) - 1)
+        return int(getattr(cpu.registers, number)) & mask
+    if name in ("rip", "eip", "ip"):
+        return cpu.registers.rip
+    for stem, whole in _WHOLE.items():
+        value: int = getattr(cpu.registers, whole)
+        long_stem = f"{stem}x" if len(stem) == 1 else stem
+        if name == f"r{long_stem}":
+            return value
+        if name == f"e{long_stem}":
+            return value & 0xFFFFFFFF
+        if name == long_stem:
+            return value & 0xFFFF
+        if name == f"{stem}l":
+            return value & 0xFF
+        if name == f"{stem}h":
+            return value >> 8 & 0xFF
+    raise Unreadable
