@@ -6,6 +6,8 @@
 
 #define DEATH static __attribute__((noipa, unused)) void
 
+enum { UD = 6 };
+
 #define NOWHERE 0x0000700000000000ull /* a canonical address that nothing is mapped at */
 
 static void no_idt_at_all(void) { lidt((struct table_register){0, 0}); }
@@ -16,7 +18,7 @@ DEATH no_idt(void) {
     asm volatile("ud2");
 }
 
-/* An IDT of zeros: #PF finds its gate absent, so #NP, whose gate is absent, so #DF, whose gate is absent. */
+/* An IDT of zeros: type 0 is no gate. #PF finds none, so #GP, which finds none: #DF, which finds none. */
 DEATH idt_not_present(void) {
     static const uint64_t idt[512];
     lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
@@ -85,6 +87,100 @@ DEATH idt_unmapped(void) {
     asm volatile("ud2");
 }
 
+/* All gates lead to a code segment that the GDT does not have. */
+DEATH gate_selector(void) {
+    static uint64_t idt[512];
+    for (int vector = 0; vector < 256; vector++)
+        idt[2 * vector] = 0x00008E0001000000; /* present, interrupt gate, selector 0x100 */
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    asm volatile("ud2");
+}
+
+/* All gates lead to a handler that is not there: its first fetch faults, and so on, until the stack is used up. */
+DEATH handler_unmapped(void) {
+    static uint64_t idt[512];
+    for (int vector = 0; vector < 256; vector++) {
+        idt[2 * vector] = 0x00008E0000080000; /* present, interrupt gate, KERNEL_CS */
+        idt[2 * vector + 1] = NOWHERE >> 32;
+    }
+    paging_identity();
+    paging_unmap((uint64_t)small_stack[0]);
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    asm volatile("mov %0, %%rsp; ud2" : : "r"(small_stack[3]));
+}
+
+/* A sound IDT and a bad stack, and #DF has a stack of its own, as it should: but nobody has put it into the TSS. */
+DEATH ist_missing(void) {
+    struct table_register idtr;
+    interrupts_init();
+    asm volatile("sidt %0" : "=m"(idtr));
+    ((uint8_t *)idtr.base)[16 * 8 + 4] = 1; /* the gate of #DF: IST 1 */
+    asm volatile("mov %0, %%rsp; push %%rax" : : "r"(NOWHERE));
+}
+
+/* A selector that lies beyond the GDT. */
+DEATH bad_selector(void) {
+    no_idt_at_all();
+    asm volatile("mov %0, %%es" : : "r"(0x100));
+}
+
+/* A jump to where no address can be. */
+DEATH wild_jump(void) {
+    no_idt_at_all();
+    asm volatile("jmp *%0" : : "r"(0x1234567800000000ull));
+}
+
+/* A jump to where there is no memory, only mapped addresses: no exception, but nothing to execute either. */
+DEATH jump_to_nothing(void) {
+    no_idt_at_all();
+    asm volatile("jmp *%0" : : "r"(0xC0000000ull));
+}
+
+/* Data is not code, where page tables can say so. */
+DEATH no_execute(void) {
+    paging_identity();
+    wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
+    paging_map((uint64_t)constant, (uint64_t)constant, PAGE_WRITE | PAGE_NX);
+    no_idt_at_all();
+    ((void (*)(void))constant)();
+}
+
+/* A page table entry with an address that no CPU of today has. */
+DEATH reserved_bit(void) {
+    paging_identity();
+    paging_map((uint64_t)constant, (uint64_t)constant | 1ull << 51, 0);
+    no_idt_at_all();
+    *(volatile uint64_t *)constant;
+}
+
+/* IRETQ takes a frame from the stack that nobody has put there. */
+DEATH bad_iret(void) {
+    no_idt_at_all();
+    asm volatile("push $0x10; push $0; push $2; push $0x73; push $0; iretq");
+}
+
+/* Ring 3 faults, and the TSS has no stack to take the exception on: RSP0 was never set. */
+static uint8_t user_page[PAGE] __attribute__((aligned(PAGE), unused)) = {0x0F, 0x0B}; /* ud2 */
+
+DEATH no_kernel_stack(void) {
+    interrupts_init();
+    paging_identity();
+    paging_map((uint64_t)user_page, (uint64_t)user_page, PAGE_USER | PAGE_WRITE);
+    asm volatile("push %0; push %1; push $2; push %2; push %3; iretq"
+                 :
+                 : "i"(USER_DS), "r"(user_page + PAGE), "i"(USER_CS), "r"(user_page));
+}
+
+/* An interrupt, not an exception, and no IDT. */
+DEATH interrupt_no_idt(void) {
+    interrupts_init();
+    pit_start(100);
+    no_idt_at_all();
+    sti();
+    for (;;)
+        pause();
+}
+
 /* A division by zero deep in some arithmetic, with nobody to handle it. */
 static __attribute__((noipa, unused)) unsigned average(unsigned total, volatile unsigned *count) {
     return total / *count;
@@ -106,6 +202,43 @@ DEATH panic_halt(void) {
     interrupts_init();
     set_handler(PF, oops);
     *(volatile int *)NOWHERE;
+}
+
+/* The same with a handler of one instruction. */
+DEATH handler_halts(void) {
+    static uint64_t idt[512];
+    uint64_t handler;
+    asm volatile("lea 1f(%%rip), %0; jmp 2f; 1: hlt; 2:" : "=r"(handler));
+    for (int vector = 0; vector < 32; vector++) {
+        idt[2 * vector] = (handler & 0xFFFF0000) << 32 | 0x00008E0000080000 | (handler & 0xFFFF);
+        idt[2 * vector + 1] = handler >> 32;
+    }
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    asm volatile("ud2");
+}
+
+/* No death at all: an exception and interrupts came and were handled, the machine has nothing more to do. */
+static __attribute__((unused)) void skip_ud2(struct frame *frame) { frame->rip += 2; }
+
+static __attribute__((noipa, unused)) void wait_for_ticks(void) {
+    asm volatile("ud2");
+    sti();
+    while (pit_ticks < 3)
+        pause();
+    cli();
+}
+
+static __attribute__((noipa, unused)) void halt_calmly(void) {
+    uint8_t leftovers[512]; /* what the interrupts pushed is still there, and now in the live part of the stack */
+    asm volatile("hlt" : : "r"(leftovers));
+}
+
+DEATH calm_halt(void) {
+    interrupts_init();
+    set_handler(UD, skip_ud2);
+    pit_start(100);
+    wait_for_ticks();
+    halt_calmly();
 }
 
 /* No death on most machines. But some KVMs interpret ring 0, and their interpreter knows no SSE: the host is then told

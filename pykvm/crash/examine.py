@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar
 
-from ..x86.cpu import Cpu, refusing
+from ..x86.cpu import refusing
 from ..x86.delivery import Delivery
 from ..x86.descriptors import Gate, entry_words
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
 from ..x86.exceptions import PF_ID, PF_P, PF_RSVD, PF_U, PF_W, Event
 from ..x86.paging import PAGE_SIZE, PTE_NX, PTE_RW, PTE_US
 from ..x86.registers import CR0_PG
-from ..x86.symbols import SymbolTable
 from .backtrace import backtrace
 from .cause import as_data, chain_of, explain_emulation, explain_entry, explain_triple_fault, first_event
-from .report import CrashReport, Frame, Interrupted, Place, StackWord, TableEntry, Translated
-from .source import source_lines
+from .report import CrashReport, Frame, StackWord, TableEntry, Translated
+from .scene import Kind, Places, Scene
 
 Result = TypeVar("Result")
 
@@ -29,68 +26,9 @@ MAX_FUNCTION = 1 << 14
 STACK_WORDS = 16
 
 
-class Kind(enum.Enum):
-    """What ended the run: each is explained in its own way."""
-
-    TRIPLE_FAULT = enum.auto()
-    EMULATION = enum.auto()
-    ENTRY = enum.auto()
-    HALT = enum.auto()
-    OTHER = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Where a crash happened, and what is known about it besides the CPU's state."""
-
-    cpu: Cpu
-    kind: Kind
-    cause: str
-    vcpu: int = 0
-    code: bytes = b""
-    """The instruction's bytes, if KVM told them."""
-    symbols: SymbolTable | None = None
-    in_service: Sequence[int] = ()
-    """Interrupt vectors that were handed to the CPU and are not finished."""
-    is_ram: Callable[[int], bool] = lambda gpa: True
-    seen: str = "directly"
-    last: Sequence[tuple[int, bytes, int]] = ()
-    """Linear address, bytes and width (bits) of the instructions before this one."""
-    notes: Sequence[str] = ()
-    interrupted: Interrupted | None = None
-
-
 def examine(scene: Scene) -> CrashReport:
     """The report. Never raises."""
     return _Examiner(scene).report()
-
-
-class Places:
-    """What the image says about addresses: symbols, and lines of source."""
-
-    def __init__(self, symbols: SymbolTable | None) -> None:
-        self._symbols = symbols
-        self._lines = source_lines(symbols) if symbols is not None else None
-
-    def function(self, address: int) -> tuple[str, int] | None:
-        """The name of the symbol and the offset in it."""
-        return self._symbols.lookup(address) if self._symbols is not None else None
-
-    def symbol(self, address: int) -> str:
-        """ "main+0x12", "" if there is none."""
-        found = self.function(address)
-        return "" if found is None else found[0] + (f"+{found[1]:#x}" if found[1] else "")
-
-    def place(self, address: int) -> Place:
-        """All that is known."""
-        symbol = self.symbol(address)
-        # Functions that the linker left out are still in the debug information, at addresses that are others' now.
-        return Place(address, symbol, self._lines.lookup(address) if symbol and self._lines is not None else "")
-
-    @property
-    def problems(self) -> list[str]:
-        """Why something is not known, in words."""
-        return [self._lines.problem] if self._lines is not None and self._lines.problem else []
 
 
 class _Examiner:
@@ -201,7 +139,7 @@ class _Examiner:
     # Stack
 
     def backtrace(self) -> list[Frame]:
-        return backtrace(self.cpu, self.places.place, self.places.function)
+        return backtrace(self.cpu, self.places.place, self.places.function, self.scene.interrupted)
 
     def stack(self) -> list[StackWord]:
         cpu = self.cpu
@@ -266,7 +204,7 @@ class _Examiner:
 
 
 def _refused(event: Event) -> str:
-    """Which entry's bit forbade an access that found a page."""
+    """Which entry's bit forbade an access that found a page, in words."""
     if event.walk is None or event.walk.physical is None or event.error_code is None:
         return ""
     code = event.error_code

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..kvm import KvmError
+from ..kvm import KvmError, MpState
 from ..kvm.vm import PIC_MASTER, PIC_SLAVE
 from ..memory import GuestMemory, GuestMemoryError
 from ..outcome import Outcome
@@ -14,10 +14,12 @@ from ..runner import NOT_EMULATED, NOT_ENTERED, TRIPLE_FAULT, Crash
 from ..x86.cpu import Cpu
 from ..x86.cpuid import find
 from ..x86.registers import Registers, SystemRegisters
-from .examine import Kind, Scene, examine
+from .handler import find_interrupted
+from .scene import Kind, Places, Scene
 
 if TYPE_CHECKING:
     from ..machine import Machine
+    from .report import CrashReport
 
 RESET_RIP, RESET_CS, RESET_CR0 = 0xFFF0, 0xF000, 0x60000010
 """Of a CPU after INIT: what a KVM that forgets the state at a triple fault shows (SDM volume 3A, table 9-1)."""
@@ -29,14 +31,35 @@ IRQCHIP_STATE, PIC_ISR, PIC_BASE = 8, 3, 5
 def explain(machine: Machine, outcome: Outcome, crash: Crash | None) -> Outcome:
     """The outcome with its report, if there is something to report. All vCPU threads have ended."""
     if crash is None:
-        return outcome
+        return _explain_halt(machine, outcome)
     vcpu = machine.vcpus[crash.cpu]
     registers, system = vcpu.get_registers(), vcpu.get_system_registers()
     scene = scene_of(machine, crash, registers, system)
     if scene.kind is Kind.TRIPLE_FAULT and state_is_lost(registers, system):
         scene = replace(scene, seen="lost")
-    report = examine(scene)
+    report = _examine(scene)
     return replace(outcome, reason=report.summary, report=report)
+
+
+def _explain_halt(machine: Machine, outcome: Outcome) -> Outcome:
+    """The outcome of a machine whose CPUs all sleep: with a report if one of them does in an exception handler."""
+    for vcpu in machine.vcpus:
+        if vcpu.get_mp_state() != MpState.HALTED:
+            continue
+        registers, system = vcpu.get_registers(), vcpu.get_system_registers()
+        places = Places(machine.entry.symbols if machine.entry is not None else None)
+        interrupted = find_interrupted(cpu_of(machine, registers, system), places.place)
+        if interrupted is not None:
+            scene = scene_of(machine, Crash(vcpu.id, "halted in an exception handler"), registers, system)
+            report = _examine(replace(scene, kind=Kind.HALT, interrupted=interrupted))
+            return replace(outcome, reason=f"{outcome.reason}; {report.summary}", report=report)
+    return outcome
+
+
+def _examine(scene: Scene) -> CrashReport:
+    from .examine import examine  # brings the disassembler, which takes longer than most guests run
+
+    return examine(scene)
 
 
 def state_is_lost(registers: Registers, system: SystemRegisters) -> bool:

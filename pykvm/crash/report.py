@@ -92,8 +92,8 @@ class Interrupted:
     """What an exception handler that never returned had interrupted."""
 
     name: str
-    """ "#PF"."""
-    vector: int
+    """ "#PF"; "an exception" where one handler serves many and nothing says which it was."""
+    vector: int | None
     error_code: int | None
     error_words: str
     place: Place
@@ -156,6 +156,8 @@ class CrashReport:
             return f"{self.cause}, CPU {self.vcpu}"
         where = f"{self.registers.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
         what = f" ({self.instruction.text})" if self.instruction else ""
+        if self.interrupted is not None:
+            return f"CPU {self.vcpu} died in the handler of {self.interrupted.name}, raised at {self.interrupted.place}"
         return f"{self.cause} at {where}{what}, CPU {self.vcpu}, {self.mode}"
 
     def as_dict(self) -> dict[str, Any]:

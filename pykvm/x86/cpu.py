@@ -250,8 +250,8 @@ def refusing(found: Walk, bit: int) -> str:
     """Which entry of a walk takes that right (PTE_RW, PTE_US or PTE_NX) away."""
     level = refusing_level(found, bit)
     if level is None:
-        return "by its page tables"
-    return f"{level.name} at {level.address:#x} has {_BIT_NAMES[bit]}={int(bit == PTE_NX)}"
+        return "by the page tables"
+    return f"its {level.name} has {_BIT_NAMES[bit]}={int(bit == PTE_NX)}"
 
 
 _BIT_NAMES = {PTE_RW: "RW", PTE_US: "US", PTE_NX: "NX"}

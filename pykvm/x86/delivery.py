@@ -278,9 +278,9 @@ class _Protected:
     def from_tss(self, offset: int, size: int, name: str) -> int:
         tss, cpu = self.cpu.system.tr, self.cpu
         self.stack_words = f"{name} of the TSS"
+        if tss.selector in NULL_SELECTORS:  # since the reset: the CPU takes what is at address 0 for one
+            self.stack_words += " (none is loaded)"
         code = (tss.selector & ~RPL) + self.ext
-        if tss.selector in NULL_SELECTORS:
-            self.fail(TS, f"{name} is to come from a TSS, and no TSS is loaded (TR is {tss.selector:#x})", code)
         if offset + size - 1 > tss.limit:
             self.fail(TS, f"{name} is to come from the TSS, which ends before it (limit {tss.limit:#x})", code)
         at = tss.base + offset & cpu.width_mask

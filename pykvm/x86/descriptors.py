@@ -78,7 +78,9 @@ class Descriptor(NamedTuple):
     def words(self) -> str:
         """Such as "64-bit code, ring 0"."""
         if not self.s:
-            kind = _SYSTEM_TYPES.get(self.type, f"system descriptor of type {self.type}")
+            if not self.type and not self.present:
+                return "empty"
+            kind = _SYSTEM_TYPES.get(self.type, f"a system descriptor of type {self.type}")
         elif self.type & CODE:
             kind = (
                 f"{64 if self.l else 32 if self.db else 16}-bit code{', conforming' if self.type & CONFORMING else ''}"

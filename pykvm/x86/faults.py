@@ -528,7 +528,9 @@ class _Checks:
             reason = "this CPU has not so many address bits"
         if reason:
             return self.event(GP, 0, f"{loads}: {reason}")
-        return self.event(GP, 0, f"{loads}, which this CPU refuses", certain=False)
+        if name == "cr0" and value & CR0_PG and not system.cr0 & CR0_PG and not system.efer & EFER_LME:
+            return self.event(GP, 0, "turns on paging outside of long mode, which this machine refuses", certain=False)
+        return self.event(GP, 0, f"{loads}, which this machine refuses", certain=False)
 
     def write_msr(self) -> Event | None:
         r = self.cpu.registers
@@ -545,7 +547,7 @@ class _Checks:
         return self.msr_event("writes", certain=False)
 
     def msr_event(self, verb: str, why: str = "", *, certain: bool = True) -> Event:
-        why = why or ", which this CPU has not, or not for this"
+        why = why or ", which this machine does not have, or not for this value"
         return self.event(GP, 0, f"{verb} MSR {self.cpu.registers.rcx & 0xFFFFFFFF:#x}{why}", certain=certain)
 
 

@@ -1,0 +1,248 @@
+"""Whether a CPU that sleeps for ever does so in an exception handler, and what that exception had interrupted.
+
+Many kernels end a fault by `cli; hlt`, which looks like the end of a kernel that has nothing more to do. The evidence
+that it is not: on the live part of the stack is a frame as the CPU pushes it (Intel SDM volume 3A, 6.12.1 and 6.14.2),
+and the code of one of the handlers in the IDT, followed from its entry with the stack pointer that such a frame
+leaves, comes to a call whose return address is where it would be now, or to where the CPU stands. A frame that is left
+over from an interrupt of long ago has no such calls below it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ..x86.cpu import Cpu
+from ..x86.descriptors import NULL_SELECTORS, RPL, TASK_GATE, Descriptor, Gate
+from ..x86.exceptions import BP, WITH_ERROR_CODE, error_code_words, vector_name
+from ..x86.mode import cpu_mode
+from ..x86.registers import RFLAGS_RESERVED
+from .report import Interrupted, Place
+
+EXCEPTIONS = 32
+MAX_WORDS = 512
+"""Words of the stack that are searched for a frame."""
+MAX_STEPS = 4000
+"""Instructions of handlers that are followed, altogether."""
+_FLAGS_ZERO = ~0x3F7FD7
+"""Bits of RFLAGS that are never set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the CPU pushed, without the error code, at linear `address`."""
+
+    address: int
+    rip: int
+    selector: int
+    rflags: int
+    rsp: int
+
+
+class _Point(NamedTuple):
+    """A place in a handler's code and the stack pointer there; `rbp` if that is known."""
+
+    address: int
+    rsp: int
+    rbp: int | None
+
+
+def find_interrupted(cpu: Cpu, place: Callable[[int], Place]) -> Interrupted | None:
+    """What the exception handler that the CPU stands in interrupted; None if it stands in none. Never raises."""
+    if not cpu.protected or cpu.mode.bits == 16:
+        return None
+    handlers: _Handlers | None = None
+    for frame in frames(cpu):
+        handlers = handlers or _Handlers(cpu)
+        vectors = [vector for vector in range(EXCEPTIONS) if handlers.leads_here(vector, frame)]
+        if vectors:
+            return _describe(cpu, frame, vectors, place)
+    return None
+
+
+def frames(cpu: Cpu) -> Iterator[Frame]:
+    """All that looks like an exception's frame on the stack, from the stack pointer on."""
+    width = 8 if cpu.long else 4
+    raw = cpu.peek(cpu.stack, MAX_WORDS * width)
+    words = array("Q" if cpu.long else "I", raw[: len(raw) // width * width])
+    count = 5 if cpu.long else 3
+    for at, selector in enumerate(words[1 : len(words) - count + 2]):
+        if not 3 < selector < 1 << 16:
+            continue
+        rip, rflags = words[at], words[at + 2]
+        address = cpu.stack + at * width
+        if not rflags & RFLAGS_RESERVED or rflags & _FLAGS_ZERO:
+            continue
+        if cpu.long and ((address + 5 * width) % 16 or not _stack_segment(cpu, words[at + 4])):
+            continue
+        code = cpu.descriptor(selector)
+        if not isinstance(code, Descriptor) or not code.is_code or not code.present:
+            continue
+        ring = selector & RPL
+        if cpu.check_linear(rip, 1, fetch=True, user=ring == 3) is not None:
+            continue
+        rsp = words[at + 3] if cpu.long else address + 3 * width
+        yield Frame(address, rip, selector, rflags, rsp)
+
+
+def _stack_segment(cpu: Cpu, selector: int) -> bool:
+    if selector in NULL_SELECTORS:
+        return True
+    found = cpu.descriptor(selector) if selector < 1 << 16 else None
+    return isinstance(found, Descriptor) and found.is_writable_data
+
+
+class _Handlers:
+    """Follows the code of exception handlers."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        from ..x86.faults import decode
+
+        self._decode = decode
+        self._cpu = cpu
+        self._width = 8 if cpu.long else 4
+        self._steps = 0
+        self._decoded: dict[int, Any] = {}
+
+    def leads_here(self, vector: int, frame: Frame) -> bool:
+        """Whether the CPU may be in the handler of that exception, which pushed `frame`."""
+        cpu, table, size = self._cpu, self._cpu.system.idt, 2 * self._width
+        if size * vector + size - 1 > table.limit:
+            return False
+        raw = cpu.peek(table.base + size * vector, size)
+        if len(raw) < size:
+            return False
+        gate = Gate.parse(raw, cpu.long)
+        if not gate.present or not gate.allowed(cpu.long) or gate.type == TASK_GATE:
+            return False
+        rsp = frame.address - (self._width if vector in WITH_ERROR_CODE else 0)
+        waiting = [_Point(gate.offset, rsp, None)]
+        seen: set[tuple[int, int]] = set()
+        while waiting:
+            point = waiting.pop()
+            if (point.address, point.rsp) in seen or self._steps >= MAX_STEPS or point.rsp < cpu.stack:
+                continue
+            seen.add((point.address, point.rsp))
+            if point.address == cpu.pc and point.rsp == cpu.stack:
+                return True
+            insn = self._instruction(point.address)
+            if insn is None:
+                continue
+            if insn.mnemonic == "call" and self._word(point.rsp - self._width) == point.address + insn.size:
+                return True
+            waiting += self._after(point, insn)
+        return False
+
+    def _instruction(self, address: int) -> Any | None:
+        if address not in self._decoded:
+            self._steps += 1
+            code = self._cpu.peek(address, 15)
+            self._decoded[address] = self._decode(code, address, self._cpu.mode.bits)
+        return self._decoded[address]
+
+    def _word(self, address: int) -> int | None:
+        """What is on the stack, if that is still in use."""
+        return self._cpu.peek_int(address, self._width) if address >= self._cpu.stack else None
+
+    def _after(self, point: _Point, insn: Any) -> list[_Point]:
+        """Where the CPU may be after one instruction of a handler. A call is expected to come back as it was."""
+        from capstone import x86_const as x86
+
+        name, operands = insn.mnemonic, insn.operands
+        following = point.address + insn.size
+        rsp, rbp = point.rsp, point.rbp
+        first = insn.reg_name(operands[0].reg) if operands and operands[0].type == x86.X86_OP_REG else ""
+        if x86.X86_GRP_JUMP in insn.groups:
+            targets = [operands[0].imm] if operands and operands[0].type == x86.X86_OP_IMM else []
+            return [_Point(at, rsp, rbp) for at in (targets if name == "jmp" else [*targets, following])]
+        if name in ("ret", "iret", "iretd", "iretq", "retf", "ud2"):
+            return []
+        if name == "push":
+            rsp -= self._width
+            if operands[0].type == x86.X86_OP_IMM:
+                mask = (1 << 8 * self._width) - 1
+                if self._word(rsp) != operands[0].imm & mask:
+                    return []
+        elif name in ("pushf", "pushfd", "pushfq"):
+            rsp -= self._width
+        elif name in ("pushal", "pushad"):
+            rsp -= 8 * self._width
+        elif name in ("pop", "popf", "popfd", "popfq"):
+            rsp += self._width
+            rbp = None if first in ("rbp", "ebp") else rbp
+        elif name in ("popal", "popad"):
+            rsp, rbp = rsp + 8 * self._width, None
+        elif name == "leave":
+            if rbp is None:
+                return []
+            rsp, rbp = rbp + self._width, None
+        elif first in ("rsp", "esp"):
+            moved = self._moved(point, insn)
+            if moved is None:
+                return []
+            rsp = moved
+        elif first in ("rbp", "ebp") and name not in ("cmp", "test"):
+            other = insn.reg_name(operands[1].reg) if len(operands) > 1 and operands[1].type == x86.X86_OP_REG else ""
+            rbp = rsp if name == "mov" and other in ("rsp", "esp") else None
+        return [_Point(following, rsp, rbp)]
+
+    def _moved(self, point: _Point, insn: Any) -> int | None:
+        """The stack pointer after an instruction that computes it; None if that is not known."""
+        from capstone import x86_const as x86
+
+        source = insn.operands[1] if len(insn.operands) > 1 else None
+        if insn.mnemonic in ("cmp", "test"):
+            return point.rsp
+        if source is None:
+            return None
+        if source.type == x86.X86_OP_IMM:
+            amount: int = source.imm
+            if insn.mnemonic == "and":
+                return point.rsp & amount
+            return {"sub": point.rsp - amount, "add": point.rsp + amount}.get(insn.mnemonic)
+        base = source.mem.base if source.type == x86.X86_OP_MEM else source.reg
+        if insn.mnemonic not in ("lea", "mov") or (insn.mnemonic == "mov") != (source.type == x86.X86_OP_REG):
+            return None
+        values = {"rsp": point.rsp, "esp": point.rsp, "rbp": point.rbp, "ebp": point.rbp}
+        start = values.get(insn.reg_name(base) or "")
+        if start is None or (source.type == x86.X86_OP_MEM and source.mem.index):
+            return None
+        return start + (source.mem.disp if source.type == x86.X86_OP_MEM else 0)
+
+
+def _describe(cpu: Cpu, frame: Frame, vectors: list[int], place: Callable[[int], Place]) -> Interrupted:
+    from ..x86.disasm import MAX_INSTRUCTION, disassemble
+    from ..x86.faults import next_event
+
+    code = cpu.descriptor(frame.selector)
+    segment = cpu.system.cs
+    if isinstance(code, Descriptor):
+        segment = replace(
+            segment, selector=frame.selector, base=code.base, limit=code.limit, dpl=code.dpl, l=code.l, db=code.db
+        )
+    system = replace(cpu.system, cs=segment, ss=replace(cpu.system.ss, dpl=frame.selector & RPL))
+    registers = replace(cpu.registers, rip=frame.rip, rsp=frame.rsp, rflags=frame.rflags)
+    before = replace(cpu, registers=registers, system=system)
+    lines = disassemble(before.peek(before.pc, MAX_INSTRUCTION), before.pc, cpu_mode(system, frame.rflags).bits, 1)
+    vector = vectors[0] if len(vectors) == 1 else None
+    if vector is None:  # one handler for all: the instruction, with the registers of now, may say which it was
+        event = next_event(before)
+        if event is not None and event.vector in vectors:
+            vector = event.vector
+        elif BP in vectors and cpu.peek(before.pc - 1, 1) == b"\xcc":
+            vector = BP
+    error_code = None
+    if vector in WITH_ERROR_CODE:
+        error_code = cpu.peek_int(frame.address - (8 if cpu.long else 4), 8 if cpu.long else 4)
+    return Interrupted(
+        name="an exception" if vector is None else vector_name(vector),
+        vector=vector,
+        error_code=error_code,
+        error_words=error_code_words(vector, error_code) if vector is not None and error_code is not None else "",
+        place=place(before.pc),
+        instruction=lines[0].text if lines else "",
+        stack=frame.rsp,
+        frame=frame.address,
+    )
