@@ -305,7 +305,7 @@ def many_tags() -> bytes:
 
 def many_symbols() -> bytes:
     """Their unprintable names share their bytes."""
-    image, strings = elf([PARTS[0]], MIB), b"\0" + b"\xff" * 600
+    image, strings = elf([PARTS[0]], MIB), b"\0" + b"\x01" * 600
     (sections,) = struct.unpack_from("<Q", image, 0x28)
     table = b"".join(struct.pack("<IBBHQQ", 1 + number % 80, 0x12, 0, 1, MIB, 1) for number in range(1 << 14))
     for section, at, size in ((2, len(image), len(table)), (3, len(image) + len(table), len(strings))):
