@@ -6,7 +6,7 @@ can be driven by a test with nothing but calls. Every method here is called with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,6 +95,24 @@ class Device:
         for at in range(0, len(data), size):
             self.write(offset, size, int.from_bytes(data[at : at + size], "little"))
 
+    register_names: Mapping[int, str] = {}
+    """The registers' names in the data sheet, by offset: what traces call them."""
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        """What the data sheet calls the register that an access goes to, as the device is now.
+
+        Called before the access, and only while somebody traces; `value` is None for a read. Override it where a name
+        depends on more than the offset.
+        """
+        return self.register_names.get(offset) or f"+{offset:#x}"
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        """What `value` means in the register that `register_name` named, in a few words, or ""; a number is not needed.
+
+        Depends on nothing but its arguments.
+        """
+        return ""
+
     def reset(self) -> None:
         """Put every register to its state after power-on; the backend and its data stay."""
 
@@ -104,6 +122,16 @@ class Device:
 
     def restore(self, state: State) -> None:
         """Take back what `save` returned, the IRQ line's level included; ValueError if it does not fit this device."""
+
+
+def bit_names(value: int, names: str) -> str:
+    """The names of the bits that are set in `value`; `names` has them from bit 0 up, "-" for one without a name."""
+    return " ".join(name if name != "-" else f"bit{bit}" for bit, name in enumerate(names.split()) if value >> bit & 1)
+
+
+def character(value: int) -> str:
+    """A byte as the character that it stands for, quoted, such as 'a' or '\\n'."""
+    return ascii(chr(value & 0xFF))
 
 
 @dataclass(frozen=True, slots=True)

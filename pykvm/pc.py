@@ -96,6 +96,12 @@ class Timed(Device):
         self._device.write(offset, size, value)
         self._arm()
 
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return self._device.register_name(offset, size, value)
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return self._device.explain(register, value, is_write)
+
     def reset(self) -> None:
         self._device.reset()
         self._arm()

@@ -8,9 +8,9 @@ SLP_TYP 0 is S5, as in QEMU's PC: `outw(0x604, 0x2000)` powers the machine off. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from ..device import Device, IrqLine, Range, State
+from ..device import Device, IrqLine, Range, State, bit_names
 
 PM_BASE = 0x600
 PM_LENGTH = 12
@@ -44,6 +44,9 @@ class AcpiPm(Device):
 
     name = "ACPI PM"
     ports = (Range(PM_BASE, PM_LENGTH),)
+    register_names: Mapping[int, str] = {
+        PM1_STATUS: "PM1_STS", PM1_ENABLE: "PM1_EN", PM1_CONTROL: "PM1_CNT", PM_TIMER: "PM_TMR",
+    }  # fmt: skip
 
     def __init__(self, sci: IrqLine, on_poweroff: Callable[[], None], now: Callable[[], int]) -> None:
         self._sci = sci
@@ -81,6 +84,14 @@ class AcpiPm(Device):
         self._update()
         if bits >> 8 * PM1_CONTROL & SLP_EN and self._control & SLP_TYP == SLP_TYP_S5:
             self._on_poweroff()
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        if register == "PM1_CNT":
+            sleep = f" SLP_TYP={value >> 10 & 7}" if value & SLP_EN else ""
+            return bit_names(value & ~SLP_TYP, "SCI_EN BM_RLD GBL_RLS - - - - - - - - - - SLP_EN") + sleep
+        if register in ("PM1_STS", "PM1_EN"):
+            return bit_names(value, "TMR - - - BM GBL - - PWRBTN SLPBTN RTC - - - PCIEXP WAK")
+        return ""
 
     def press_power_button(self) -> None:
         """The user presses the power button: a guest that enabled its event shuts down in its own way."""

@@ -11,9 +11,9 @@ which no driver takes for a disk: neither ready nor busy, and the 55h/AAh that p
 
 from __future__ import annotations
 
-from ..device import Device, IrqLine, Range, State
+from ..device import Device, IrqLine, Range, State, bit_names
 from ..disk import Disk
-from .ata_drive import BSY, DEVICE, DEVICE_OBSOLETE, AtaDrive
+from .ata_drive import BSY, COMMAND_NAMES, DEVICE, DEVICE_OBSOLETE, AtaDrive
 
 PRIMARY = (0x1F0, 0x3F6)
 """Command Block and Control Block of the primary channel, IRQ 14."""
@@ -26,6 +26,15 @@ CONTROL_NIEN, CONTROL_SRST, CONTROL_HOB = 0x02, 0x04, 0x80
 """Device Control: INTRQ off, software reset, read the previous content of the 48-bit registers."""
 
 EXECUTE_DEVICE_DIAGNOSTIC = 0x90
+
+_READ_NAMES = ("DATA", "ERROR", "SECTOR COUNT", "LBA LOW", "LBA MID", "LBA HIGH", "DEVICE", "STATUS")
+_WRITE_NAMES = ("DATA", "FEATURES", "SECTOR COUNT", "LBA LOW", "LBA MID", "LBA HIGH", "DEVICE", "COMMAND")
+_BITS = {
+    "STATUS": "ERR - - DRQ DSC DF DRDY BSY",
+    "ALTERNATE STATUS": "ERR - - DRQ DSC DF DRDY BSY",
+    "ERROR": "- - ABRT MCR IDNF MC UNC/WP ICRC",
+    "DEVICE CONTROL": "- nIEN SRST - - - - HOB",
+}
 
 
 class AtaChannel(Device):
@@ -78,6 +87,18 @@ class AtaChannel(Device):
         if self._control & CONTROL_HOB and offset != DEVICE:
             return drive.previous[offset]
         return drive.current[offset]
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        if offset == self._alternate:
+            return "ALTERNATE STATUS" if value is None else "DEVICE CONTROL"
+        return (_READ_NAMES if value is None else _WRITE_NAMES)[offset]
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        if register == "COMMAND":
+            return COMMAND_NAMES.get(value, "")
+        if register == "DEVICE":
+            return f"device {value >> 4 & 1}, {'LBA' if value & 0x40 else 'CHS'}"
+        return bit_names(value, _BITS.get(register, ""))
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset == DATA:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from math import floor
 
-from ..device import Device, IrqLine, Range, State
+from ..device import Device, IrqLine, Range, State, bit_names
 
 SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR = 0, 2, 4, 6, 7, 8, 9
 SECONDS_ALARM, MINUTES_ALARM, HOURS_ALARM = 1, 3, 5
@@ -34,9 +34,26 @@ CRYSTAL_HZ = 32768
 UPDATE_CYCLES = 8 + 65
 """UIP is set for 244 µs before the update cycle and for the 1984 µs of it."""
 
+_NAMES = {
+    SECONDS: "seconds", SECONDS_ALARM: "seconds alarm", MINUTES: "minutes", MINUTES_ALARM: "minutes alarm",
+    HOURS: "hours", HOURS_ALARM: "hours alarm", WEEKDAY: "weekday", DAY: "day", MONTH: "month", YEAR: "year",
+    REG_A: "register A", REG_B: "register B", REG_C: "register C", REG_D: "register D", 0x0F: "shutdown status",
+    0x10: "floppy drives", 0x14: "equipment", CENTURY: "century",
+}  # fmt: skip
+_BITS = {
+    "register A": "RS0 RS1 RS2 RS3 DV0 DV1 DV2 UIP",
+    "register B": "DSE 24h binary SQWE UIE AIE PIE SET",
+    "register C": "- - - - UF AF PF IRQF",
+    "register D": "- - - - - - - VRT",
+}
+
 _KIB, _MIB = 1 << 10, 1 << 20
 _MOST = 10**12
 """Bound in seconds on a restored clock: far beyond year 9999, well within what the arithmetic can take."""
+
+
+def _register(index: int) -> str:
+    return _NAMES.get(index) or f"CMOS {index:#04x}"
 
 
 class Cmos(Device):
@@ -125,6 +142,14 @@ class Cmos(Device):
             self._set_registers(self.nvram[REG_A], value)
         elif index not in (REG_C, REG_D):
             self.nvram[index] = value
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return "index" if offset == 0 else _register(self._index)
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        if register == "index":
+            return _register(value & 0x7F) + (", NMI off" if value & 0x80 else "")
+        return bit_names(value, _BITS.get(register, ""))
 
     # -- Time ---------------------------------------------------------------------------------------------------------
 

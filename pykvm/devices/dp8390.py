@@ -12,7 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 
-from ..device import IrqLine, Range, State
+from ..device import IrqLine, Range, State, bit_names
 from ..net import MAX_FRAME
 
 PAGE = 256
@@ -71,6 +71,31 @@ TALLY_LIMIT = 192
 FIFO_SIZE = 8
 """What is left of the FIFO for the receiver in loopback."""
 
+_PAGE_1 = "CR PAR0 PAR1 PAR2 PAR3 PAR4 PAR5 CURR MAR0 MAR1 MAR2 MAR3 MAR4 MAR5 MAR6 MAR7"
+_READ_NAMES = [
+    page.split()
+    for page in (
+        "CR CLDA0 CLDA1 BNRY TSR NCR FIFO ISR CRDA0 CRDA1 - - RSR CNTR0 CNTR1 CNTR2",
+        _PAGE_1,
+        "CR PSTART PSTOP RNPP TPSR LNPP ACU ACL - - - - RCR TCR DCR IMR",
+    )
+]
+_WRITE_NAMES = [
+    page.split()
+    for page in ("CR PSTART PSTOP BNRY TPSR TBCR0 TBCR1 ISR RSAR0 RSAR1 RBCR0 RBCR1 RCR TCR DCR IMR", _PAGE_1)
+]
+"""By page and offset (section 10.2)."""
+_BITS = {
+    "ISR": "PRX PTX RXE TXE OVW CNT RDC RST",
+    "IMR": "PRXE PTXE RXEE TXEE OVWE CNTE RDCE",
+    "DCR": "WTS BOS LAS LS ARM FT0 FT1",
+    "TCR": "CRC LB0 LB1 ATD OFST",
+    "TSR": "PTX - COL ABT CRS FU CDH OWC",
+    "RCR": "SEP AR AB AM PRO MON",
+    "RSR": "PRX CRC FAE FO MPA PHY DIS DFR",
+}
+_REMOTE = ("", "remote read", "remote write", "send packet")
+
 REGISTERS = {
     "command": 0xFF,
     "page_start": 0xFF,
@@ -109,6 +134,15 @@ def multicast_hash(address: bytes) -> int:
     """
     low = ~zlib.crc32(address) & 0x3F
     return int(f"{low:06b}"[::-1], 2)
+
+
+def explain(register: str, value: int) -> str:
+    """What `value` means in the register of that name."""
+    if register != "CR":
+        return bit_names(value, _BITS.get(register, ""))
+    remote = "abort/complete DMA" if value & CR_ABORT else _REMOTE[(value & CR_REMOTE) >> 3]
+    words = [bit_names(value & 7, "STP STA TXP"), remote, f"page {value >> 6}"]
+    return ", ".join(word for word in words if word)
 
 
 class Dp8390:
@@ -156,6 +190,14 @@ class Dp8390:
         self._irq.set(self.isr & self.imr != 0)
 
     # --- the host's side: registers ---
+
+    def register_name(self, offset: int, is_write: bool) -> str:
+        """The data sheet's name of the register at `offset` (0..15) of the page that CR selects."""
+        pages = _WRITE_NAMES if is_write else _READ_NAMES
+        page = self.command >> 6
+        if offset == 0 or page >= len(pages):
+            return "CR" if offset == 0 else f"page {page} register {offset:#x}"
+        return pages[page][offset]
 
     def read(self, offset: int) -> int:
         """The register at `offset` (0..15) of the page that CR selects."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..device import Device, Range, State
+from ..device import Device, Range, State, character
 
 
 class DebugExit(Device):
@@ -24,6 +24,12 @@ class DebugExit(Device):
         # As in QEMU, a write that is wider than the range is cut at its end.
         self.width = 4 if length >= 4 else 2 if length >= 2 else 1
         self._on_exit = on_exit
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return "exit"
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return f"status {value * 2 + 1}" if is_write else ""
 
     def read(self, offset: int, size: int) -> int:
         return 0
@@ -41,6 +47,12 @@ class DebugConsole(Device):
     def __init__(self, write: Callable[[bytes], None], port: int = 0xE9) -> None:
         self.ports = (Range(port, 1),)
         self._write = write
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return "output"
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return character(value) if is_write else ""
 
     def read(self, offset: int, size: int) -> int:
         return 0xE9
@@ -78,6 +90,12 @@ class ShutdownPort(Device):
                 self._on_shutdown()
         elif value not in self.WORD:
             self._matched = 0
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return "letter"
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return character(value) if is_write else ""
 
     def reset(self) -> None:
         self._matched = 0

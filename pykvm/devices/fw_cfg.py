@@ -7,7 +7,7 @@ interface. All items are read-only to the guest.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..device import Device, Range, State
 from ..errors import ConfigError
@@ -15,6 +15,10 @@ from ..memory import GuestMemoryError
 
 SIGNATURE_KEY, ID_KEY, RAM_SIZE_KEY, NB_CPUS_KEY, MAX_CPUS_KEY = 0x00, 0x01, 0x03, 0x05, 0x0F
 DIRECTORY_KEY = 0x19
+_KEY_NAMES = {
+    SIGNATURE_KEY: "signature", ID_KEY: "id", RAM_SIZE_KEY: "RAM size", NB_CPUS_KEY: "CPUs", MAX_CPUS_KEY: "most CPUs",
+    DIRECTORY_KEY: "file directory",
+}  # fmt: skip
 FIRST_FILE_KEY = 0x20
 WRITE_CHANNEL, ARCH_LOCAL = 1 << 14, 1 << 15
 """Bits of a key: the first one means nothing any more, the second one makes a second range of items."""
@@ -107,6 +111,13 @@ class FwCfg(Device):
             at = offset - _DMA_HIGH
             return int.from_bytes(DMA_SIGNATURE[at : at + size].ljust(size, b"\xff"), "little")
         return (1 << 8 * size) - 1
+
+    register_names: Mapping[int, str] = {
+        _SELECTOR: "selector", _DATA: "data", _DMA_HIGH: "DMA address high", _DMA_LOW: "DMA address low",
+    }  # fmt: skip
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return _KEY_NAMES.get(value, "") if register == "selector" else ""
 
     def read_block(self, offset: int, size: int, count: int) -> bytes:
         if offset == _DATA:

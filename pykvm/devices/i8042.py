@@ -10,9 +10,9 @@ take, typematic repetition, passwords, scan code set 3 (the keyboard answers "re
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from ..device import Device, IrqLine, Range, State
+from ..device import Device, IrqLine, Range, State, bit_names
 
 # -- Keys -------------------------------------------------------------------------------------------------------------
 
@@ -273,6 +273,25 @@ CONFIG_KEYBOARD_IRQ, CONFIG_AUX_IRQ, CONFIG_SYSTEM, CONFIG_KEYBOARD_OFF, CONFIG_
 CONFIG_AFTER_POST = CONFIG_TRANSLATE | CONFIG_AUX_OFF | CONFIG_SYSTEM | CONFIG_KEYBOARD_IRQ
 """As a BIOS leaves the command byte, which is what kernels that never touch it count on."""
 
+_STATUS_BITS = "OBF IBF system command unlocked AUX timeout parity"
+_CONFIG_BITS = "keyboard-IRQ AUX-IRQ system - keyboard-off AUX-off translate"
+_COMMAND_NAMES = {
+    0x20: "read command byte", 0x60: "write command byte", 0xA4: "test password", 0xA7: "mouse off", 0xA8: "mouse on",
+    0xA9: "test mouse port", 0xAA: "self-test", 0xAB: "test keyboard port", 0xAD: "keyboard off", 0xAE: "keyboard on",
+    0xC0: "read input port", 0xD0: "read output port", 0xD1: "write output port", 0xD2: "write keyboard output buffer",
+    0xD3: "write mouse output buffer", 0xD4: "write to mouse", 0xDD: "A20 off", 0xDF: "A20 on",
+    0xFE: "reset the processor",
+}  # fmt: skip
+_KEYBOARD_COMMANDS = {
+    0xED: "set LEDs", 0xEE: "echo", 0xF0: "scan code set", 0xF2: "identify", 0xF3: "typematic", 0xF4: "enable",
+    0xF5: "disable", 0xF6: "defaults", 0xFE: "resend", 0xFF: "reset",
+}  # fmt: skip
+_ARGUMENTS = {
+    0x60: "command byte", 0xD1: "output port", 0xD2: "keyboard output buffer", 0xD3: "mouse output buffer",
+    0xD4: "mouse",
+}  # fmt: skip
+"""What a byte to port 0x60 is, by the controller's command before it."""
+
 OUTPUT_NO_RESET, OUTPUT_A20 = 1, 2
 OUTPUT_ONES = 0xCC
 OUTPUT_KEYBOARD_IRQ, OUTPUT_AUX_IRQ = 16, 32
@@ -378,6 +397,24 @@ class I8042(Device):
             command, self._argument_of = self._argument_of, 0
             self._take_data(command, value)
         self._update()
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        if offset == COMMAND:
+            return "status" if value is None else "command"
+        if value is None:
+            return "output buffer"
+        command = self._argument_of
+        return _ARGUMENTS.get(command) or (f"RAM {command & 0x1F:#x}" if command else "keyboard")
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        if register == "status":
+            return bit_names(value, _STATUS_BITS)
+        if register == "command byte":
+            return bit_names(value, _CONFIG_BITS)
+        if register == "output port":
+            return bit_names(value, "no-reset A20 mouse-data mouse-clock keyboard-IRQ mouse-IRQ clock data")
+        names = {"command": _COMMAND_NAMES, "keyboard": _KEYBOARD_COMMANDS}.get(register, {})
+        return names.get(value, "")
 
     def _obey(self, command: int) -> None:
         match command:
@@ -524,11 +561,15 @@ class Port92(Device):
     moved_by_host = False
     ports = (Range(0x92, 1),)
     width = 1
+    register_names: Mapping[int, str] = {0: "system control A"}
 
     def __init__(self, on_reset: Callable[[], None], set_a20: Callable[[bool], None]) -> None:
         self._on_reset = on_reset
         self._set_a20 = set_a20
         self._value = OUTPUT_A20
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return bit_names(value & 3, "reset A20")
 
     def read(self, offset: int, size: int) -> int:
         return self._value

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ..device import Device, IrqLine, Range, State
 from ..errors import ConfigError
 from ..net import NetBackend
-from .dp8390 import Dp8390
+from .dp8390 import Dp8390, explain
 
 RAM = Range(0x4000, 0x4000)
 """Packet RAM in the chip's address space."""
@@ -78,6 +78,14 @@ class Ne2000(Device):
         A second reset right after the first changes nothing, so resetting at both suits the drivers of all of them.
         """
         self.chip.reset()
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        if offset < DATA_PORT:
+            return self.chip.register_name(offset, value is not None)
+        return "data port" if offset < RESET_PORT else "reset port"
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return explain(register, value)
 
     def read_block(self, offset: int, size: int, count: int) -> bytes:
         if not DATA_PORT <= offset < RESET_PORT:

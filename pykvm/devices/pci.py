@@ -158,6 +158,14 @@ class PciHost(Device):
         elif size == 4 and offset == 0:
             self._address = value & ADDRESS_MASK
 
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        if offset < 4:
+            return "CONFIG_ADDRESS"
+        return f"CONFIG_DATA {_place(self._address | offset - 4)}"
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return _place(value) if register == "CONFIG_ADDRESS" and value & ENABLE else ""
+
     def save(self) -> State:
         return {"address": self._address, "spaces": [list(space) for space in self._spaces.values()]}
 
@@ -177,3 +185,8 @@ class PciHost(Device):
                     raise ValueError(f"{self.name}: the function {place:#x} cannot have {value!r} at {4 * at:#x}")
         self._address = address
         self._spaces = {place: list(space) for place, space in zip(self._functions, saved, strict=True)}
+
+
+def _place(address: int) -> str:
+    """What a configuration address names, in the usual words: bus:device.function, and the register."""
+    return f"{address >> 16 & 0xFF:02x}:{address >> 11 & 0x1F:02x}.{address >> 8 & 7} {address & 0xFF:#04x}"

@@ -7,9 +7,9 @@ register, and one of four bytes from 0xCF8 on to the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from ..device import Device, Range, State
+from ..device import Device, Range, State, bit_names
 
 SRST = 1 << 1
 """System reset: the reset that RCPU starts is a hard one, of all devices; without it, of the CPU alone."""
@@ -24,6 +24,7 @@ class ResetControl(Device):
     ports = (Range(0xCF9, 1),)
     width = 1
     moved_by_host = False
+    register_names: Mapping[int, str] = {0: "RC"}
 
     def __init__(self, on_reset: Callable[[str], None]) -> None:
         self._on_reset = on_reset
@@ -37,6 +38,9 @@ class ResetControl(Device):
         self._value = value & (SRST | RCPU)
         if started:
             self._on_reset(f"{'hard' if value & SRST else 'soft'} reset by {value:#04x} to port 0xcf9")
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return bit_names(value, "- SRST RCPU")
 
     def reset(self) -> None:
         self._value = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from ..console import CharBackend
-from ..device import Device, IrqLine, Range, State
+from ..device import Device, IrqLine, Range, State, bit_names, character
 
 FIFO_SIZE = 16
 
@@ -47,6 +47,20 @@ MSR_DELTAS, MSR_TERI = 0x0F, 0x04
 MSR_CTS, MSR_DSR, MSR_RI, MSR_DCD = 16, 32, 64, 128
 MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
 """The modem lines as a peer that is present and listening drives them."""
+
+_READ_NAMES = ("RBR", "IER", "IIR", "LCR", "MCR", "LSR", "MSR", "SCR")
+_WRITE_NAMES = ("THR", "IER", "FCR", "LCR", "MCR", "LSR", "MSR", "SCR")
+_BITS = {
+    "IER": "received THRE line modem",
+    "FCR": "enable clear-rx clear-tx - - - trigger0 trigger1",
+    "MCR": "DTR RTS OUT1 OUT2 loop",
+    "LSR": "DR OE PE FE BI THRE TEMT FIFO-error",
+    "MSR": "DCTS DDSR TERI DDCD CTS DSR RI DCD",
+}
+_IIR_WORDS = {
+    IIR_MODEM: "modem", IIR_NONE: "no interrupt", IIR_THRE: "THRE", IIR_RECEIVED: "received", IIR_LINE: "line status",
+    IIR_TIMEOUT: "timeout",
+}  # fmt: skip
 
 _BYTE = [bytes((value,)) for value in range(256)]
 
@@ -158,6 +172,22 @@ class Uart16550(Device):
             self._backend.write(data)
         else:
             self._transmit(data)
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        if offset <= IER and self._lcr & LCR_DLAB:
+            return ("DLL", "DLM")[offset]
+        return (_READ_NAMES if value is None else _WRITE_NAMES)[offset]
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        if register in ("RBR", "THR"):
+            return character(value)
+        if register == "IIR":
+            return _IIR_WORDS.get(value & 0xF, "") + (", FIFOs" if value & IIR_FIFO else "")
+        if register == "LCR":
+            parity = "N" if not value & 8 else "OEMS"[value >> 4 & 3]  # odd, even, mark, space
+            words = f"{(value & 3) + 5}{parity}{2 if value & 4 else 1}"
+            return words + (" break" if value & 0x40 else "") + (" DLAB" if value & LCR_DLAB else "")
+        return bit_names(value, _BITS.get(register, ""))
 
     def _read_rbr(self) -> int:
         if not self._rx:

@@ -196,6 +196,16 @@ class Vga(Device):
         if writer is not None:
             writer(value)
 
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        port = self._port(offset)
+        if port == 0x3C0:
+            if value is not None and self._attribute_data:
+                return f"attribute {self.attribute.index:#04x}"
+            return "attribute index"
+        file = {0x3C1: self.attribute, 0x3C5: self.sequencer, 0x3CF: self.graphics, 0x3D5: self.crtc}.get(port)
+        name = (_READ_NAMES if value is None else _WRITE_NAMES).get(port) or f"port {BASE + offset:#x}"
+        return name if file is None else f"{name} {file.index:#04x}"
+
     def _port(self, offset: int) -> int:
         """The port as that of a colour adapter; 0 for one of the adapter that the VGA is not at the moment."""
         port = BASE + offset
@@ -312,6 +322,18 @@ _NUMBERS = {
     "_retrace_told": range(2),
 }
 """The state's plain numbers, each with the values that it can have."""
+
+
+_NAMES = {
+    0x3C1: "attribute", 0x3C3: "video enable", 0x3C4: "sequencer index", 0x3C5: "sequencer", 0x3C6: "PEL mask",
+    0x3C8: "DAC write index", 0x3C9: "DAC data", 0x3CE: "graphics index", 0x3CF: "graphics", 0x3D4: "CRTC index",
+    0x3D5: "CRTC",
+}  # fmt: skip
+_READ_NAMES = {
+    **_NAMES, 0x3C2: "input status 0", 0x3C7: "DAC state", 0x3CA: "feature control", 0x3CC: "miscellaneous output",
+    0x3DA: "input status 1",
+}  # fmt: skip
+_WRITE_NAMES = {**_NAMES, 0x3C2: "miscellaneous output", 0x3C7: "DAC read index", 0x3DA: "feature control"}
 
 
 def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:

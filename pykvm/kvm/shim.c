@@ -58,6 +58,12 @@ static uint32_t pykvm_system_event_type(struct kvm_run *run)
     return run->system_event.type;
 }
 
+/* Where an exit leaves the registers that run->kvm_valid_regs asks for (KVM_CAP_SYNC_REGS). */
+static struct kvm_sync_regs *pykvm_shared_registers(struct kvm_run *run)
+{
+    return &run->s.regs;
+}
+
 /* Set in a result of pykvm_run that describes a port access in full. */
 #define PYKVM_PIO (1LL << 52)
 

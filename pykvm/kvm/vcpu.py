@@ -7,10 +7,10 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..x86.cpuid import CpuidEntry
-from ..x86.registers import Registers, Segment, SystemRegisters, Table
+from ..x86.registers import EFER_LMA, Registers, Segment, SystemRegisters, Table
 from ._kvm import ffi, lib
 from .descriptor import Descriptor
 from .errors import KvmError
@@ -52,6 +52,15 @@ EXIT_NAMES = {
 INTERNAL_ERROR_EMULATION: Final[int] = lib.KVM_INTERNAL_ERROR_EMULATION
 SYSTEM_EVENT_SHUTDOWN: Final[int] = lib.KVM_SYSTEM_EVENT_SHUTDOWN
 SYSTEM_EVENT_RESET: Final[int] = lib.KVM_SYSTEM_EVENT_RESET
+
+
+class Position(NamedTuple):
+    """Where a vCPU is: `linear` address of CS:RIP, the code's width in `bits` (16, 32 or 64), and CR3."""
+
+    linear: int
+    bits: int
+    cr3: int
+
 
 _REGISTERS = tuple(f.name for f in fields(Registers))
 _SEGMENT = tuple(f.name for f in fields(Segment))
@@ -202,6 +211,19 @@ class VCPU(Descriptor):
         return raw[1 : 1 + min(raw[0], 15)]
 
     # Registers
+
+    def share_registers(self) -> None:
+        """Have every exit from now on leave the registers in the shared page, for `position`; needs SYNC_REGS."""
+        self.run.kvm_valid_regs = lib.KVM_SYNC_X86_REGS | lib.KVM_SYNC_X86_SREGS
+
+    def position(self) -> Position:
+        """Where the vCPU was at its last exit, without an ioctl; after `share_registers`."""
+        shared = lib.pykvm_shared_registers(self.run)
+        system = shared.sregs
+        code = system.cs
+        if code.l and system.efer & EFER_LMA:
+            return Position(shared.regs.rip, 64, system.cr3)
+        return Position(code.base + shared.regs.rip & 0xFFFFFFFF, 32 if code.db else 16, system.cr3)
 
     def get_registers(self) -> Registers:
         """KVM_GET_REGS."""

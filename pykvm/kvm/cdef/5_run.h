@@ -29,10 +29,17 @@
 #define KVM_SYSTEM_EVENT_SHUTDOWN ...
 #define KVM_SYSTEM_EVENT_RESET ...
 #define KVM_SYSTEM_EVENT_CRASH ...
+#define KVM_SYNC_X86_REGS ...
+#define KVM_SYNC_X86_SREGS ...
 
 struct kvm_debug_exit_arch {
     uint32_t exception, pad;
     uint64_t pc, dr6, dr7;
+};
+struct kvm_sync_regs {
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    ...;
 };
 struct kvm_run {
     uint8_t request_interrupt_window;
@@ -52,11 +59,12 @@ struct kvm_run {
         struct { uint8_t error, pad[7]; uint32_t reason, index; uint64_t data; } msr;
         char padding[256];
     };
-    uint64_t kvm_dirty_regs;
+    uint64_t kvm_valid_regs, kvm_dirty_regs;
     ...;
 };
 
 uint32_t pykvm_system_event_type(struct kvm_run *run);
 int64_t pykvm_run(int fd, struct kvm_run *run);
 int64_t pykvm_run_input(int fd, struct kvm_run *run, uint32_t value);
+struct kvm_sync_regs *pykvm_shared_registers(struct kvm_run *run);
 #define PYKVM_PIO ...
