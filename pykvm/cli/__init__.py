@@ -12,6 +12,7 @@ from ..errors import PykvmError
 COMMANDS = {
     "run": "Run a guest image and show its serial port.",
     "info": "Show what this machine's KVM can do.",
+    "trace": "Run a guest image and show every exit.",
     "disasm": "Disassemble a guest image.",
     "screenshot": "Save a picture of a guest's text screen.",
     "snapshot": "Run a guest image up to a moment and save its whole state.",

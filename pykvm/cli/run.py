@@ -117,12 +117,12 @@ def run_and_show(
     try:
         outcome = run(machine, timeout, saver)
     except DeviceError as error:
-        _show_device_error(error)
+        show_device_error(error)
         return DEVICE_ERROR_STATUS
     if as_json:
         click.echo(json.dumps(_as_dict(machine, outcome)))
     elif not quiet:
-        _show(machine, outcome)
+        show_outcome(machine, outcome)
     if saver is not None:
         saver.report()
     return exit_status(outcome)
@@ -183,7 +183,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _show(machine: Machine, outcome: Outcome) -> None:
+def show_outcome(machine: Machine, outcome: Outcome) -> None:
     """How it ended, on standard error, so that standard output is the guest's alone."""
     output = machine.serial.output
     if output and not output.endswith(b"\n"):
@@ -196,7 +196,7 @@ def _show(machine: Machine, outcome: Outcome) -> None:
         click.echo(str(outcome.report), err=True)
 
 
-def _show_device_error(error: DeviceError) -> None:
+def show_device_error(error: DeviceError) -> None:
     import traceback
 
     click.echo(f"{click.style('pykvm:', fg='red', bold=True)} {error}", err=True)

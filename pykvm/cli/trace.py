@@ -1,0 +1,190 @@
+"""`pykvm trace`: run an image and show every exit, as a list, as a summary, or as a file for Perfetto."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+
+import click
+
+from ..errors import ConfigError, PykvmError
+from ..machine import DeviceError, Machine
+from ..outcome import Outcome
+from ..trace import Event, Filter, Span, Summary, Times, Tracer
+from ..trace.event import KINDS
+from ..trace.summary import Row, ranked
+from .options import MachineSpec, machine_options, timeout_option
+from .run import DEVICE_ERROR_STATUS, exit_status, show_device_error, show_outcome
+from .tables import show_table
+
+TOP = 20
+"""Rows of a table in the summary."""
+INTERRUPTED_STATUS = 130
+
+
+@click.command("trace", short_help="Run a guest image and show every exit.")
+@machine_options
+@timeout_option
+@click.option("--limit", type=click.IntRange(min=1), help="End the run after so many exits have been traced.")
+@click.option(
+    "--device", "devices", multiple=True, metavar="NAME",
+    help="Only exits to devices whose name begins so, such as COM1, or COM for all of them.",
+)  # fmt: skip
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND", help=f"Only these: {', '.join(KINDS)}."
+)
+@click.option(
+    "--address", "addresses", multiple=True, metavar="FIRST[-LAST]",
+    help="Only accesses to these ports, physical addresses or MSRs.",
+)  # fmt: skip
+@click.option("--cpu", "cpu_numbers", multiple=True, type=click.IntRange(min=0), help="Only exits of this CPU.")
+@click.option("--summary", "only_summary", is_flag=True, help="Show what it amounts to, and not every exit.")
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False), metavar="FILE.json",
+    help="Write a time line for ui.perfetto.dev, instead of listing the exits.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, then the summary.")
+def command(
+    spec: MachineSpec,
+    timeout: float | None,
+    limit: int | None,
+    devices: tuple[str, ...],
+    kinds: tuple[str, ...],
+    addresses: tuple[str, ...],
+    cpu_numbers: tuple[int, ...],
+    only_summary: bool,
+    out: str | None,
+    as_json: bool,
+) -> int:
+    """Run KERNEL, without a terminal, and show every exit from the guest: when, where, and what it was.
+
+    A line has the time in ms since the start, the CPU, the access, the instruction, and two costs in µs: of the KVM_RUN
+    that it ended (the guest's own time and the kernel's), and of serving it. The exit status is that of `pykvm run`.
+    """
+    chosen = Filter(
+        tuple(name.lower() for name in devices), frozenset(kinds), tuple(map(span, addresses)), frozenset(cpu_numbers)
+    )
+    summary = Summary()
+    sinks: list[Callable[[Event], object]] = [summary]
+    with ExitStack() as stack:
+        machine = stack.enter_context(spec.make())
+        if out is not None:
+            from ..trace.perfetto import TraceFile
+
+            try:
+                sinks.append(stack.enter_context(TraceFile(out)))
+            except OSError as error:
+                raise ConfigError(f"{out}: {error.strerror}") from error
+        elif not only_summary:
+            sinks.append(Lines(as_json).show)
+        tracer = Tracer(machine, sinks, chosen, limit)
+        return _run(machine, tracer, summary, timeout, as_json)
+
+
+def _run(machine: Machine, tracer: Tracer, summary: Summary, timeout: float | None, as_json: bool) -> int:
+    outcome: Outcome | None = None
+    status = INTERRUPTED_STATUS
+    try:
+        outcome = machine.run(timeout)
+        status = exit_status(outcome)
+    except DeviceError as error:
+        show_device_error(error)
+        status = DEVICE_ERROR_STATUS
+    except KeyboardInterrupt:
+        pass  # what there is, is shown
+    tracer.finish()
+    if isinstance(tracer.error, BrokenPipeError):
+        raise tracer.error
+    if tracer.error is not None:
+        raise PykvmError(f"the trace cannot be written: {tracer.error.strerror}")
+    if as_json:
+        ending = None if outcome is None else {"ending": outcome.ending, "reason": outcome.reason}
+        print(json.dumps({"summary": summary.as_dict(tracer.times), "outcome": ending}))
+    else:
+        _show_summary(summary, tracer.times)
+        if outcome is not None:
+            sys.stdout.flush()
+            show_outcome(machine, outcome)
+    return status
+
+
+def span(text: str) -> Span:
+    """A Span from `FIRST` or `FIRST-LAST`, in decimal or, with 0x before them, hexadecimal; ConfigError else."""
+    first, dash, last = text.partition("-")
+    try:
+        result = Span(int(first, 0), int(last if dash else first, 0))
+    except ValueError:
+        raise ConfigError(f"--address {text}: give a number or FIRST-LAST, such as 0x3f8-0x3ff") from None
+    if not 0 <= result.first <= result.last:
+        raise ConfigError(f"--address {text}: the last must not be less than the first")
+    return result
+
+
+class Lines:
+    """Writes events to standard output as they come, one a line."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._write = sys.stdout.write
+        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self.show = self._json if as_json else self._text
+        if not as_json:
+            self._write(
+                self._style(f"{'ms':>10}  cpu  {'access':<46}  {'instruction':<44}{'run':>9}{'served':>9}\n", 2)
+            )
+
+    def _json(self, event: Event) -> None:
+        self._write(json.dumps(event.as_dict()) + "\n")
+
+    def _text(self, event: Event) -> None:
+        what = f"{event.what:<46}"
+        if event.device:
+            what = self._style(event.device, 36) + what[len(event.device) :]
+        elif event.address is not None:
+            what = self._style(what, 33)
+        elif event.kind in ("shutdown", "internal_error", "fail_entry"):
+            what = self._style(what, 31)
+        where = f"{event.site.place}: {event.site.text or '?'}"
+        self._write(
+            f"{event.time / 1e6:10.3f}  {event.cpu:>3}  {what}  {where:<44}"
+            + self._style(f"{event.run / 1000:9.1f}{event.served / 1000:9.1f}\n", 2)
+        )
+
+    def _style(self, text: str, code: int) -> str:
+        return f"\033[{code}m{text}\033[0m" if self._colour else text
+
+
+def _show_summary(summary: Summary, times: list[Times]) -> None:
+    if not summary.total.count:
+        click.echo("no exits were traced")
+    for title, rows in (
+        ("Exits by kind", summary.kinds),
+        ("Exits by device and register", summary.devices),
+        ("Exits by place", summary.places),
+    ):
+        shown = [_cells(name, row, summary.total.count) for name, row in ranked(rows)]
+        rest = len(shown) - TOP
+        show_table(
+            f"{title} (the first {TOP} of {len(shown)})" if rest > 0 else title,
+            ["", "count", "%", "run µs", "served µs", "served/exit µs"],
+            shown[:TOP],
+        )
+    names = ("exits", "KVM_RUN", "of it on a CPU", "of that guest mode", "serving", "tracing")
+    rows_of_cpus = []
+    for number, time in enumerate(times):
+        exits, *rest_of_times = asdict(time).values()
+        rows_of_cpus.append([str(number), exits, *(value / 1e6 for value in rest_of_times)])
+    show_table("Time of each vCPU's thread, ms", ["cpu", *names], rows_of_cpus)
+    click.secho(
+        "  KVM_RUN is the guest's own time, the kernel's, and sleep. Guest mode is counted by the kernel's clock ticks\n"
+        "  and stays 0 where KVM emulates the guest's code. Serving includes the wait for the machine's lock.",
+        dim=True,
+    )
+
+
+def _cells(name: str, row: Row, total: int) -> list[str | int | float]:
+    run, served = row.run / 1000, row.served / 1000
+    return [name, row.count, 100 * row.count / total, run, served, served / row.count]

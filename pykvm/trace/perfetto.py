@@ -1,0 +1,88 @@
+"""A trace for ui.perfetto.dev and chrome://tracing, written to a file as it comes.
+
+Format: "Trace Event Format" (Google, 2016), its JSON object form with complete ("X") and metadata ("M") events; times
+are in µs. There is a track for each vCPU, where KVM_RUN and serving its exit take turns, and one for each device,
+with the times it served. What lies between is the tracer's own.
+"""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import IO, Any, Self
+
+from .event import Event
+
+CPUS, DEVICES = 1, 2
+"""The tracks' groups: the format calls them processes, and a track a thread."""
+DEVICES_LIMIT = 1000
+"""Tracks for devices: what no device answers shares one."""
+
+
+class TraceFile:
+    """Writes to `path`; a sink for `tracer.Tracer`, and to be closed. Raises OSError as the file does."""
+
+    def __init__(self, path: str) -> None:
+        self._file: IO[str] = open(path, "w", encoding="utf-8")  # noqa: SIM115  # closed by close()
+        self._tracks: dict[tuple[int, str], int] = {}
+        self._file.write('{"displayTimeUnit":"ns","traceEvents":[\n')
+        self._write({"name": "process_name", "ph": "M", "pid": CPUS, "tid": 0, "args": {"name": "vCPUs"}}, "")
+        self._write({"name": "process_name", "ph": "M", "pid": DEVICES, "tid": 0, "args": {"name": "devices"}})
+
+    def __call__(self, event: Event) -> None:
+        """Write an event."""
+        cpu = self._track(CPUS, f"vCPU {event.cpu}", event.cpu)
+        args: dict[str, Any] = {"rip": f"{event.site.address:#x}", "number": event.number}
+        if event.site.symbol:
+            args["symbol"] = event.site.symbol
+        if event.site.text:
+            args["instruction"] = event.site.text
+        if event.address is not None:
+            args["address"] = f"{event.address:#x}"
+        if event.value is not None:
+            args["value"] = f"{event.value:#x}"
+        left = event.time
+        run = {"cpu_us": event.run_cpu / 1000}
+        self._slice("KVM_RUN", "run", CPUS, cpu, left - event.run, event.run, run)
+        self._slice(event.what, event.kind, CPUS, cpu, left, event.served, args)
+        name = event.device or ("unclaimed" if event.kind in ("pio", "mmio") else "")
+        if name:
+            track = self._track(DEVICES, name, len(self._tracks))
+            self._slice(event.what, event.kind, DEVICES, track, left, event.served, {"cpu": event.cpu})
+
+    def _slice(
+        self, name: str, category: str, group: int, track: int, start: int, duration: int, args: dict[str, Any]
+    ) -> None:
+        self._write({
+            "name": name, "cat": category, "ph": "X", "pid": group, "tid": track,
+            "ts": start / 1000, "dur": duration / 1000, "args": args,
+        })  # fmt: skip
+
+    def _track(self, group: int, name: str, number: int) -> int:
+        known = self._tracks.get((group, name))
+        if known is not None:
+            return known
+        if len(self._tracks) >= DEVICES_LIMIT:
+            return number
+        self._tracks[group, name] = number
+        self._write({"name": "thread_name", "ph": "M", "pid": group, "tid": number, "args": {"name": name}})
+        return number
+
+    def _write(self, entry: dict[str, Any], before: str = ",\n") -> None:
+        self._file.write(before + json.dumps(entry))
+
+    def close(self) -> None:
+        """End the file, so that it is whole."""
+        if not self._file.closed:
+            try:
+                self._file.write("\n]}\n")
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,301 @@
+"""Watches the exits of a machine's vCPUs from the guest.
+
+A vCPU's thread enters the guest through `Runner.way_in`. A tracer puts its own way in there before the start, which
+takes the time around KVM_RUN and looks at each exit on its way to the loop that serves it: the loop itself knows
+nothing of tracing, and a machine that is not traced runs the very same code as without this module.
+
+    tracer = Tracer(machine, [lambda event: print(event.what)])
+    machine.run()
+    tracer.finish()
+
+What never leaves the kernel is not seen: the interrupt controllers, the PIT and `hlt` are KVM's own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit
+from ..machine import Machine
+from ..runner import OUTPUT_KEY
+from . import names
+from .event import Event
+from .sites import INPUT, OTHER, OUTPUT, STORE, Sites
+
+if TYPE_CHECKING:
+    from ..bus import Bus, Claim
+    from ..runner import Runner, WayIn
+
+Sink = Callable[[Event], object]
+
+DATA_LIMIT = 4096
+"""Bytes of a block that an event keeps."""
+
+
+class Span(NamedTuple):
+    """Addresses from `first` to `last`."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which exits are traced: those that match all of what is given; an empty collection lets everything through.
+
+    `devices` are names, in small letters, and a name's first letters do, such as "com"; `kinds` are `event.KINDS`.
+    """
+
+    devices: tuple[str, ...] = ()
+    kinds: Collection[str] = ()
+    addresses: Collection[Span] = ()
+    cpus: Collection[int] = ()
+
+    def passes(self, kind: str, device: str, address: int | None, cpu: int) -> bool:
+        """Whether an exit is to be traced."""
+        if self.cpus and cpu not in self.cpus:
+            return False
+        if self.kinds and kind not in self.kinds:
+            return False
+        if self.devices and not device.lower().startswith(self.devices):
+            return False
+        if self.addresses:
+            return address is not None and any(span.first <= address <= span.last for span in self.addresses)
+        return True
+
+
+@dataclass(slots=True)
+class Times:
+    """Where a vCPU's thread was, in nanoseconds of wall-clock time unless said otherwise."""
+
+    exits: int = 0
+    """All of them, traced or not."""
+    run: int = 0
+    """In KVM_RUN: the guest's own time and the kernel's."""
+    run_cpu: int = 0
+    """Of `run`, the time that the thread had a CPU. For the rest it slept (the guest halted) or had to wait for one."""
+    guest: int = 0
+    """Of `run_cpu`, what the kernel accounts as the guest's own: counted by its clock ticks. Where KVM emulates the
+    guest's instructions instead of having the CPU run them, that is kernel time, and 0 here."""
+    served: int = 0
+    """Serving exits: waiting for the machine's lock, devices, Python."""
+    tracing: int = 0
+    """The tracer's own."""
+
+
+class Tracer:
+    """Traces `machine`, which has not been started, to `sinks`: each is called with every event that `filter` passes.
+
+    A sink is called in a vCPU's thread, without the machine's lock, one call at a time. If it raises OSError the run is
+    ended, and `error` says why. `limit` ends the run after so many events.
+    """
+
+    def __init__(
+        self, machine: Machine, sinks: Sequence[Sink], filter: Filter | None = None, limit: int | None = None
+    ) -> None:
+        machine.system.require("SYNC_REGS")
+        self.machine = machine
+        self.filter = filter or Filter()
+        self.count = 0
+        """Events so far."""
+        self.error: OSError | None = None
+        self.began = 0
+        """When the first CPU entered the guest, in nanoseconds of time.perf_counter_ns."""
+        self.sites = Sites(machine)
+        self._sinks = sinks
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._watches = [_Watch(self, runner) for runner in machine.runners]
+
+    @property
+    def times(self) -> list[Times]:
+        """For each CPU, once the run has ended."""
+        return [watch.times for watch in self._watches]
+
+    def finish(self) -> None:
+        """After the run: tell of the exit that ended it, if a device failed to serve it."""
+        for watch in self._watches:
+            watch.close()
+
+    def emit(self, event: Event) -> None:
+        """Give an event to the sinks."""
+        with self._lock:
+            if self.error is not None or (self._limit is not None and self.count >= self._limit):
+                return
+            self.count += 1
+            event.number = self.count
+            try:
+                for sink in self._sinks:
+                    sink(event)
+            except OSError as error:
+                self.error = error
+            full = self.count == self._limit
+        if self.error is not None:
+            self.machine.request_stop(f"the trace cannot be written: {self.error.strerror}")
+        elif full:
+            self.machine.request_stop(f"{self.count} exits are traced")
+
+
+class _Watch:
+    """The way into the guest of one traced vCPU. Used by its thread alone."""
+
+    def __init__(self, tracer: Tracer, runner: Runner) -> None:
+        self.times = Times()
+        self._tracer = tracer
+        self._machine = tracer.machine
+        self._vcpu = runner.vcpu
+        self._inner: WayIn = runner.way_in
+        self._event: Event | None = None
+        self._claim: Claim | None = None
+        self._left = 0  # when the exit went on to be served; 0 if none is being served
+        self._answer: int | None = None
+        runner.way_in = self
+        self._vcpu.share_registers()
+
+    def enter(self) -> int:
+        return self._run(self._inner.enter)
+
+    def enter_answering(self, value: int) -> int:
+        self._answer = value
+        return self._run(partial(self._inner.enter_answering, value))
+
+    def _run(self, enter: Callable[[], int]) -> int:
+        clock, times = time.perf_counter_ns, self.times
+        back = clock()
+        if self._left:
+            times.served += back - self._left
+        self.close(back)
+        cpu, begin = time.thread_time_ns(), clock()
+        if not self._tracer.began:
+            self._tracer.began = begin
+        result = enter()
+        end = clock()
+        cpu = time.thread_time_ns() - cpu
+        times.run += end - begin
+        times.run_cpu += cpu
+        if result >= 0:
+            times.exits += 1
+            self._open(result, end, end - begin, cpu)
+            self._left = clock()
+            times.tracing += self._left - end
+        else:
+            times.guest = _guest_time()
+            self._left = 0
+        times.tracing += begin - back
+        return result
+
+    # An exit
+
+    def _open(self, result: int, now: int, run: int, cpu: int) -> None:
+        """Look at an exit before it is served: afterwards the device may have changed."""
+        vcpu = self._vcpu
+        kind, address, size, count, is_write = "", None, 0, 1, False
+        value: int | None = None
+        data = b""
+        wanted = OTHER
+        bus: Bus | None = None
+        if result >= PIO:
+            key = result >> 32 & 0xFFFFF
+            kind, address, size, is_write = "pio", key & 0xFFFF, key >> 16 & 7, bool(key & OUTPUT_KEY)
+            value = result & 0xFFFFFFFF if is_write else None
+        elif result == Exit.IO:
+            kind = "pio"
+            address, size, count, is_write, block = vcpu.pio_block()
+            data = bytes(block[: DATA_LIMIT - DATA_LIMIT % size]) if is_write else b""
+        elif result == Exit.MMIO:
+            kind = "mmio"
+            address, size, written, is_write = vcpu.mmio()
+            value = written if is_write else None
+        elif result in (Exit.RDMSR, Exit.WRMSR):
+            kind, is_write = "msr", result == Exit.WRMSR
+            address, written = vcpu.msr()
+            size, value = 8, written if is_write else None
+        else:
+            kind = EXIT_NAMES.get(result, str(result)).lower()
+        if kind == "pio":
+            bus = self._machine.ports
+            wanted = OUTPUT if is_write else INPUT
+        elif kind == "mmio":
+            bus = self._machine.mmio
+            wanted = STORE if is_write else INPUT
+        device, register, meaning = "", "", ""
+        claim: Claim | None = None
+        if bus is not None and address is not None:
+            with self._machine.lock:
+                claim = bus.find(address)
+                if claim is not None:
+                    device = claim.device.name or type(claim.device).__name__
+                    register = claim.device.register_name(claim.offset, size, value)
+                else:
+                    register = names.port_name(address) if kind == "pio" else names.address_name(address)
+        elif kind == "msr" and address is not None:
+            register = f"MSR {address:#x} {names.MSRS.get(address, '')}".rstrip()
+        else:
+            meaning = self._reason(result)
+        if not self._tracer.filter.passes(kind, device, address, vcpu.id):
+            return
+        site = self._tracer.sites.find(vcpu, vcpu.position(), wanted, size, address or 0)
+        self._claim = claim
+        self._event = Event(
+            0, now - self._tracer.began, vcpu.id, kind, site, address, size, count, is_write, value, data,
+            device, register, meaning, run, cpu,
+        )  # fmt: skip
+
+    def _reason(self, result: int) -> str:
+        """What there is to say of an exit that is no access."""
+        vcpu = self._vcpu
+        if result == Exit.SYSTEM_EVENT:
+            return f"type {vcpu.system_event()}"
+        if result == Exit.SHUTDOWN:
+            return "triple fault"
+        if result == Exit.FAIL_ENTRY:
+            return f"hardware reason {vcpu.entry_failure():#x}"
+        if result == Exit.INTERNAL_ERROR:
+            suberror, _ = vcpu.internal_error()
+            return "emulation failed" if suberror == INTERNAL_ERROR_EMULATION else f"suberror {suberror}"
+        return ""
+
+    def close(self, now: int = 0) -> None:
+        """The exit has been served, at the time `now`; 0 if it has not."""
+        event = self._event
+        if event is None:
+            return
+        self._event = None
+        if now:
+            event.served = now - self._left
+            if event.address is not None and not event.is_write:
+                self._take_answer(event)
+        claim = self._claim
+        if claim is not None and event.value is not None and event.size <= claim.width:
+            event.meaning = claim.device.explain(event.register, event.value, event.is_write)
+        self._tracer.emit(event)
+
+    def _take_answer(self, event: Event) -> None:
+        """What the guest is about to read."""
+        vcpu = self._vcpu
+        if event.kind == "mmio":
+            _, _, event.value, _ = vcpu.mmio()
+        elif event.kind == "msr":
+            if vcpu.run.msr.error:
+                event.meaning = "#GP"
+            else:
+                _, event.value = vcpu.msr()
+        elif self._answer is not None:
+            event.value, self._answer = self._answer, None
+        else:
+            *_, block = vcpu.pio_block()
+            event.data = bytes(block[: DATA_LIMIT - DATA_LIMIT % event.size])
+
+
+def _guest_time() -> int:
+    """Nanoseconds that the kernel accounts this thread as a vCPU's (proc(5), /proc/pid/stat, guest_time)."""
+    import os
+
+    with open("/proc/thread-self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[40]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
