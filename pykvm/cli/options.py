@@ -204,10 +204,11 @@ _MACHINE_OPTIONS = (
 )  # fmt: skip
 
 
-def machine_options(*, kernel_required: bool = True) -> Callable[[Function], Function]:
+def machine_options(*, kernel_required: bool = True, directory: bool = False) -> Callable[[Function], Function]:
     """Decorator: the argument KERNEL and all options that make a machine; the command gets them as one `MachineSpec`.
 
-    KERNEL may be left out, where it is not required, by those who start from a disk.
+    KERNEL may be left out, where it is not required, by those who start from a disk. It may be a `directory` for a
+    command that knows what to do with one.
     """
 
     def decorate(command: Function) -> Function:
@@ -218,7 +219,7 @@ def machine_options(*, kernel_required: bool = True) -> Callable[[Function], Fun
         decorated: Function = with_spec
         for option in reversed(_MACHINE_OPTIONS):
             decorated = option(decorated)
-        kernel = click.argument("kernel", type=click.Path(exists=True, dir_okay=False), required=kernel_required)
+        kernel = click.argument("kernel", type=click.Path(exists=True, dir_okay=directory), required=kernel_required)
         return kernel(decorated)
 
     return decorate

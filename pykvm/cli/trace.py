@@ -179,7 +179,7 @@ def _show_summary(summary: Summary, times: list[Times]) -> None:
         rows_of_cpus.append([str(number), exits, *(value / 1e6 for value in rest_of_times)])
     show_table("Time of each vCPU's thread, ms", ["cpu", *names], rows_of_cpus)
     click.secho(
-        "  KVM_RUN is the guest's own time, the kernel's, and sleep. Guest mode is counted by the kernel's clock ticks\n"
+        "  KVM_RUN is the guest's own time, the kernel's, and sleep. Guest mode is counted by the kernel's clock\n"
         "  and stays 0 where KVM emulates the guest's code. Serving includes the wait for the machine's lock.",
         dim=True,
     )

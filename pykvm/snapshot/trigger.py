@@ -46,14 +46,19 @@ def snapshot_at(machine: Machine, moment: Moment, use: Use) -> None:
     `use` is called with the lock held and all vCPUs out of the guest: it may save the snapshot or end the run. What it
     raises ends the run.
     """
+    call_at(machine, moment, lambda: use(machine.timeline.take("warn")))
 
-    def take() -> None:
+
+def call_at(machine: Machine, moment: Moment, callback: Callable[[], object]) -> None:
+    """The same without a snapshot."""
+
+    def call() -> None:
         for runner in machine.runners:
             if isinstance(runner.way_in, _CountingWayIn):
                 runner.way_in = runner.vcpu
-        use(machine.timeline.take("warn"))
+        callback()
 
-    reached = partial(machine.at_rest, take)
+    reached = partial(machine.at_rest, call)
     if moment.text is None:
         counter = _Counter(moment.exits, machine, reached)
         for runner in machine.runners:

@@ -102,7 +102,7 @@ class Walk:
         return "\n".join(lines)
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One level of a paging structure: `width` bits of the linear address from `shift` on select the entry."""
 
     name: str
@@ -112,37 +112,40 @@ class _Step(NamedTuple):
     """Whether PS=1 ends the walk here (in the last level every entry does)."""
 
 
-class _Structure(NamedTuple):
+class Structure(NamedTuple):
+    """The levels of one paging mode, from the top down."""
+
     words: str
-    steps: tuple[_Step, ...]
+    steps: tuple[Step, ...]
     entry_size: int
     root_mask: int
 
 
-_PT, _PD = _Step("PTE", 12, 9, False), _Step("PDE", 21, 9, True)
-_PDPT, _PML4, _PML5 = _Step("PDPTE", 30, 9, True), _Step("PML4E", 39, 9, False), _Step("PML5E", 48, 9, False)
-_PAGE_MASK = ~0xFFF & (1 << 52) - 1
+_PT, _PD = Step("PTE", 12, 9, False), Step("PDE", 21, 9, True)
+_PDPT, _PML4, _PML5 = Step("PDPTE", 30, 9, True), Step("PML4E", 39, 9, False), Step("PML5E", 48, 9, False)
+PAGE_MASK = ~0xFFF & (1 << 52) - 1
 
-_LEVEL_5 = _Structure("5-level paging", (_PML5, _PML4, _PDPT, _PD, _PT), 8, _PAGE_MASK)
-_LEVEL_4 = _Structure("4-level paging", (_PML4, _PDPT, _PD, _PT), 8, _PAGE_MASK)
-_PAE = _Structure("PAE paging", (_Step("PDPTE", 30, 2, False), _PD, _PT), 8, 0xFFFFFFE0)
-_PSE_32 = _Structure("32-bit paging", (_Step("PDE", 22, 10, True), _Step("PTE", 12, 10, False)), 4, 0xFFFFF000)
-_PLAIN_32 = _Structure("32-bit paging", (_Step("PDE", 22, 10, False), _Step("PTE", 12, 10, False)), 4, 0xFFFFF000)
+_LEVEL_5 = Structure("5-level paging", (_PML5, _PML4, _PDPT, _PD, _PT), 8, PAGE_MASK)
+_LEVEL_4 = Structure("4-level paging", (_PML4, _PDPT, _PD, _PT), 8, PAGE_MASK)
+PAE = Structure("PAE paging", (Step("PDPTE", 30, 2, False), _PD, _PT), 8, 0xFFFFFFE0)
+_PSE_32 = Structure("32-bit paging", (Step("PDE", 22, 10, True), Step("PTE", 12, 10, False)), 4, 0xFFFFF000)
+_PLAIN_32 = Structure("32-bit paging", (Step("PDE", 22, 10, False), Step("PTE", 12, 10, False)), 4, 0xFFFFF000)
 
 
-def _structure(system: SystemRegisters) -> _Structure | None:
+def structure_of(system: SystemRegisters) -> Structure | None:
+    """The paging structure in use; None without paging."""
     if not system.cr0 & CR0_PG:
         return None
     if not system.cr4 & CR4_PAE:
         return _PSE_32 if system.cr4 & CR4_PSE else _PLAIN_32
     if not system.efer & EFER_LMA:
-        return _PAE
+        return PAE
     return _LEVEL_5 if system.cr4 & CR4_LA57 else _LEVEL_4
 
 
 def paging_mode(system: SystemRegisters) -> str:
     """ "no paging", "32-bit paging", "PAE paging", "4-level paging" or "5-level paging" (SDM 4.1.1)."""
-    structure = _structure(system)
+    structure = structure_of(system)
     return "no paging" if structure is None else structure.words
 
 
@@ -153,7 +156,7 @@ def walk(read: Callable[[int, int], bytes], system: SystemRegisters, linear: int
     walk to end, as is any other corruption. `physical_bits` is the CPU's MAXPHYADDR: entry bits above it are reserved.
     Under PAE the PDPTE comes from memory, while a CPU uses the copy that it took when CR3 was loaded.
     """
-    structure = _structure(system)
+    structure = structure_of(system)
     if structure is None:
         linear &= 0xFFFFFFFF
         return Walk(linear, "no paging", physical=linear)
@@ -183,33 +186,33 @@ def walk(read: Callable[[int, int], bytes], system: SystemRegisters, linear: int
             result.reason = f"the {step.name} at {address:#x} is not present"
             return result
         last = step is structure.steps[-1] or bool(step.leaf and value & PTE_PS)
-        reserved = value & _reserved(structure, step, last, no_execute, physical_bits)
+        reserved = value & reserved_bits(structure, step, last, no_execute, physical_bits)
         if reserved:
             result.reason = f"the {step.name} at {address:#x} has reserved bits set ({reserved:#x})"
             return result
-        if structure is not _PAE or step is not _PAE.steps[0]:  # a PAE PDPTE has no access rights
+        if structure is not PAE or step is not PAE.steps[0]:  # a PAE PDPTE has no access rights
             result.writable = result.writable and bool(value & PTE_RW)
             result.user = result.user and bool(value & PTE_US)
             result.executable = result.executable and not (no_execute and value & PTE_NX)
         if last:
             page_size = 1 << step.shift
-            frame = value & _PAGE_MASK & -page_size
+            frame = value & PAGE_MASK & -page_size
             if size == 4 and step.shift == 22:  # PSE-36: bits 20:13 are the address's bits 39:32
                 frame |= (value >> 13 & 0xFF) << 32
             result.physical = frame | linear & page_size - 1
             result.page_size = page_size
             return result
-        table = value & _PAGE_MASK
+        table = value & PAGE_MASK
     raise AssertionError("the last level always ends the walk")
 
 
-def _reserved(structure: _Structure, step: _Step, last: bool, no_execute: bool, physical_bits: int) -> int:
+def reserved_bits(structure: Structure, step: Step, last: bool, no_execute: bool, physical_bits: int) -> int:
     """The bits that must be zero in an entry of this kind (SDM volume 3A, 4.3 to 4.5)."""
     if structure.entry_size == 4:
         return 1 << 21 if last and step.shift == 22 else 0
     high = (1 << 52) - (1 << physical_bits)
-    if structure is _PAE:
-        if step is _PAE.steps[0]:
+    if structure is PAE:
+        if step is PAE.steps[0]:
             return high | (1 << 64) - (1 << 52) | 0x1E6
         high |= (1 << 63) - (1 << 52)
     if not no_execute:
