@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "Run a guest image and show its serial port.",
     "info": "Show what this machine's KVM can do.",
     "trace": "Run a guest image and show every exit.",
+    "coverage": "Run a guest image and tell which source lines it executed.",
     "inspect": "Show CPUs, tables, page tables and devices of a stopped guest.",
     "disasm": "Disassemble a guest image.",
     "screenshot": "Save a picture of a guest's text screen.",

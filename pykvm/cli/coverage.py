@@ -1,0 +1,104 @@
+"""`pykvm coverage`: run an image, and tell which source lines it executed, for lcov's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+
+import click
+
+from ..errors import ConfigError
+from ..machine import DeviceError
+from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
+from ..trace.instructions import InstructionTracer
+from ..x86.symbols import SymbolTable
+from .options import MachineSpec, machine_options, timeout_option
+from .run import DEVICE_ERROR_STATUS, exit_status, show_device_error, show_outcome
+from .tables import show_table
+
+
+@click.command("coverage", short_help="Run a guest image and tell which source lines it executed.")
+@machine_options
+@timeout_option
+@click.option("-o", "--out", type=click.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
+@click.option(
+    "--elf", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+    help="The ELF file with debug information, where KERNEL is not it: the kernel on a boot disk, for example.",
+)  # fmt: skip
+@click.option(
+    "--source", type=click.Path(exists=True, file_okay=False), default=".", show_default=True,
+    help="Directory that relative paths of source files begin at.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The table for programs, nothing else.")
+def command(
+    spec: MachineSpec, timeout: float | None, out: str | None, elf: str | None, source: str, as_json: bool
+) -> int:
+    """Run KERNEL, without a terminal, one instruction at a time, and count how often each source line is executed.
+
+    The kernel must be an ELF file with debug information (gcc -g). `genhtml FILE.info -o DIRECTORY` makes a report.
+    The exit status is that of `pykvm run`.
+    """
+    path = elf or spec.kernel
+    rows = [row._replace(path=os.path.abspath(os.path.join(source, row.path))) for row in line_rows(path)]
+    counts = Counts()
+    with spec.make() as machine:
+        InstructionTracer(machine, counts.count)
+        try:
+            outcome = machine.run(timeout)
+        except DeviceError as error:
+            show_device_error(error)
+            return DEVICE_ERROR_STATUS
+        entry = machine.entry
+        if elf is None and entry is not None:
+            executed = counts.relocated(entry.spans, entry.symbols.bias if entry.symbols is not None else 0)
+        else:
+            executed = counts.relocated((), 0)
+        with open(path, "rb") as file:
+            functions = [(symbol.name, symbol.address) for symbol in SymbolTable(file.read())]
+        files = cover(rows, executed, functions)
+        if out is not None:
+            _write(out, files, os.path.basename(path))
+        if as_json:
+            click.echo(json.dumps({"files": {name: _plain(found) for name, found in files.items()}}))
+        else:
+            _show(files)
+            sys.stdout.flush()
+            show_outcome(machine, outcome)
+        return exit_status(outcome)
+
+
+def _write(out: str, files: dict[str, SourceFile], name: str) -> None:
+    missing = sum(not os.path.exists(path) for path in files)
+    if missing:
+        click.echo(f"pykvm: {missing} of {len(files)} source files are not there: give --source", err=True)
+    try:
+        with open(out, "w", encoding="utf-8") as file:
+            write_lcov(file, files, re.sub(r"\W", "_", name, flags=re.ASCII))
+    except OSError as error:
+        raise ConfigError(f"{out}: {error.strerror}") from error
+
+
+def _plain(file: SourceFile) -> dict[str, object]:
+    return {
+        "lines": file.lines,
+        "functions": {name: {"line": line, "calls": calls} for name, (line, calls) in file.functions.items()},
+    }
+
+
+def _show(files: dict[str, SourceFile]) -> None:
+    counts = {os.path.relpath(path): _counts(file) for path, file in sorted(files.items())}
+    counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)]
+    show_table(
+        "Lines executed",
+        ["file", "lines", "of", "%", "functions", "of"],
+        [[path, hit, lines, 100 * hit / lines, *functions] for path, (hit, lines, *functions) in counts.items()],
+    )
+
+
+def _counts(file: SourceFile) -> list[int]:
+    """Lines executed, lines, functions called, functions."""
+    hit = sum(count > 0 for count in file.lines.values())
+    called = sum(calls > 0 for _, calls in file.functions.values())
+    return [hit, len(file.lines), called, len(file.functions)]

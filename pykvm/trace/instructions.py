@@ -1,0 +1,96 @@
+"""Every instruction that the guest executes, by single-stepping.
+
+Source: Linux Documentation/virt/kvm/api.rst (KVM_SET_GUEST_DEBUG, KVM_GUESTDBG_SINGLESTEP). What that cannot show: on
+VMX and SVM an interrupt's delivery suspends stepping until the handler's `iret`, and KVM's PVM back end reports no
+steps from ring 3.
+
+An instruction that leaves the guest half-way (a port, MMIO or MSR access) is finished by KVM at the next KVM_RUN, which
+may go on with the following instruction before it reports a step. So such an access is finished by a KVM_RUN of its
+own, with `immediate_exit` set, which executes nothing more. It ends with EINTR, and the vCPU's loop takes that as a
+request to come out, which may be there as well: none gets lost.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..kvm import VCPU
+from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, PIO, Exit, Position
+from ..machine import Machine
+from ..x86.registers import EFER_LMA
+
+if TYPE_CHECKING:
+    from ..runner import Runner, WayIn
+
+Executed = Callable[[VCPU, Position], object]
+
+HALF_WAY = frozenset({Exit.IO, Exit.MMIO, Exit.RDMSR, Exit.WRMSR})
+"""The exits that the next KVM_RUN finishes."""
+
+
+class InstructionTracer:
+    """Single-steps `machine`, which has not been started.
+
+    `executing(vcpu, position)` is called in the vCPU's thread, without the machine's lock, when the instruction there
+    is about to be executed, `executed` when it has been. An instruction that is tried again after it could not be
+    executed, because the machine was paused for example, is told of again to `executing` only.
+    """
+
+    def __init__(self, machine: Machine, executed: Executed, executing: Executed | None = None) -> None:
+        machine.system.require("SYNC_REGS", "SET_GUEST_DEBUG")
+        for runner in machine.runners:
+            _Steps(runner, executed, executing)
+
+
+class _Steps:
+    """The way into the guest of one vCPU that is stepped. Used by its thread alone."""
+
+    def __init__(self, runner: Runner, executed: Executed, executing: Executed | None) -> None:
+        self._vcpu = runner.vcpu
+        self._inner: WayIn = runner.way_in
+        self._executed = executed
+        self._executing = executing
+        self._half_way = False
+        runner.way_in = self
+        self._vcpu.share_registers()
+        self._vcpu.set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_SINGLESTEP)
+        self._position = _first_position(self._vcpu)
+
+    def enter(self) -> int:
+        if self._half_way:
+            return self._finish(self._inner.enter)
+        vcpu = self._vcpu
+        while True:
+            position = self._position
+            if self._executing is not None:
+                self._executing(vcpu, position)
+            result = self._inner.enter()
+            self._position = vcpu.position()
+            if result < 0:
+                return result
+            self._executed(vcpu, position)
+            if result != Exit.DEBUG:
+                self._half_way = result >= PIO or result in HALF_WAY
+                return result
+
+    def enter_answering(self, value: int) -> int:
+        return self._finish(partial(self._inner.enter_answering, value))
+
+    def _finish(self, enter: Callable[[], int]) -> int:
+        self._vcpu.immediate_exit(True)
+        result = enter()
+        self._position = self._vcpu.position()
+        self._half_way = result >= PIO or result in HALF_WAY
+        # Some KVMs report the step here. Others will not: the next one is that of the next instruction.
+        return -errno.EINTR if result == Exit.DEBUG else result
+
+
+def _first_position(vcpu: VCPU) -> Position:
+    """Where the vCPU is before its first KVM_RUN."""
+    system, rip = vcpu.get_system_registers(), vcpu.get_registers().rip
+    if system.cs.l and system.efer & EFER_LMA:
+        return Position(rip, 64, system.cr3)
+    return Position(system.cs.base + rip & 0xFFFFFFFF, 32 if system.cs.db else 16, system.cr3)
