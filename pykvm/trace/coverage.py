@@ -6,7 +6,7 @@ Sources: DWARF 2 to 5 (line number program), read by pyelftools; geninfo(1), "FI
 from __future__ import annotations
 
 import os
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +83,7 @@ def _linked(address: int, spans: Sequence[Span]) -> int:
 
 
 def line_rows(path: str) -> list[Row]:
-    """The line tables of an ELF file, in no particular order. Raises CoverageError."""
+    """The line tables of an ELF file, the rows of one address in their own order. Raises CoverageError."""
     from elftools.elf.elffile import ELFFile
 
     rows: list[Row] = []
@@ -132,8 +132,8 @@ def _add_rows(rows: list[Row], code: Sequence[tuple[int, int]], program: Any, di
         if starting and starting[-1].address != state.address:
             start = starting[0].address
             if any(low <= start < high for low, high in code):
-                lines = {(row.file, row.line) for row in starting if row.line and row.file < len(paths)}
-                rows += (Row(start, state.address, paths[file], line) for file, line in sorted(lines))
+                lines = dict.fromkeys((row.file, row.line) for row in starting if row.line and row.file < len(paths))
+                rows += (Row(start, state.address, paths[file], line) for file, line in lines)
             starting.clear()
         if len(rows) + len(starting) > ROWS_LIMIT:
             raise CoverageError(f"more than {ROWS_LIMIT} rows in the line tables")
@@ -160,7 +160,7 @@ def _paths(program: Any, directory: str) -> list[str]:
 def cover(rows: Sequence[Row], counts: Counter[int], functions: Sequence[tuple[str, int]]) -> dict[str, SourceFile]:
     """The source files with their lines' counts: a line was executed as often as its most executed instruction.
 
-    `counts` are by address, `functions` are names with addresses: those that are not in code do not count.
+    `counts` are by address, `functions` are names with addresses: a name where no line begins does not count.
     """
     executed = sorted(counts)
     files: dict[str, SourceFile] = {}
@@ -169,12 +169,12 @@ def cover(rows: Sequence[Row], counts: Counter[int], functions: Sequence[tuple[s
         hits = max((counts[executed[at]] for at in range(first, last)), default=0)
         lines = files.setdefault(row.path, SourceFile()).lines
         lines[row.line] = max(lines.get(row.line, 0), hits)
-    ordered = sorted(rows)
-    starts = [row.start for row in ordered]
+    heads: dict[int, Row] = {}
+    for row in rows:
+        heads.setdefault(row.start, row)
     for name, address in functions:
-        at = bisect_right(starts, address) - 1
-        if at >= 0 and address < ordered[at].end:
-            files[ordered[at].path].functions[name] = ordered[at].line, counts[address]
+        if head := heads.get(address):
+            files[head.path].functions[name] = head.line, counts[address]
     return files
 
 
