@@ -8,18 +8,22 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import ConfigError, PykvmError
 from ..machine import DeviceError, Machine
 from ..outcome import Outcome
-from ..trace import Event, Filter, Span, Summary, Times, Tracer
+from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
 from .options import MachineSpec, machine_options, timeout_option
 from .run import DEVICE_ERROR_STATUS, exit_status, show_device_error, show_outcome
 from .tables import show_table
+
+if TYPE_CHECKING:
+    from ..trace.perfetto import TraceFile
 
 TOP = 20
 """Rows of a table in the summary."""
@@ -42,6 +46,7 @@ INTERRUPTED_STATUS = 130
     help="Only accesses to these ports, physical addresses or MSRs.",
 )  # fmt: skip
 @click.option("--cpu", "cpu_numbers", multiple=True, type=click.IntRange(min=0), help="Only exits of this CPU.")
+@click.option("--instructions", is_flag=True, help="Show every instruction instead, by single-stepping: slow.")
 @click.option("--summary", "only_summary", is_flag=True, help="Show what it amounts to, and not every exit.")
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False), metavar="FILE.json",
@@ -56,6 +61,7 @@ def command(
     kinds: tuple[str, ...],
     addresses: tuple[str, ...],
     cpu_numbers: tuple[int, ...],
+    instructions: bool,
     only_summary: bool,
     out: str | None,
     as_json: bool,
@@ -68,6 +74,8 @@ def command(
     chosen = Filter(
         tuple(name.lower() for name in devices), frozenset(kinds), tuple(map(span, addresses)), frozenset(cpu_numbers)
     )
+    if instructions and (devices or kinds or out):
+        raise ConfigError("--instructions goes with --address, --cpu, --limit and --summary only")
     summary = Summary()
     sinks: list[Callable[[Event], object]] = [summary]
     with ExitStack() as stack:
@@ -76,16 +84,35 @@ def command(
             from ..trace.perfetto import TraceFile
 
             try:
-                sinks.append(stack.enter_context(TraceFile(out)))
+                file = TraceFile(out)
             except OSError as error:
                 raise ConfigError(f"{out}: {error.strerror}") from error
+            stack.callback(_close, file, out)
+            sinks.append(file)
         elif not only_summary:
-            sinks.append(Lines(as_json).show)
-        tracer = Tracer(machine, sinks, chosen, limit)
-        return _run(machine, tracer, summary, timeout, as_json)
+            sinks.append(Lines(as_json, instructions).show)
+        if instructions:
+            from ..trace.instructions import InstructionEvents
+
+            tracer = None
+            outlet = Outlet(machine, sinks, limit)
+            InstructionEvents(machine, outlet, chosen)
+        else:
+            tracer = Tracer(machine, sinks, chosen, limit)
+            outlet = tracer.outlet
+        return _run(machine, tracer, outlet, summary, timeout, as_json)
 
 
-def _run(machine: Machine, tracer: Tracer, summary: Summary, timeout: float | None, as_json: bool) -> int:
+def _close(file: TraceFile, out: str) -> None:
+    try:
+        file.close()
+    except OSError as error:
+        raise PykvmError(f"{out}: {error.strerror}") from error
+
+
+def _run(
+    machine: Machine, tracer: Tracer | None, outlet: Outlet, summary: Summary, timeout: float | None, as_json: bool
+) -> int:
     outcome: Outcome | None = None
     status = INTERRUPTED_STATUS
     try:
@@ -96,16 +123,19 @@ def _run(machine: Machine, tracer: Tracer, summary: Summary, timeout: float | No
         status = DEVICE_ERROR_STATUS
     except KeyboardInterrupt:
         pass  # what there is, is shown
-    tracer.finish()
-    if isinstance(tracer.error, BrokenPipeError):
-        raise tracer.error
-    if tracer.error is not None:
-        raise PykvmError(f"the trace cannot be written: {tracer.error.strerror}")
+    times: list[Times] = []
+    if tracer is not None:
+        tracer.finish()
+        times = tracer.times
+    if isinstance(outlet.error, BrokenPipeError):
+        raise outlet.error
+    if outlet.error is not None:
+        raise PykvmError(f"the trace cannot be written: {outlet.error.strerror}")
     if as_json:
         ending = None if outcome is None else {"ending": outcome.ending, "reason": outcome.reason}
-        print(json.dumps({"summary": summary.as_dict(tracer.times), "outcome": ending}))
+        print(json.dumps({"summary": summary.as_dict(times), "outcome": ending}))
     else:
-        _show_summary(summary, tracer.times)
+        _show_summary(summary, times)
         if outcome is not None:
             sys.stdout.flush()
             show_outcome(machine, outcome)
@@ -127,10 +157,12 @@ def span(text: str) -> Span:
 class Lines:
     """Writes events to standard output as they come, one a line."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, instructions: bool = False) -> None:
         self._write = sys.stdout.write
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        self.show = self._json if as_json else self._text
+        self.show = self._json if as_json else self._instruction if instructions else self._text
+        if instructions:
+            return
         if not as_json:
             self._write(
                 self._style(f"{'ms':>10}  cpu  {'access':<46}  {'instruction':<44}{'run':>9}{'served':>9}\n", 2)
@@ -153,23 +185,28 @@ class Lines:
             + self._style(f"{event.run / 1000:9.1f}{event.served / 1000:9.1f}\n", 2)
         )
 
+    def _instruction(self, event: Event) -> None:
+        site = event.site
+        symbol = f"<{site.symbol}>" if site.symbol else ""
+        address, code = self._style(f"{site.address:>12x}", 33), self._style(f"{site.code.hex(' '):<30}", 2)
+        self._write(f"{event.time / 1e6:10.3f}  {event.cpu:>3}  {address}  {symbol:<28}  {code}  {site.text or '?'}\n")
+
     def _style(self, text: str, code: int) -> str:
         return f"\033[{code}m{text}\033[0m" if self._colour else text
 
 
 def _show_summary(summary: Summary, times: list[Times]) -> None:
     if not summary.total.count:
-        click.echo("no exits were traced")
-    for title, rows in (
-        ("Exits by kind", summary.kinds),
-        ("Exits by device and register", summary.devices),
-        ("Exits by place", summary.places),
-    ):
+        click.echo("nothing was traced")
+    by_kind = [("By kind", summary.kinds), ("By device and register", summary.devices)] if times else []
+    for title, rows in (*by_kind, ("By place", summary.places)):
         shown = [_cells(name, row, summary.total.count) for name, row in ranked(rows)]
-        rest = len(shown) - TOP
+        if not times:
+            shown = [cells[:3] for cells in shown]
+        headings = ["", "count", "%", "run µs", "served µs", "served/exit µs"]
         show_table(
-            f"{title} (the first {TOP} of {len(shown)})" if rest > 0 else title,
-            ["", "count", "%", "run µs", "served µs", "served/exit µs"],
+            f"{title} (the first {TOP} of {len(shown)})" if len(shown) > TOP else title,
+            headings if times else headings[:3],
             shown[:TOP],
         )
     names = ("exits", "KVM_RUN", "of it on a CPU", "of that guest mode", "serving", "tracing")
@@ -177,6 +214,8 @@ def _show_summary(summary: Summary, times: list[Times]) -> None:
     for number, time in enumerate(times):
         exits, *rest_of_times = asdict(time).values()
         rows_of_cpus.append([str(number), exits, *(value / 1e6 for value in rest_of_times)])
+    if not times:
+        return
     show_table("Time of each vCPU's thread, ms", ["cpu", *names], rows_of_cpus)
     click.secho(
         "  KVM_RUN is the guest's own time, the kernel's, and sleep. Guest mode is counted by the kernel's clock\n"

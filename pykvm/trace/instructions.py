@@ -13,6 +13,7 @@ request to come out, which may be there as well: none gets lost.
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ from ..kvm import VCPU
 from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, PIO, Exit, Position
 from ..machine import Machine
 from ..x86.registers import EFER_LMA
+from .event import Event, Site
+from .sites import OTHER, Sites
+from .tracer import Filter, Outlet
 
 if TYPE_CHECKING:
     from ..runner import Runner, WayIn
@@ -43,6 +47,30 @@ class InstructionTracer:
         machine.system.require("SYNC_REGS", "SET_GUEST_DEBUG")
         for runner in machine.runners:
             _Steps(runner, executed, executing)
+
+
+class InstructionEvents:
+    """Makes events of the instructions that `filter` passes, by their address and CPU, for `outlet`."""
+
+    def __init__(self, machine: Machine, outlet: Outlet, filter: Filter) -> None:
+        self._outlet = outlet
+        self._filter = filter
+        self._sites = Sites(machine)
+        self._began = 0
+        self._next: list[Site | None] = [None] * len(machine.vcpus)
+        InstructionTracer(machine, self._executed, self._executing)
+
+    def _executing(self, vcpu: VCPU, position: Position) -> None:
+        if not self._began:
+            self._began = time.perf_counter_ns()
+        # Looked at before it is executed: afterwards its own code may be another.
+        passes = self._filter.passes("instruction", "", position.linear, vcpu.id)
+        self._next[vcpu.id] = self._sites.find(vcpu, position, OTHER) if passes else None
+
+    def _executed(self, vcpu: VCPU, position: Position) -> None:
+        site = self._next[vcpu.id]
+        if site is not None:
+            self._outlet.emit(Event(0, time.perf_counter_ns() - self._began, vcpu.id, "instruction", site))
 
 
 class _Steps:

@@ -8,8 +8,7 @@ with the times it served. What lies between is the tracer's own.
 from __future__ import annotations
 
 import json
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from .event import Event
 
@@ -78,11 +77,3 @@ class TraceFile:
                 self._file.write("\n]}\n")
             finally:
                 self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

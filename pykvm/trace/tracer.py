@@ -88,44 +88,23 @@ class Times:
     """The tracer's own."""
 
 
-class Tracer:
-    """Traces `machine`, which has not been started, to `sinks`: each is called with every event that `filter` passes.
+class Outlet:
+    """Gives events to `sinks`, one at a time and numbered, and ends the run of `machine` after `limit` of them."""
 
-    A sink is called in a vCPU's thread, without the machine's lock, one call at a time. If it raises OSError the run is
-    ended, and `error` says why. `limit` ends the run after so many events.
-    """
-
-    def __init__(
-        self, machine: Machine, sinks: Sequence[Sink], filter: Filter | None = None, limit: int | None = None
-    ) -> None:
-        machine.system.require("SYNC_REGS")
+    def __init__(self, machine: Machine, sinks: Sequence[Sink], limit: int | None = None) -> None:
         self.machine = machine
-        self.filter = filter or Filter()
         self.count = 0
         """Events so far."""
         self.error: OSError | None = None
-        self.began = 0
-        """When the first CPU entered the guest, in nanoseconds of time.perf_counter_ns."""
-        self.sites = Sites(machine)
+        """What a sink has raised; the run was ended for it."""
         self._sinks = sinks
         self._limit = limit
         self._lock = threading.Lock()
-        self._watches = [_Watch(self, runner) for runner in machine.runners]
-
-    @property
-    def times(self) -> list[Times]:
-        """For each CPU, once the run has ended."""
-        return [watch.times for watch in self._watches]
-
-    def finish(self) -> None:
-        """After the run: tell of the exit that ended it, if a device failed to serve it."""
-        for watch in self._watches:
-            watch.close()
 
     def emit(self, event: Event) -> None:
-        """Give an event to the sinks."""
+        """Give an event to the sinks. From any thread; without the machine's lock."""
         with self._lock:
-            if self.error is not None or (self._limit is not None and self.count >= self._limit):
+            if self.error is not None or self.count == self._limit:
                 return
             self.count += 1
             event.number = self.count
@@ -138,7 +117,37 @@ class Tracer:
         if self.error is not None:
             self.machine.request_stop(f"the trace cannot be written: {self.error.strerror}")
         elif full:
-            self.machine.request_stop(f"{self.count} exits are traced")
+            self.machine.request_stop(f"{self.count} events are traced")
+
+
+class Tracer:
+    """Traces `machine`, which has not been started, to `sinks`: each is called with every event that `filter` passes.
+
+    A sink is called in a vCPU's thread, without the machine's lock, one call at a time. If it raises OSError the run is
+    ended, and `outlet.error` says why. `limit` ends the run after so many events.
+    """
+
+    def __init__(
+        self, machine: Machine, sinks: Sequence[Sink], filter: Filter | None = None, limit: int | None = None
+    ) -> None:
+        machine.system.require("SYNC_REGS")
+        self.machine = machine
+        self.filter = filter or Filter()
+        self.outlet = Outlet(machine, sinks, limit)
+        self.began = 0
+        """When the first CPU entered the guest, in nanoseconds of time.perf_counter_ns."""
+        self.sites = Sites(machine)
+        self._watches = [_Watch(self, runner) for runner in machine.runners]
+
+    @property
+    def times(self) -> list[Times]:
+        """For each CPU, once the run has ended."""
+        return [watch.times for watch in self._watches]
+
+    def finish(self) -> None:
+        """After the run: tell of the exit that ended it, if a device failed to serve it."""
+        for watch in self._watches:
+            watch.close()
 
 
 class _Watch:
@@ -273,7 +282,7 @@ class _Watch:
         claim = self._claim
         if claim is not None and event.value is not None and event.size <= claim.width:
             event.meaning = claim.device.explain(event.register, event.value, event.is_write)
-        self._tracer.emit(event)
+        self._tracer.outlet.emit(event)
 
     def _take_answer(self, event: Event) -> None:
         """What the guest is about to read."""
