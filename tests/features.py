@@ -119,6 +119,9 @@ FEATURES: dict[str, Probe] = {
     "tap": tap,
     "gcc": program("gcc"),
     "gdb": program("gdb"),
+    "genhtml": program("genhtml"),
+    "node": program("node"),
+    "npm": program("npm"),
     "qemu": program("qemu-system-x86_64"),
     "tshark": program("tshark"),
 }

@@ -14,8 +14,10 @@ from .event import Event
 
 CPUS, DEVICES = 1, 2
 """The tracks' groups: the format calls them processes, and a track a thread."""
+FIRST_DEVICE = 1 << 20
+"""The tracks' numbers: 0 is none, then come the vCPUs."""
 DEVICES_LIMIT = 1000
-"""Tracks for devices: what no device answers shares one."""
+"""Devices with a track of their own."""
 
 
 class TraceFile:
@@ -25,12 +27,12 @@ class TraceFile:
         self._file: IO[str] = open(path, "w", encoding="utf-8")  # noqa: SIM115  # closed by close()
         self._tracks: dict[tuple[int, str], int] = {}
         self._file.write('{"displayTimeUnit":"ns","traceEvents":[\n')
-        self._write({"name": "process_name", "ph": "M", "pid": CPUS, "tid": 0, "args": {"name": "vCPUs"}}, "")
-        self._write({"name": "process_name", "ph": "M", "pid": DEVICES, "tid": 0, "args": {"name": "devices"}})
+        self._write(_name("process_name", CPUS, 0, "vCPUs"), before="")
+        self._write(_name("process_name", DEVICES, 0, "devices"))
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
-        cpu = self._track(CPUS, f"vCPU {event.cpu}", event.cpu)
+        cpu = self._track(CPUS, f"vCPU {event.cpu}", event.cpu + 1)
         args: dict[str, Any] = {"rip": f"{event.site.address:#x}", "number": event.number}
         if event.site.symbol:
             args["symbol"] = event.site.symbol
@@ -46,7 +48,7 @@ class TraceFile:
         self._slice(event.what, event.kind, CPUS, cpu, left, event.served, args)
         name = event.device or ("unclaimed" if event.kind in ("pio", "mmio") else "")
         if name:
-            track = self._track(DEVICES, name, len(self._tracks))
+            track = self._track(DEVICES, name, FIRST_DEVICE + len(self._tracks))
             self._slice(event.what, event.kind, DEVICES, track, left, event.served, {"cpu": event.cpu})
 
     def _slice(
@@ -64,7 +66,7 @@ class TraceFile:
         if len(self._tracks) >= DEVICES_LIMIT:
             return number
         self._tracks[group, name] = number
-        self._write({"name": "thread_name", "ph": "M", "pid": group, "tid": number, "args": {"name": name}})
+        self._write(_name("thread_name", group, number, name))
         return number
 
     def _write(self, entry: dict[str, Any], before: str = ",\n") -> None:
@@ -77,3 +79,10 @@ class TraceFile:
                 self._file.write("\n]}\n")
             finally:
                 self._file.close()
+
+
+def _name(what: str, group: int, track: int, name: str) -> dict[str, Any]:
+    """A metadata event; category and time are there because not every reader does without."""
+    return {
+        "name": what, "cat": "__metadata", "ph": "M", "ts": 0, "pid": group, "tid": track, "args": {"name": name},
+    }  # fmt: skip
