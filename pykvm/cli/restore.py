@@ -8,7 +8,7 @@ import click
 
 from ..snapshot import Snapshot
 from .options import open_all, open_disk, open_nic, timeout_option
-from .run import make_saver, run_and_show
+from .run import make_saver, run_and_show, wait_for_gdb
 from .saving import warn_in_words
 
 
@@ -22,8 +22,17 @@ from .saving import warn_in_words
     "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
     help="What the NIC's cable leads to, as for `run`; nowhere by default. Its address must be the snapshot's.",
 )  # fmt: skip
+@click.option("--floppy", metavar="FILE[,ro|,discard]", help="Floppy disk in place of the one that the snapshot names.")
 @timeout_option
 @click.option("--verify/--no-verify", default=True, help="Whether to compare the checksums of RAM.", show_default=True)
+@click.option(
+    "--display", type=click.Choice(["serial", "terminal"]), default="serial", show_default=True,
+    help="What is on this terminal: the serial port, or the VGA text screen with the keyboard.",
+)  # fmt: skip
+@click.option(
+    "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
+    help="Go on only when gdb says so, which comes to a TCP port of this host (:1234) or a UNIX socket.",
+)  # fmt: skip
 @click.option("--snapshot-at", metavar="TEXT|exits:N", help="Save another snapshot, on top of this one, then.")
 @click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
@@ -32,8 +41,11 @@ def command(
     path: str,
     disks: tuple[str, ...],
     nics: tuple[str, ...],
+    floppy: str | None,
     timeout: float | None,
     verify: bool,
+    display: str,
+    gdb: str | None,
     snapshot_at: str | None,
     snapshot_to: str | None,
     as_json: bool,
@@ -49,8 +61,11 @@ def command(
     with ExitStack() as stack:
         machine = snapshot.fork(
             disks=open_all(stack, disks, open_disk) if disks else None,
+            floppy=open_all(stack, (floppy,), open_disk)[0] if floppy is not None else None,
             nics=open_all(stack, nics, open_nic) if nics else None,
         )
         stack.pop_all()
         with machine:
-            return run_and_show(machine, timeout, saver, as_json, quiet)
+            if gdb is not None:
+                wait_for_gdb(machine, None, gdb)
+            return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")

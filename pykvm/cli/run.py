@@ -85,7 +85,7 @@ def command(
     saver = make_saver(snapshot_at, snapshot_to)
     with spec.make() as machine:
         if gdb is not None:
-            _wait_for_gdb(machine, spec.kernel, gdb)
+            wait_for_gdb(machine, spec.kernel, gdb)
         flush = _trace_bios(machine) if trace is not None else lambda: None
         try:
             return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")
@@ -128,7 +128,8 @@ def run_and_show(
     return exit_status(outcome)
 
 
-def _wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
+def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
+    """Have gdb stop the machine at its start, and say how to call it."""
     from shlex import join
 
     from ..debug.gdb import GdbServer

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pykvm import Machine, open_disk
+from pykvm.cli.snapshots import find
 from pykvm.snapshot import Snapshot, SnapshotError
 from pykvm.snapshot.format import read_header
 
@@ -64,6 +65,19 @@ def test_another_process_goes_on_to_the_same_hash(guest: Guest, tmp_path: Path) 
         assert machine.serial.text.endswith(HASH)
     done = python(GO_ON, tmp_path / "a.pykvm")
     assert done.stdout == "hashing\nstep 8\nstep 16\nstep 24\n" + HASH, done.stderr
+
+
+def test_many_processes_go_on_from_one_directory_at_once(guest: Guest, tmp_path: Path) -> None:
+    machine, snapshot = at_text(guest("hash"), "step 8\n", memory="8M")
+    with machine:
+        snapshot.save(tmp_path / "a.pykvm")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a.pykvm").iterdir()}
+    command = [sys.executable, "-c", GO_ON, str(tmp_path / "a.pykvm")]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in running:
+        output, _ = process.communicate(timeout=LIMIT)
+        assert output.endswith(HASH)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a.pykvm").iterdir()} == before
 
 
 def test_a_disk_and_what_was_written_to_it_go_along(guest: Guest, tmp_path: Path) -> None:
@@ -158,6 +172,14 @@ def test_parents_that_are_missing_replaced_or_children_are_told(tmp_path: Path) 
         second = machine.snapshot()
         with pytest.raises(SnapshotError, match="parent itself"):
             second.save(tmp_path / "a.pykvm", parent=first)
+        third = machine.snapshot()
+        third.save(tmp_path / "c.pykvm")
+        machine.snapshot().save(tmp_path / "c.pykvm")  # in the place of the third
+        with pytest.raises(SnapshotError, match="replaced"):
+            second.save(tmp_path / "d.pykvm", parent=third)
+        shutil.rmtree(tmp_path / "c.pykvm")
+        with pytest.raises(SnapshotError, match="cannot be read"):
+            second.save(tmp_path / "d.pykvm", parent=third)
         second.save(tmp_path / "b.pykvm", parent=first)
         second.save(tmp_path / "a.pykvm", parent=second)  # now each is the other's parent
         with pytest.raises(SnapshotError, match="ancestor"):
@@ -229,6 +251,9 @@ def test_a_crash_while_saving_leaves_a_whole_snapshot(tmp_path: Path) -> None:
                 Snapshot.load(path)  # at any time, it is one whole snapshot
             process.kill()
         Snapshot.load(path)
+    # What a killed save leaves behind has a dot before its name, and no list shows it.
+    assert list(find(tmp_path)) == [path]
+    assert all(left.name.startswith(".a.pykvm.") for left in tmp_path.iterdir() if left != path)
 
 
 # Files that are not as they were
@@ -351,7 +376,7 @@ STRANGE = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_hostile_state_gives_one_error_and_harms_nothing(copy: Path, saved: Path, data: st.DataObject) -> None:
     state = json.loads((saved / "state.json").read_text())
@@ -381,3 +406,14 @@ def test_a_deep_or_endless_state_is_refused(copy: Path) -> None:
         (copy / "state.json.sha256").write_text(hashlib.sha256(raw).hexdigest())
         with pytest.raises(SnapshotError):
             Snapshot.load(copy)
+
+
+def test_a_firmware_that_is_not_the_one_that_was_saved_is_refused(tmp_path: Path) -> None:
+    rom = HALT.ljust(64 << 10, b"\xf4")
+    with Machine(memory="4M", firmware=rom) as machine:
+        machine.snapshot().save(tmp_path / "a.pykvm")
+    state = json.loads((tmp_path / "a.pykvm" / "state.json").read_text())
+    state["machine"]["firmware"] = "00" * 32
+    rewrite(tmp_path / "a.pykvm", state)
+    with pytest.raises(SnapshotError, match="firmware has not the checksum"):
+        Snapshot.load(tmp_path / "a.pykvm")

@@ -16,7 +16,7 @@ from helpers import EXIT_AL, HALT, LIMIT, SPIN, flat, hexcode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm import Access, DeviceError, Ending, Machine, PykvmError, open_disk
+from pykvm import Access, ConfigError, DeviceError, Ending, Machine, PykvmError, open_disk
 from pykvm.kvm import MpState
 from pykvm.kvm.saved import tsc_moves
 from pykvm.net.loopback import Loopback
@@ -645,6 +645,12 @@ def test_a_local_timer_that_expires_while_the_machine_is_paused_fires_once() -> 
     for _ in range(2):
         with taken[0].fork(prepare=prepare) as fork:
             assert fork.run(LIMIT).value == 1
+
+
+@pytest.mark.parametrize("spec", ["", "exits:", "exits:0", "exits:-1", "exits:1x", "exits:٣", f"exits:{1 << 63}"])
+def test_moments_that_cannot_be_are_refused(spec: str) -> None:
+    with pytest.raises(ConfigError, match=r"exits:N"):
+        Moment.parse(spec)
 
 
 # Going back often: only what has moved is put back
