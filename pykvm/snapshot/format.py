@@ -32,7 +32,7 @@ from ..kvm.saved import SavedState
 from ..memory import PAGE_SIZE
 from ..pc import ATA_CHANNELS, COM_PORTS, NE2000_CARDS
 from ..x86.cpuid import CpuidEntry
-from . import plain
+from . import features, plain
 from .disks import SavedDisk
 from .errors import SnapshotError
 from .image import Image, Root, pages_in, pages_of, runs
@@ -157,6 +157,7 @@ def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[st
         "disks": disks,
         **_write_firmware(work, snapshot.firmware),
         "cpuid": [asdict(entry) for entry in snapshot.cpuid],
+        "features": features.as_plain(snapshot.features),
         "processors": snapshot.state.as_plain(),
         "devices": snapshot.devices,
         "lines": {str(number): levels for number, levels in snapshot.lines.items()},
@@ -270,12 +271,12 @@ def _load(path: str, verify: bool, descendants: tuple[str, ...]) -> Snapshot:
         if link is not None:
             parent_id, where = link[0], os.path.normpath(os.path.join(os.path.dirname(path), link[1]))
             if os.path.realpath(where) in map(os.path.realpath, (path, *descendants)):
-                raise SnapshotError(f"{path}: its parent {where} has it as an ancestor")
+                raise SnapshotError(f"{path}: its parent {where!r} has it as an ancestor")
             if not os.path.isdir(where):
-                raise SnapshotError(f"{path} is incomplete without its parent {where}, which is not there")
+                raise SnapshotError(f"{path} is incomplete without its parent {where!r}, which is not there")
             parent = _load(where, verify, (*descendants, path))
             if parent.id != parent_id:
-                raise SnapshotError(f"{path}: its parent {where} has been replaced by another snapshot")
+                raise SnapshotError(f"{path}: its parent {where!r} has been replaced by another snapshot")
         return _build(path, state, parent, verify)
     except OSError as error:
         raise SnapshotError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -343,6 +344,7 @@ def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bo
         shape=shape,
         state=saved,
         cpuid=[_cpuid(entry) for entry in _list(state, "cpuid")],
+        features=features.from_plain(_table(state, "features")),
         devices=devices,
         lines={int(number): _levels(levels) for number, levels in _table(state, "lines").items()},
         consoles=consoles,

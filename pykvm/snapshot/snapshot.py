@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..kvm.saved import SavedState
 from ..x86.cpuid import CpuidEntry
 from .disks import SavedDisk
+from .features import Features
 from .image import Image
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Snapshot:
     state: SavedState
     """What KVM keeps: vCPUs, interrupt chips, timer, clock."""
     cpuid: list[CpuidEntry]
+    features: Features
+    """What the CPU must have."""
     devices: dict[str, dict[str, Any]]
     """Each device's state, by its name and its first address."""
     lines: dict[int, list[bool]]
@@ -101,7 +104,6 @@ class Snapshot:
         """
         from ..boot import detect
         from ..machine import Machine
-        from .timeline import check_host
 
         shape, firmware = self.shape, self.firmware
         *hard_disks, floppy_disk = self._open_disks(disks is None, floppy is None)
@@ -117,7 +119,6 @@ class Snapshot:
             no_reboot=self.no_reboot,
         )
         try:
-            check_host(self, machine.system.supported_cpuid())
             if firmware is not None and firmware.vga_bios is not None:
                 machine.vga_bios = firmware.vga_bios
                 machine.pc.add_vga_bios(firmware.vga_bios)

@@ -22,9 +22,9 @@ from ..disk.overlay import OverlayDisk
 from ..kvm.dirty import DirtyLog, LoggedSlot, address_of
 from ..kvm.saved import Rewinder, SavedState, copy_pages, state_msrs
 from ..memory import PAGE_SIZE, GuestMemoryError
-from ..x86 import cpuid
 from .disks import check_disks, restore_disk, save_disk, written_through
 from .errors import SnapshotError
+from .features import Features, both, check, features
 from .image import Image, bitmap, fill, freeze, pages_of
 from .snapshot import Firmware, Shape, Snapshot
 
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 
 WrittenDisks = Literal["refuse", "warn"]
 """What becomes of a snapshot of a machine with a disk that is written through."""
-
-FEATURE_LEAVES = ((0x1, 0, "ecx edx"), (0x7, 0, "ebx ecx edx"), (0x7, 1, "eax"), (0xD, 0, "eax edx"), (0xD, 1, "eax"),
-                  (0x40000001, 0, "eax"), (0x80000001, 0, "ecx edx"), (0x80000007, 0, "edx"),
-                  (0x80000008, 0, "ebx"))  # fmt: skip
-"""The leaves of CPUID whose bits are features, and in which registers."""
-OSXSAVE, MWAIT = 1 << 27, 1 << 3
-"""Of leaf 1, ECX: no features of the CPU but what the guest did, or what KVM may not tell of."""
 
 
 class Timeline:
@@ -71,6 +64,7 @@ class Timeline:
             shape=self._shape,
             state=state,
             cpuid=list(machine.cpuid_in_use),
+            features=both(features(machine.cpuid_in_use), self._host_features),
             devices={key: device.save() for key, device in self._devices().items()},
             lines={number: [line.level for line in lines] for number, lines in machine.lines.items()},
             consoles=[console.save() for console in machine.pc.all_consoles],
@@ -90,6 +84,10 @@ class Timeline:
         if self._msrs is None:
             self._msrs = state_msrs(self._machine.system, self._machine.vcpus[0])
         return self._msrs
+
+    @cached_property
+    def _host_features(self) -> Features:
+        return features(self._machine.system.supported_cpuid())
 
     @cached_property
     def _firmware(self) -> Firmware | None:
@@ -162,6 +160,7 @@ class Timeline:
     def begin(self, snapshot: Snapshot) -> None:
         """Start from `snapshot`: for a new machine whose RAM is its image already. SnapshotError if that cannot be."""
         machine = self._machine
+        check(snapshot.features, self._host_features)
         self._check(snapshot)
         try:
             if machine.cpuid_in_use != snapshot.cpuid:
@@ -306,19 +305,3 @@ class _Shortcut:
 
 def _refused(error: Exception) -> SnapshotError:
     return SnapshotError(f"the snapshot cannot be put back: {type(error).__name__}: {error}")
-
-
-def check_host(snapshot: Snapshot, supported: Sequence[cpuid.CpuidEntry]) -> None:
-    """SnapshotError if the guest was shown features of a CPU that this host lacks."""
-    has = list(supported)
-    for function, index, registers in FEATURE_LEAVES:
-        wanted, offered = cpuid.find(snapshot.cpuid, function, index), cpuid.find(has, function, index)
-        for register in registers.split():
-            bits = getattr(wanted, register, 0) & ~getattr(offered, register, 0)
-            if (function, register) == (1, "ecx"):
-                bits &= ~(OSXSAVE | MWAIT)
-            if bits:
-                raise SnapshotError(
-                    f"this host's CPU lacks what the guest was shown in CPUID leaf {function:#x}.{index}: "
-                    f"{register.upper()} bits {bits:#x}"
-                )

@@ -21,10 +21,11 @@ from helpers import HALT, LIMIT, ROOT, SPIN, flat, hexcode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pykvm import Machine, open_disk
+from pykvm import Ending, Machine, open_disk
 from pykvm.cli.snapshots import find
 from pykvm.snapshot import Snapshot, SnapshotError
 from pykvm.snapshot.format import read_header
+from pykvm.x86.cpuid import set_leaf
 
 Guest = Callable[[str], Path]
 HASH = "hash: 4bf48828d481916b\n"
@@ -340,11 +341,20 @@ def test_another_format_is_refused_in_words(copy: Path) -> None:
 
 def test_features_that_the_host_lacks_are_refused_in_words(copy: Path) -> None:
     state = json.loads((copy / "state.json").read_text())
-    leaf = next(leaf for leaf in state["cpuid"] if leaf["function"] == 1)
-    leaf["edx"] |= 1 << 30  # IA-64
+    state["features"]["0x1.0 edx"] = f"{int(state['features']['0x1.0 edx'], 16) | 1 << 30:#x}"  # IA-64
     rewrite(copy, state)
-    with pytest.raises(SnapshotError, match=r"leaf 0x1\.0: EDX bits 0x40000000"):
+    with pytest.raises(SnapshotError, match=r"leaf 0x1\.0 edx: bits 0x40000000"):
         Snapshot.load(copy).fork()
+
+
+def test_a_feature_that_only_the_guest_was_told_of_is_not_asked_for(tmp_path: Path) -> None:
+    with flat(HALT) as machine:
+        edx = next(leaf.edx for leaf in machine.cpuid if leaf.function == 1)
+        set_leaf(machine.cpuid, 1, edx=edx | 1 << 30)
+        machine.snapshot().save(tmp_path / "a.pykvm")
+    with Snapshot.load(tmp_path / "a.pykvm").fork() as fork:
+        assert next(leaf.edx for leaf in fork.cpuid if leaf.function == 1) == edx | 1 << 30
+        assert fork.run(LIMIT).ending is Ending.HALTED
 
 
 def test_a_failed_restore_leaves_the_machine_as_it_was(copy: Path) -> None:

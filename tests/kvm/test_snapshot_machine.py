@@ -538,6 +538,22 @@ def test_the_tsc_goes_back_where_kvm_can_move_it() -> None:
             assert all(tsc < snapshot.state.tsc + (1 << 43) for tsc in now)
 
 
+def test_the_rtc_shows_the_hosts_time_by_the_guests_distance() -> None:
+    def read(machine: Machine, register: int) -> int:
+        machine.ports.write(0x70, 1, register)
+        return machine.ports.read(0x71, 1)
+
+    with flat(HALT) as machine:
+        now = read(machine, 9)  # the year, in BCD
+        machine.ports.write(0x71, 1, 0x10)
+        snapshot = machine.snapshot()
+        machine.ports.write(0x71, 1, now)
+        machine.restore(snapshot)
+        assert read(machine, 9) in (0x10, 0x11)  # it may be New Year's Eve
+        with snapshot.fork() as fork:
+            assert read(fork, 9) in (0x10, 0x11)
+
+
 def test_the_acpi_timer_counts_on_from_where_it_was() -> None:
     with flat(HALT) as machine:
         then = machine.pc.acpi.read(8, 4)
@@ -607,6 +623,29 @@ def test_a_local_timer_that_has_fired_does_not_fire_again() -> None:
     with with_local_timer(1000, code) as machine:
         snapshot = taken_at(machine, Moment(exits=exits_of(machine, 0x81)))
         assert machine.memory.read_int(0x305000, 1) == 1
+    for _ in range(2):
+        with snapshot.fork(prepare=prepare_irq) as fork:
+            assert fork.run(LIMIT).value == 1
+
+
+def test_a_tsc_deadline_stays_a_time_of_the_tsc() -> None:
+    """It may be over when the fork begins, or not: it interrupts once."""
+    code = hexcode("""
+        bf 00 00 e0 fe        ; mov edi, the local APIC
+        c7 87 f0 00 00 00 ff 01 00 00  ; on, spurious vector 0xFF
+        c7 87 20 03 00 00 25 00 04 00  ; LVT timer: TSC deadline, vector 0x25
+        b9 e0 06 00 00        ; mov ecx, IA32_TSC_DEADLINE
+        0f 31                 ; rdtsc
+        05 00 2d 31 01        ; add eax, 20,000,000
+        83 d2 00              ; adc edx, 0
+        0f 30                 ; wrmsr
+        e6 81 fb f4           ; out 0x81, al: here; sti; hlt
+    """)
+    with interrupted(code + LOOP + TELL) as machine:
+        machine.memory.write(0x101000, LAPIC_HANDLER)
+        leaf = next(leaf for leaf in machine.cpuid if leaf.function == 1)
+        leaf.ecx |= 1 << 24
+        snapshot = taken_at(machine, Moment(exits=exits_of(machine, 0x81)))
     for _ in range(2):
         with snapshot.fork(prepare=prepare_irq) as fork:
             assert fork.run(LIMIT).value == 1
