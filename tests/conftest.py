@@ -5,10 +5,12 @@
 - The fixture `guest` gives the path of a built test guest.
 - Each of a test's phases (set-up, call, tear-down) must end within `PYKVM_TEST_TIMEOUT` seconds.
 - A run whose KVM tests were all skipped fails on a machine that has /dev/kvm.
+- `--part 2/3` runs every third test, from the second on: three such runs side by side make the whole.
 """
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import os
 import signal
@@ -121,13 +123,32 @@ def needs(item: pytest.Item) -> list[str]:
     return list(dict.fromkeys(["kvm", *named] if KVM_TESTS in item.path.parents else named))
 
 
+def part_of_the_tests(text: str) -> tuple[int, int]:
+    """`2/3` is (2, 3)."""
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part, as 2/3 is")
+    return int(number), int(parts)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part", type=part_of_the_tests, default=(1, 1), metavar="I/N", help="every Nth test, from the Ith"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*features): skip where the machine lacks one; names in tests/features.py")
     config.pluginmanager.register(TimeLimits(), "pykvm-time-limits")
     config.pluginmanager.register(KvmTally(), "pykvm-kvm-tally")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    number, parts = config.getoption("part")
+    config.hook.pytest_deselected(
+        items=[item for index, item in enumerate(items, 1) if index % parts != number % parts]
+    )
+    items[:] = items[number - 1 :: parts]
     for item in items:
         if unknown := [name for name in needs(item) if name not in FEATURES]:
             raise pytest.UsageError(f"{item.nodeid} needs {unknown[0]!r}, which tests/features.py does not know")

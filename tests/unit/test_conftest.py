@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def run(tmp_path: Path) -> Run:
     """Runs pytest over one test file, at `where` below a copy of the project that holds nothing else."""
 
-    def run(code: str, where: str = "unit", **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        code: str, where: str = "unit", options: Sequence[str] = (), **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         directory = tmp_path / "tests" / where
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("conftest.py", "features.py"):
@@ -28,7 +31,7 @@ def run(tmp_path: Path) -> Run:
         shutil.copy(TESTS.parent / "pyproject.toml", tmp_path)
         (directory / "test_it.py").write_text(code)
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "tests"],
             check=False,
             cwd=tmp_path,
             env={**os.environ, **environment},
@@ -107,6 +110,20 @@ def test_one_kvm_test_that_ran_is_enough(run: Run) -> None:
     assert done.returncode == 0
     assert "KVM tests: 1 ran, 1 skipped" in done.stdout
     assert "1 skipped: too hot" in done.stdout
+
+
+def test_parts_make_the_whole(run: Run) -> None:
+    code = "import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test(n): pass\n"
+    ran = [run(code, options=["-v", "--part", f"{number}/3"]).stdout for number in (1, 2, 3)]
+    assert [re.findall(r"\[(\d)\] PASSED", output) for output in ran] == [list("036"), list("147"), list("25")]
+    assert "3 passed, 5 deselected" in ran[0]
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "one/two"])
+def test_a_part_that_cannot_be_is_refused(run: Run, part: str) -> None:
+    done = run("def test(): pass\n", options=["--part", part])
+    assert done.returncode == 4
+    assert "is no part" in done.stderr
 
 
 def test_guests_are_built_once_a_session(run: Run, tmp_path: Path) -> None:
