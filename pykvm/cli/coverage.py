@@ -20,7 +20,7 @@ from .tables import show_table
 
 
 @click.command("coverage", short_help="Run a guest image and tell which source lines it executed.")
-@machine_options
+@machine_options(kernel_required=False)
 @timeout_option
 @click.option("-o", "--out", type=click.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
 @click.option(
@@ -41,6 +41,8 @@ def command(
     The exit status is that of `pykvm run`.
     """
     path = elf or spec.kernel
+    if path is None:
+        raise ConfigError("give the ELF file of the kernel, by --elf where it starts from a disk")
     rows = [row._replace(path=os.path.abspath(os.path.join(source, row.path))) for row in line_rows(path)]
     counts = Counts()
     with spec.make() as machine:

@@ -23,9 +23,9 @@ from ..inspect import (
     page_tables,
 )
 from ..machine import DeviceError, Machine
-from ..x86.descriptors import Entries, Entry, Gate
 from ..x86.pagemap import PageMap
 from ..x86.registers import EFER_LMA
+from ..x86.tables import Entries, Entry, Gate
 from .options import MachineSpec, machine_options, timeout_option
 
 PARTS = ("cpu", "tables", "pages", "devices", "chips")
@@ -39,7 +39,7 @@ REGISTER_ROWS = (
 
 
 @click.command("inspect", short_help="Show CPUs, tables, page tables and devices of a stopped guest.")
-@machine_options
+@machine_options(kernel_required=False, directory=True)
 @timeout_option
 @click.option("--at", metavar="TEXT|exits:N", help="Stop when TEXT has come on the serial port, or at exit N.")
 @click.option(
@@ -93,7 +93,7 @@ def command(
 
 def _stopped(spec: MachineSpec, timeout: float | None, at: str | None) -> Machine:
     """The machine at the moment that was asked for."""
-    if Path(spec.kernel).is_dir():
+    if spec.kernel is not None and Path(spec.kernel).is_dir():
         from ..snapshot import Snapshot
 
         return Snapshot.load(spec.kernel).fork()

@@ -31,7 +31,7 @@ INTERRUPTED_STATUS = 130
 
 
 @click.command("trace", short_help="Run a guest image and show every exit.")
-@machine_options
+@machine_options(kernel_required=False)
 @timeout_option
 @click.option("--limit", type=click.IntRange(min=1), help="End the run after so many exits have been traced.")
 @click.option(

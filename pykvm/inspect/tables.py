@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..machine import Machine
-from ..x86.descriptors import (
+from ..x86.pagemap import PageMap, page_map
+from ..x86.registers import CR0_PE, EFER_LMA, Segment, SystemRegisters
+from ..x86.tables import (
     IO_MAP_BYTES,
     Entries,
     FarPointer,
@@ -19,8 +21,6 @@ from ..x86.descriptors import (
     read_segments,
     read_vectors,
 )
-from ..x86.pagemap import PageMap, page_map
-from ..x86.registers import CR0_PE, EFER_LMA, Segment, SystemRegisters
 
 PORTS_LIMIT = 256
 """Ranges of open ports that are listed."""

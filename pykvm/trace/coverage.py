@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SHF_EXECINSTR = 4
 """gABI, figure 4-11: the section holds code."""
+DEBUG_LIMIT = 1 << 29
+"""Bytes of debug information, which may be compressed in the file."""
 ROWS_LIMIT = 1 << 22
 """Rows of a file's line tables that are read."""
 PLACES_LIMIT = 1 << 22
@@ -90,14 +92,16 @@ def line_rows(path: str) -> list[Row]:
     try:
         with open(path, "rb") as file:
             elf = ELFFile(file)
-            if not elf.has_dwarf_info():
+            if not elf.has_dwarf_info(strict=True):
                 raise CoverageError("no debug information: compile with -g, and do not strip the file")
             code = [
                 (section["sh_addr"], section["sh_addr"] + section["sh_size"])
                 for section in elf.iter_sections()
                 if section["sh_flags"] & SHF_EXECINSTR
             ]
-            dwarf = elf.get_dwarf_info()
+            if sum(section.data_size for section in elf.iter_sections() if ".debug" in section.name) > DEBUG_LIMIT:
+                raise CoverageError(f"more than {DEBUG_LIMIT >> 20} MiB of debug information")
+            dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False, follow_links=False)
             for unit in dwarf.iter_CUs():
                 program = dwarf.line_program_for_CU(unit)
                 if program is not None:

@@ -249,16 +249,15 @@ def test_a_sink_that_fails_ends_the_run() -> None:
 
 
 def test_time_is_all_accounted_for() -> None:
-    with flat(hexcode("e6 80") * 50 + SPIN) as machine:
+    with flat(hexcode("e6 80") * 49 + EXIT_AL + HALT) as machine:
         summary = Summary()
         tracer = Tracer(machine, [summary])
-        outcome = machine.run(BRIEF)
+        outcome = machine.run(LIMIT)
         tracer.finish()
         (times,) = tracer.times
     assert times.exits == summary.total.count == outcome.exits == 50
     assert times.run_cpu > 0
     assert times.run_cpu <= times.run
-    assert times.run + times.served + times.tracing <= outcome.elapsed * 1.5e9
     assert summary.total.served <= times.served
     assert summary.total.run <= times.run
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.x86.descriptors import (
+from pykvm.x86.registers import Table
+from pykvm.x86.tables import (
     Gate,
     ReservedDescriptor,
     SegmentDescriptor,
@@ -17,13 +18,10 @@ from pykvm.x86.descriptors import (
     decode_tss,
     is_canonical,
     open_ports,
-    read_gate,
     read_idt,
     read_segments,
     read_vectors,
-    selector_words,
 )
-from pykvm.x86.registers import Table
 
 
 def raw(text: str) -> bytes:
@@ -158,15 +156,6 @@ def test_an_idt_has_256_vectors_at_most() -> None:
     assert found.size == 2048
 
 
-def test_one_gate() -> None:
-    table = bytes(8 * 13) + raw("78 56 08 00 00 8e 34 12")
-    read = memory(table)
-    assert read_gate(read, Table(0x1000, len(table) - 1), 13, False) == Gate("interrupt", 32, 8, 0x12345678, 0, True)
-    assert read_gate(read, Table(0x1000, len(table) - 2), 13, False) is None  # beyond the limit
-    assert read_gate(read, Table(0x5000, 0x7FF), 13, False) is None  # not mapped
-    assert read_gate(read, Table(0x1000, 0x7FF), 256, False) is None
-
-
 def test_the_vectors_of_real_mode() -> None:
     found = read_vectors(memory(struct.pack("<HHHH", 0x1234, 0xF000, 0, 0x7C0) + b"\1"), Table(0x1000, 0x3FF))
     assert [str(pointer) for pointer in found.values()] == ["f000:1234", "07c0:0000"]
@@ -234,9 +223,7 @@ def test_ports_that_a_bitmap_opens() -> None:
     assert list(open_ports(bytes(0x2000) + b"more")) == [(0, 0xFFFF)]
 
 
-def test_words() -> None:
-    assert selector_words(0x1B) == "GDT[3], RPL 3"
-    assert selector_words(0x0C) == "LDT[1], RPL 0"
+def test_canonical() -> None:
     assert is_canonical(0x7FFFFFFFFFFF)
     assert not is_canonical(0x800000000000)
     assert is_canonical(0xFFFF800000000000)
