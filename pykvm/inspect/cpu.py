@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..machine import Machine
+from ..x86.cpu import Cpu
 from ..x86.disasm import MAX_INSTRUCTION, disassemble
-from ..x86.mode import cpu_mode
-from ..x86.registers import EFER_LMA, Registers, SystemRegisters
+from ..x86.registers import Registers, SystemRegisters
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,13 @@ def cpu_state(machine: Machine, cpu: int = 0) -> CpuState:
     """The state of CPU number `cpu`."""
     vcpu = machine.vcpus[cpu]
     registers, system = vcpu.get_registers(), vcpu.get_system_registers()
-    mode = cpu_mode(system, registers.rflags)
-    linear = registers.rip
-    if not (system.efer & EFER_LMA and system.cs.l):
-        linear = system.cs.base + linear & 0xFFFFFFFF
+    # The walk is ours: KVM's own would set accessed bits in the guest's page tables.
+    seen = Cpu(registers, system, machine.memory.read)
+    mode, linear = seen.mode, seen.pc
     symbols = machine.entry.symbols if machine.entry is not None else None
     found = symbols.lookup(linear) if symbols is not None else None
     symbol = "" if found is None else found[0] + (f"+{found[1]:#x}" if found[1] else "")
-    code = machine.read_linear(linear, MAX_INSTRUCTION, cpu)
+    code = seen.peek(linear, MAX_INSTRUCTION)
     instruction = next(iter(disassemble(code, linear, mode.bits, 1)), None)
     return CpuState(
         cpu,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from ..machine import Machine
+from ..x86.cpu import Cpu
 from ..x86.pagemap import PageMap, page_map
 from ..x86.registers import CR0_PE, EFER_LMA, Segment, SystemRegisters
 from ..x86.tables import (
@@ -59,8 +59,9 @@ class DescriptorTables:
 
 def descriptor_tables(machine: Machine, cpu: int = 0) -> DescriptorTables:
     """The tables of CPU number `cpu`. What cannot be read is named in the parts' `problem`, never raised."""
-    system = machine.vcpus[cpu].get_system_registers()
-    read: Callable[[int, int], bytes] = partial(_read, machine, cpu)
+    vcpu = machine.vcpus[cpu]
+    system = vcpu.get_system_registers()
+    read = Cpu(vcpu.get_registers(), system, machine.memory.read).peek
     long_mode = bool(system.efer & EFER_LMA)
     protected = bool(system.cr0 & CR0_PE)
     ldt = None
@@ -78,10 +79,6 @@ def descriptor_tables(machine: Machine, cpu: int = 0) -> DescriptorTables:
 def page_tables(machine: Machine, cpu: int = 0) -> PageMap:
     """What the page tables of CPU number `cpu` map."""
     return page_map(machine.memory.read, machine.vcpus[cpu].get_system_registers())
-
-
-def _read(machine: Machine, cpu: int, address: int, size: int) -> bytes:
-    return machine.read_linear(address, size, cpu)
 
 
 def _task(read: Callable[[int, int], bytes], system: SystemRegisters) -> TaskState:

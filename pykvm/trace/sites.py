@@ -16,7 +16,9 @@ from ..kvm import VCPU
 from ..kvm.vcpu import Position
 from ..machine import Machine
 from ..memory import PAGE_SIZE, GuestMemoryError
+from ..x86.cpu import Cpu
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
+from ..x86.registers import Registers
 from .event import Site
 
 KNOWN_LIMIT = 1 << 14
@@ -53,17 +55,19 @@ class Sites:
         known = self._known.get(key)
         if known is not None and self._machine.memory.map[known.at : known.at + len(known.code)] == known.code:
             return known.site
-        instruction = self._look(vcpu.id, position, kind, size, port)
+        # The walk is ours: KVM's own would set accessed bits in the guest's page tables.
+        cpu = Cpu(Registers(), vcpu.get_system_registers(), self._machine.memory.read)
+        instruction = self._look(cpu, position, kind, size, port)
         if instruction is None:
             return self.site(position.linear, b"", "")
         site = self.site(instruction.address, instruction.code, instruction.text)
-        page = vcpu.translate(site.address)
-        if page.valid:
+        physical = cpu.walk(site.address).physical
+        if physical is not None:
             if len(self._known) >= KNOWN_LIMIT:
                 self._known.clear()
-            code = site.code[: PAGE_SIZE - page.physical % PAGE_SIZE]
+            code = site.code[: PAGE_SIZE - physical % PAGE_SIZE]
             with suppress(GuestMemoryError):  # code in a ROM that is no RAM
-                self._known[key] = _Known(self._machine.memory.offset(page.physical, len(code)), code, site)
+                self._known[key] = _Known(self._machine.memory.offset(physical, len(code)), code, site)
         return site
 
     def site(self, address: int, code: bytes, text: str) -> Site:
@@ -72,9 +76,9 @@ class Sites:
         symbol = "" if found is None else found[0] + (f"+{found[1]:#x}" if found[1] else "")
         return Site(address, symbol, code, text)
 
-    def _look(self, cpu: int, position: Position, kind: str, size: int, port: int) -> Instruction | None:
+    def _look(self, cpu: Cpu, position: Position, kind: str, size: int, port: int) -> Instruction | None:
         linear, bits = position.linear, position.bits
-        code = self._machine.read_linear(linear, MAX_INSTRUCTION, cpu)
+        code = cpu.peek(linear, MAX_INSTRUCTION)
         here = next(iter(disassemble(code, linear, bits, 1)), None)
         if kind in (OTHER, INPUT):
             return here
@@ -90,21 +94,21 @@ class Sites:
             return here
         return self._before(cpu, linear, bits, fits) or here
 
-    def _before(self, cpu: int, linear: int, bits: int, fits: Callable[[Instruction], bool]) -> Instruction | None:
+    def _before(self, cpu: Cpu, linear: int, bits: int, fits: Callable[[Instruction], bool]) -> Instruction | None:
         """The instruction that ends at `linear`: found from its function, else the longest that fits."""
         found = self._symbols.lookup(linear - 1) if self._symbols is not None else None
         if found is not None and found[1] < FUNCTION_LIMIT:
             size = found[1] + 1
-            code = self._machine.read_linear(linear - size, size, cpu)
+            code = cpu.peek(linear - size, size)
             if len(code) == size:
                 last = disassemble(code, linear - size, bits)[-1]
                 if fits(last):
                     return last
-        code = self._machine.read_linear(linear - MAX_INSTRUCTION, MAX_INSTRUCTION, cpu)
+        code = cpu.peek(linear - MAX_INSTRUCTION, MAX_INSTRUCTION)
         if len(code) < MAX_INSTRUCTION:  # the page before is not there
             at = linear - linear % PAGE_SIZE
-            code = self._machine.read_linear(at, min(linear - at, MAX_INSTRUCTION), cpu) if at < linear else b""
-            code = code if at + len(code) == linear else b""
+            code = cpu.peek(at, linear - at)
+            code = code[-MAX_INSTRUCTION:] if at + len(code) == linear else b""
         for length in range(len(code), 0, -1):
             last = disassemble(code[-length:], linear - length, bits, 1)[0]
             if len(last.code) == length and fits(last):
