@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ LIMIT = 40.0
 """Seconds for what ends by itself; the slowest host needs a part of it."""
 BRIEF = 0.2
 """Seconds for a guest that never ends."""
+
+SLOW = "PYKVM_UNDER_TCG" in os.environ
+"""Everything takes 10 to 50 times as long: a property test tries fewer examples."""
 
 STATE_LOST = os.path.exists("/sys/module/kvm_amd")
 """AMD's KVM resets a CPU at a triple fault, before anybody can look at its registers."""
@@ -57,6 +62,40 @@ def pykvm(
         capture_output=True,
         timeout=LIMIT,
     )
+
+
+ONE_BY_ONE = """
+import json, os, sys
+import pykvm.cli.run
+for output, errors, arguments in json.load(sys.stdin):
+    if os.fork() == 0:
+        for fd, path in enumerate(["/dev/null", output, errors]):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), fd)
+        sys.argv = ["pykvm", *arguments]
+        pykvm.cli.main()
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+def pykvm_each(command_lines: Sequence[Sequence[object]]) -> list[subprocess.CompletedProcess[bytes]]:
+    """Run command lines one by one, each in a process of its own; but Python starts only once, and forks for each."""
+    with tempfile.TemporaryDirectory() as directory:
+        jobs = [
+            (f"{directory}/{number}.out", f"{directory}/{number}.err", [str(argument) for argument in arguments])
+            for number, arguments in enumerate(command_lines)
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_BY_ONE],
+            check=True,
+            cwd=ROOT,
+            input=json.dumps(jobs).encode(),
+            stdout=subprocess.PIPE,
+            timeout=LIMIT,
+        )
+        return [
+            subprocess.CompletedProcess(arguments, int(status), Path(output).read_bytes(), Path(errors).read_bytes())
+            for (output, errors, arguments), status in zip(jobs, done.stdout.split(), strict=True)
+        ]
 
 
 def resident() -> int:
