@@ -281,7 +281,7 @@ class Machine:
         """Have the CPUs answer CPUID with these leaves. Before the first run."""
         for vcpu in self.vcpus:
             vcpu.set_cpuid(cpuid.for_cpu(entries, vcpu.id, len(self.vcpus)))
-        self.cpuid_in_use = [replace(entry) for entry in entries]
+        self.cpuid_in_use = [entry.copy() for entry in entries]
 
     def settle_cpuid(self) -> None:
         """Have what was changed in `cpuid` count from now on."""
@@ -291,7 +291,7 @@ class Machine:
     @cached_property
     def cpuid(self) -> list[cpuid.CpuidEntry]:
         """The CPUID leaves of all CPUs; `x86.cpuid.set_leaf` overrides one. What they say at the start counts."""
-        return [replace(entry) for entry in self.cpuid_in_use]
+        return [entry.copy() for entry in self.cpuid_in_use]
 
     def load(self, image: Image, options: boot.Options | None = None, format: str | None = None) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""

@@ -7,7 +7,7 @@ from 0x40000000 on belong to the hypervisor.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 SIGNIFICANT_INDEX = 1 << 0
 """In `CpuidEntry.flags`: the leaf depends on the index in ECX (the KVM API's number for it)."""
@@ -28,6 +28,10 @@ class CpuidEntry:
     ebx: int = 0
     ecx: int = 0
     edx: int = 0
+
+    def copy(self) -> CpuidEntry:
+        """The same, to be changed by itself. A machine copies some 150 of them, too many for `replace`."""
+        return CpuidEntry(self.function, self.index, self.flags, self.eax, self.ebx, self.ecx, self.edx)
 
 
 def find(entries: list[CpuidEntry], function: int, index: int = 0) -> CpuidEntry | None:
@@ -74,7 +78,7 @@ def for_cpu(entries: list[CpuidEntry], apic_id: int, cpus: int) -> list[CpuidEnt
     the sub-leaves of 0xB and 0x1F.
     """
     width = (cpus - 1).bit_length()  # how many bits of an APIC ID number the cores of a package
-    result = [replace(entry) for entry in entries if entry.function not in (0xB, 0x1F)]
+    result = [entry.copy() for entry in entries if entry.function not in (0xB, 0x1F)]
     for function in (0xB, 0x1F):
         if find(entries, function) is not None:
             result += _topology(function, apic_id, cpus, width)
