@@ -36,6 +36,7 @@ from .x86 import cpuid
 from .x86.registers import RFLAGS_IF
 
 if TYPE_CHECKING:
+    from .crash.replay import Checkpoint
     from .display import Screen
     from .snapshot import Snapshot
     from .snapshot.timeline import Timeline, WrittenDisks
@@ -149,6 +150,12 @@ class Machine:
         self._outcome: Outcome | None = None
         self._error: DeviceError | None = None
         self._crash: Crash | None = None
+        self._checkpoint: Checkpoint | None = None
+        self.keep_instructions = 0
+        """How many instructions before a crash its report is to show. They are had by a second run, a replay."""
+        self.replay_limit = 5.0
+        """Seconds that a crash report may take for a replay: where KVM forgets the state of a CPU at a triple fault, or
+        with `keep_instructions`. 0: no replays."""
         self._ending = threading.Lock()  # held to look at a machine whose run has ended, and to close it
         self._explained = False  # the outcome is complete, with its report
         self._started = 0.0
@@ -464,6 +471,11 @@ class Machine:
             self.system.require("X86_USER_SPACE_MSR", "X86_MSR_FILTER")
             self.vm.exit_on_msr()
             self.vm.set_msr_filter([MsrRange(index, 1) for index in self._msrs])
+        self._checkpoint = None
+        if self.replay_limit > 0 and (self.keep_instructions > 0 or kvm_forgets()):
+            from .crash.replay import Checkpoint
+
+            self._checkpoint = Checkpoint.take(self)
         with self.lock:
             self._started = time.monotonic()
             self._live = len(self.runners)
@@ -507,7 +519,7 @@ class Machine:
         if outcome.ending in (Ending.CRASHED, Ending.HALTED):
             from .crash.explain import explain
 
-            outcome = explain(self, outcome, self._crash)
+            outcome = explain(self, outcome, self._crash, self._checkpoint)
         self._outcome = outcome
 
     @property
@@ -884,6 +896,12 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
     if len(content) > IMAGE_LIMIT:
         raise ConfigError(f"{os.fspath(path)} is larger than {IMAGE_LIMIT >> 30} GiB: no kernel image is")
     return content
+
+
+@cache
+def kvm_forgets() -> bool:
+    """Whether this host's KVM may be one that resets a CPU at a triple fault. That it has, only the crash shows."""
+    return os.path.exists("/sys/module/kvm_amd")
 
 
 @cache

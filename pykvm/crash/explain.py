@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..errors import PykvmError
 from ..kvm import KvmError, MpState
 from ..kvm.vm import PIC_MASTER, PIC_SLAVE
 from ..memory import GuestMemory, GuestMemoryError
@@ -13,32 +14,75 @@ from ..outcome import Outcome
 from ..runner import NOT_EMULATED, NOT_ENTERED, TRIPLE_FAULT, Crash
 from ..x86.cpu import Cpu
 from ..x86.cpuid import find
-from ..x86.registers import Registers, SystemRegisters
+from ..x86.disasm import MAX_INSTRUCTION
+from ..x86.registers import CR0_PE, Registers, SystemRegisters
 from .handler import find_interrupted
 from .scene import Kind, Places, Scene
 
 if TYPE_CHECKING:
     from ..machine import Machine
+    from ..x86.delivery import Delivery
+    from .replay import Checkpoint
     from .report import CrashReport
 
-RESET_RIP, RESET_CS, RESET_CR0 = 0xFFF0, 0xF000, 0x60000010
-"""Of a CPU after INIT: what a KVM that forgets the state at a triple fault shows (SDM volume 3A, table 9-1)."""
+RESET_RIP, RESET_CS = 0xFFF0, 0xF000
+"""Of a CPU after INIT, whose other registers but RDX are zero (SDM volume 3A, table 9-1)."""
 LAPIC_ISR = 0x100
 IRQCHIP_STATE, PIC_ISR, PIC_BASE = 8, 3, 5
 """struct kvm_irqchip and, in it, kvm_pic_state: last_irr, irr, imr, isr, priority_add, irq_base."""
 
 
-def explain(machine: Machine, outcome: Outcome, crash: Crash | None) -> Outcome:
-    """The outcome with its report, if there is something to report. All vCPU threads have ended."""
+def explain(machine: Machine, outcome: Outcome, crash: Crash | None, checkpoint: Checkpoint | None) -> Outcome:
+    """The outcome with its report, if there is something to report. All vCPU threads have ended.
+
+    With a `checkpoint`, a state that KVM has forgotten is got back by a replay, and the last instructions are found.
+    """
     if crash is None:
         return _explain_halt(machine, outcome)
     vcpu = machine.vcpus[crash.cpu]
-    registers, system = vcpu.get_registers(), vcpu.get_system_registers()
-    scene = scene_of(machine, crash, registers, system)
-    if scene.kind is Kind.TRIPLE_FAULT and state_is_lost(registers, system):
+    scene = scene_of(machine, crash, vcpu.get_registers(), vcpu.get_system_registers())
+    lost = scene.kind is Kind.TRIPLE_FAULT and state_is_lost(scene.cpu.registers, scene.cpu.system)
+    if lost:
         scene = replace(scene, seen="lost")
-    report = _examine(scene)
+    if checkpoint is not None and (lost or machine.keep_instructions):
+        report = _replayed(machine, crash, checkpoint, scene, lost)
+    else:
+        report = _examine(scene)
     return replace(outcome, reason=report.summary, report=report)
+
+
+def _replayed(machine: Machine, crash: Crash, checkpoint: Checkpoint, scene: Scene, lost: bool) -> CrashReport:
+    """The report with what a second run of the guest tells."""
+    from .replay import replay
+
+    keep, exits = machine.keep_instructions, machine.runners[crash.cpu].exits
+    try:
+        fault = replay(checkpoint, crash.cpu, exits, keep, machine.replay_limit, _chain)
+    except PykvmError as error:
+        why = f"a second run of the guest did not meet the fault: {error}"
+        return _examine(replace(scene, notes=[*scene.notes, why]))
+    with fault.machine:
+        cpu = cpu_of(fault.machine, fault.registers, fault.system)
+        last = [_last(fault.machine, *state) for state in fault.last]
+        if lost:
+            found = scene_of(fault.machine, crash, fault.registers, fault.system)
+            return _examine(replace(found, seen="by replay", symbols=scene.symbols, last=last))
+        if cpu.pc != scene.cpu.pc:
+            why = f"a second run of the guest met another fault, at {cpu.pc:#x}: its last instructions are not shown"
+            return _examine(replace(scene, notes=[*scene.notes, why]))
+        return _examine(replace(scene, last=last))
+
+
+def _chain(machine: Machine, registers: Registers, system: SystemRegisters) -> list[Delivery]:
+    from .cause import chain_of, first_event
+
+    cpu = cpu_of(machine, registers, system)
+    return chain_of(cpu, first_event(cpu, ()))
+
+
+def _last(machine: Machine, registers: Registers, system: SystemRegisters) -> tuple[int, bytes, int]:
+    cpu = cpu_of(machine, registers, system)
+    return cpu.pc, cpu.peek(cpu.pc, MAX_INSTRUCTION), cpu.mode.bits
 
 
 def _explain_halt(machine: Machine, outcome: Outcome) -> Outcome:
@@ -64,7 +108,8 @@ def _examine(scene: Scene) -> CrashReport:
 
 def state_is_lost(registers: Registers, system: SystemRegisters) -> bool:
     """Whether KVM has reset the CPU."""
-    return (registers.rip, system.cs.selector, system.cr0) == (RESET_RIP, RESET_CS, RESET_CR0)
+    at_reset = (registers.rip, system.cs.selector) == (RESET_RIP, RESET_CS) and not system.cr0 & CR0_PE
+    return at_reset and not (registers.rax | registers.rsp | registers.rbp | system.cr3)
 
 
 def scene_of(machine: Machine, crash: Crash, registers: Registers, system: SystemRegisters) -> Scene:

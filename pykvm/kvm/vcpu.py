@@ -80,6 +80,18 @@ def _event_path(name: str) -> tuple[str, str]:
 _EVENTS = tuple((f.name, *_event_path(f.name)) for f in fields(VcpuEvents))
 
 
+def _registers(box: Any) -> Registers:
+    return Registers(*[getattr(box, name) for name in _REGISTERS])
+
+
+def _system_registers(box: Any) -> SystemRegisters:
+    state: dict[str, Any] = {name: getattr(box, name) for name in _CONTROL}
+    for name in _SEGMENTS:
+        raw = getattr(box, name)
+        state[name] = Segment(*[getattr(raw, part) for part in _SEGMENT])
+    return SystemRegisters(gdt=Table(box.gdt.base, box.gdt.limit), idt=Table(box.idt.base, box.idt.limit), **state)
+
+
 @cache
 def prepare_kick(signal_number: int) -> None:
     """Make that signal take a thread out of KVM_RUN and do nothing else, in this process."""
@@ -229,7 +241,20 @@ class VCPU(Descriptor):
         """KVM_GET_REGS."""
         box = ffi.new("struct kvm_regs *")
         self.ioctl("KVM_GET_REGS", box)
-        return Registers(*[getattr(box, name) for name in _REGISTERS])
+        return _registers(box)
+
+    def raw_registers(self) -> tuple[bytes, bytes]:
+        """KVM_GET_REGS and KVM_GET_SREGS as they come, for who keeps many and looks at few with `parse_registers`."""
+        return self.read_blob("KVM_GET_REGS", "struct kvm_regs"), self.read_blob("KVM_GET_SREGS", "struct kvm_sregs")
+
+    @staticmethod
+    def parse_registers(registers: bytes, system: bytes) -> tuple[Registers, SystemRegisters]:
+        """What `raw_registers` returned."""
+        with (
+            ffi.from_buffer("struct kvm_regs *", registers) as general,
+            ffi.from_buffer("struct kvm_sregs *", system) as special,
+        ):
+            return _registers(general), _system_registers(special)
 
     def set_registers(self, registers: Registers) -> None:
         """KVM_SET_REGS; clears a pending exception, as the ioctl does."""
@@ -242,11 +267,7 @@ class VCPU(Descriptor):
         """KVM_GET_SREGS, without the interrupt bitmap, which an in-kernel irqchip never uses."""
         box = ffi.new("struct kvm_sregs *")
         self.ioctl("KVM_GET_SREGS", box)
-        state: dict[str, Any] = {name: getattr(box, name) for name in _CONTROL}
-        for name in _SEGMENTS:
-            raw = getattr(box, name)
-            state[name] = Segment(*[getattr(raw, part) for part in _SEGMENT])
-        return SystemRegisters(gdt=Table(box.gdt.base, box.gdt.limit), idt=Table(box.idt.base, box.idt.limit), **state)
+        return _system_registers(box)
 
     def set_system_registers(self, system: SystemRegisters) -> None:
         """KVM_SET_SREGS."""

@@ -56,11 +56,25 @@ class Timeline:
             warnings.warn(text, stacklevel=3)
         return self._take()
 
+    @property
+    def base(self) -> Snapshot | None:
+        """The snapshot that was taken, or gone back to, last."""
+        return self._base
+
+    def take_aside(self) -> Snapshot:
+        """A snapshot for forks alone: the machine does not prepare to go back to it, and runs on as before."""
+        return self._make(Image(freeze(self._machine.memory)))
+
     def _take(self) -> Snapshot:
+        snapshot = self._make(self._image())
+        self._base, self._shortcut = snapshot, None
+        return snapshot
+
+    def _make(self, image: Image) -> Snapshot:
         machine = self._machine
         machine.settle_cpuid()
         state = SavedState.capture(machine.vm, machine.vcpus, self._state_msrs())
-        snapshot = Snapshot(
+        return Snapshot(
             shape=self._shape,
             state=state,
             cpuid=list(machine.cpuid_in_use),
@@ -69,7 +83,7 @@ class Timeline:
             lines={number: [line.level for line in lines] for number, lines in machine.lines.items()},
             consoles=[console.save() for console in machine.pc.all_consoles],
             disks=[save_disk(disk) for disk in self._disks()],
-            image=self._image(),
+            image=image,
             firmware=self._firmware,
             no_reboot=machine.no_reboot,
             parent_id=self._base.id if self._base is not None else None,
@@ -77,8 +91,6 @@ class Timeline:
             exits=sum(runner.exits for runner in machine.runners),
             entry=machine.entry,
         )
-        self._base, self._shortcut = snapshot, None
-        return snapshot
 
     def _state_msrs(self) -> list[int]:
         if self._msrs is None:

@@ -1,0 +1,287 @@
+"""The way back to a fault that KVM has forgotten, and to the instructions that led to it.
+
+Some KVMs reset a CPU at a triple fault, before anybody can look at it (AMD's: Linux arch/x86/kvm/svm/svm.c,
+shutdown_interception). So the guest is run again, from a checkpoint of its start, in a machine of its own: freely up to
+an exit or two before the end, and from there on instruction by instruction, with the registers kept before each.
+
+A second run is the same only as far as nothing from outside has a part in it: input, the time, other CPUs. Whoever
+makes a report says that it is from a replay, and says so, too, when the replay met no fault.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import PykvmError
+from ..kvm import VCPU
+from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, Exit
+from ..memory import PAGE_SIZE
+from ..outcome import Ending
+from ..x86.cpu import Cpu
+from ..x86.registers import Registers, SystemRegisters
+
+if TYPE_CHECKING:
+    from ..machine import Machine
+    from ..runner import Runner
+    from ..snapshot import Snapshot
+    from ..x86.delivery import Delivery
+
+Examine = Callable[["Machine", Registers, SystemRegisters], "list[Delivery]"]
+"""The chain of exceptions that begins with the next instruction of a CPU in such a state."""
+
+EXITS_BEFORE = 2
+"""Exits before the last one from which on a guest is stepped."""
+MAX_STEPS = 1 << 20
+"""Instructions that are stepped in one attempt."""
+MAX_ATTEMPTS = 8
+MAX_HANDLERS = 1024
+"""Handlers of which each one's first instruction faults, and that are followed."""
+_LOOK = 64
+"""Steps between two looks at the clock."""
+
+
+class Checkpoint:
+    """The state of a machine at its start, to run it a second time from. Taking one changes nothing of the machine."""
+
+    def __init__(self, snapshot: Snapshot, pages: dict[int, bytes]) -> None:
+        self._snapshot = snapshot
+        self._pages = pages
+
+    @classmethod
+    def take(cls, machine: Machine) -> Checkpoint | None:
+        """A checkpoint of a machine that is about to start; None if it cannot be had."""
+        try:
+            timeline = machine.timeline
+            base = timeline.base
+            if base is None:
+                return cls(timeline.take_aside(), {})
+            # It was put back to a snapshot, perhaps for the thousandth time: what differs since then is little.
+            snapshot = replace(base, consoles=[console.save() for console in machine.pc.all_consoles])
+            pages = sorted(machine.memory.written or ())
+            at = [page * PAGE_SIZE for page in pages]
+            return cls(snapshot, {start: machine.memory.map[start : start + PAGE_SIZE] for start in at})
+        except (PykvmError, OSError, ValueError):
+            return None
+
+    def machine(self) -> Machine:
+        """A machine that is about to start from here. PykvmError if it cannot be made."""
+        machine = self._snapshot.fork()
+        machine.replay_limit = 0
+        for start, content in self._pages.items():
+            machine.memory.map[start : start + PAGE_SIZE] = content
+        return machine
+
+@dataclass(slots=True)
+class Fault:
+    """A fault that a replay met: the CPU before it, and the machine that it happened in, which the caller closes."""
+
+    machine: Machine
+    registers: Registers
+    system: SystemRegisters
+    last: list[tuple[Registers, SystemRegisters]]
+    """The CPU before each of the instructions that led there, the oldest first."""
+
+
+class NotMet(PykvmError):
+    """A replay did not come to the fault; the text says how it went instead."""
+
+
+def replay(
+    checkpoint: Checkpoint,
+    cpu: int,
+    exits: int,
+    keep: int,
+    seconds: float,
+    examine: Examine,
+) -> Fault:
+    """Run again from `checkpoint` to the crash of that CPU, which came after so many exits.
+
+    `keep` instructions before it are kept. `examine` gives the chain of exceptions for a CPU in such a state. Raises
+    NotMet, or another PykvmError if no machine can be made. The machine of the fault is open, and its run has ended.
+    """
+    deadline = time.monotonic() + seconds
+    start = max(exits - 1 - max(EXITS_BEFORE, keep), 0)
+    entered: set[int] = set()
+    for _ in range(MAX_ATTEMPTS):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        machine = checkpoint.machine()
+        met = False
+        try:
+            attempt = _Attempt(machine, cpu, start, keep + 1, deadline, entered, examine)
+            if attempt.run(left):
+                registers, system = attempt.states()[-1]
+                handler = _entered(examine(machine, registers, system))
+                met = handler is None or attempt.steps in entered
+                if met:
+                    return Fault(machine, registers, system, attempt.states()[:-1])
+                # Its handler was entered, and there no step is reported. The next time, it is we who enter it.
+                entered.add(attempt.steps)
+            elif attempt.crashed_at is not None and start > 0:
+                start = max(min(attempt.crashed_at - 1 - max(EXITS_BEFORE, keep), start - 1), 0)
+            else:
+                raise NotMet(attempt.story)
+        finally:
+            if not met:
+                machine.close()
+    raise NotMet(f"it took longer than {seconds:g} s")
+
+
+def _entered(chain: list[Delivery]) -> Delivery | None:
+    """The delivery that enters a handler, if the chain ends so."""
+    if not chain or chain[-1].problem is not None or chain[-1].registers is None:
+        return None
+    return chain[-1]
+
+
+class _Attempt:
+    """One run of `machine`: freely for `start` exits of the CPU, then in steps. The CPU's way in, and the debugger."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        cpu: int,
+        start: int,
+        keep: int,
+        deadline: float,
+        entered: set[int],
+        examine: Examine,
+    ) -> None:
+        self.steps = 0
+        self.crashed_at: int | None = None
+        """How many exits there were before the crash, if there was one."""
+        self.story = ""
+        """How the run went that met no fault."""
+        self._machine, self._cpu, self._start, self._deadline = machine, cpu, start, deadline
+        self._vcpu = machine.vcpus[cpu]
+        self._kept: deque[tuple[bytes, bytes]] = deque(maxlen=keep)
+        self._entered, self._examine = entered, examine
+        self._exits = 0
+        self._stepping = self._armed = False
+        self._met = False
+        machine.attach(self)
+        machine.runners[cpu].way_in = self
+
+    def run(self, seconds: float) -> bool:
+        """Whether it came to a crash of that CPU while it was stepped."""
+        outcome = self._machine.run(seconds)
+        if not self._met:
+            if outcome.ending is Ending.TIMED_OUT:
+                self.story = f"it came only to the {self._exits}th exit in {seconds:.1f} s"
+                if self._stepping:
+                    self.story = f"{self.steps} instructions after the last exits it was still running"
+            else:
+                self.story = f"it ended as {outcome.ending}: {outcome.reason}"
+        return self._met
+
+    def states(self) -> list[tuple[Registers, SystemRegisters]]:
+        """The CPU before each of the last instructions."""
+        return [VCPU.parse_registers(*kept) for kept in self._kept]
+
+    # The way in (runner.WayIn), called by the vCPU's thread alone
+
+    def enter(self) -> int:
+        """Go on: freely, or step by step up to something that is to be served."""
+        if self._stepping:
+            return self._step()
+        if self._exits >= self._start:
+            return self._finish(self._vcpu.enter)
+        return self._count(self._vcpu.enter())
+
+    def enter_answering(self, value: int) -> int:
+        """The same, with what a port input yields."""
+        if self._stepping or self._exits >= self._start:
+            return self._finish(partial(self._vcpu.enter_answering, value))
+        return self._count(self._vcpu.enter_answering(value))
+
+    def _count(self, result: int) -> int:
+        self._exits += result >= 0
+        return result
+
+    def _finish(self, enter: Callable[[], int]) -> int:
+        """Have an access finished, and nothing more executed; the next call of `enter` steps."""
+        self._vcpu.immediate_exit(True)
+        result = enter()
+        if result == Exit.DEBUG:
+            result = -errno.EINTR
+        self._stepping = result == -errno.EINTR
+        self._armed = False
+        return self._count(result)
+
+    def _step(self) -> int:
+        vcpu, kept, entered = self._vcpu, self._kept, self._entered
+        if not self._armed:
+            vcpu.set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_SINGLESTEP)
+            self._armed = True
+        while True:
+            kept.append(vcpu.raw_registers())
+            if self.steps in entered and self._enter_handlers():
+                return -errno.EINTR
+            result = vcpu.enter()
+            if result != Exit.DEBUG:
+                break
+            self.steps += 1
+            if not self.steps % _LOOK and (time.monotonic() > self._deadline or self.steps >= MAX_STEPS):
+                self._machine.request_stop("the replay took too long")
+                return -errno.EINTR
+        if result == -errno.EINTR:
+            kept.pop()  # nothing was executed
+            return result
+        self._stepping = False  # until what it left half-way is finished
+        return self._count(result)
+
+    def _enter_handlers(self) -> bool:
+        """Do what the CPU does when it delivers an exception, and one of the handler's first instruction, and so on.
+
+        Whether it came to a fault that cannot be delivered; the machine is stopped then.
+        """
+        for _ in range(MAX_HANDLERS):
+            handler = _entered(self._examine(self._machine, *VCPU.parse_registers(*self._kept[-1])))
+            if handler is None or handler.registers is None or handler.system is None:
+                break
+            cpu = Cpu(handler.registers, handler.system, self._machine.memory.read)
+            for push in handler.pushes:
+                physical = cpu.walk(push.linear).physical
+                if physical is not None:
+                    self._machine.memory.write(physical, push.value.to_bytes(push.size, "little"))
+            self._vcpu.set_system_registers(handler.system)
+            self._vcpu.set_registers(handler.registers)
+            self._kept.append(self._vcpu.raw_registers())
+        self._vcpu.set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_SINGLESTEP)
+        self._met = bool(self._examine(self._machine, *VCPU.parse_registers(*self._kept[-1])))
+        if self._met:
+            self._machine.request_stop("the replay met the fault")
+        return self._met
+
+    # The debugger (machine.Debugger)
+
+    def debug_exit(self, runner: Runner) -> None:
+        """KVM_EXIT_DEBUG outside of a step: of no interest."""
+
+    def crashed(self, vcpu: VCPU, cause: str, code: bytes) -> bool:
+        """A CPU cannot go on."""
+        if vcpu is self._vcpu:
+            self.crashed_at = self._exits
+            self._met = bool(self._kept)
+        return False
+
+    def halted(self) -> bool:
+        """No CPU will ever go on."""
+        return False
+
+    def ended(self) -> None:
+        """The run has ended."""
+
+    def stopped_time(self) -> float:
+        """It never stops the machine."""
+        return 0.0
+
+    def close(self) -> None:
+        """There is nothing to give back."""
