@@ -9,12 +9,12 @@ from ..x86.cpu import refusing
 from ..x86.delivery import Delivery
 from ..x86.descriptors import Gate, entry_words
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
-from ..x86.exceptions import PF_ID, PF_P, PF_RSVD, PF_U, PF_W, Event
+from ..x86.exceptions import PF, PF_ID, PF_P, PF_RSVD, PF_U, PF_W, Event
 from ..x86.paging import PAGE_SIZE, PTE_NX, PTE_RW, PTE_US
 from ..x86.registers import CR0_PG
 from .backtrace import backtrace
 from .cause import as_data, chain_of, explain_emulation, explain_entry, explain_triple_fault, first_event
-from .report import CrashReport, Frame, StackWord, TableEntry, Translated
+from .report import CrashReport, Frame, Place, StackWord, TableEntry, Translated
 from .scene import Kind, Places, Scene
 
 Result = TypeVar("Result")
@@ -28,6 +28,11 @@ STACK_WORDS = 16
 
 def examine(scene: Scene) -> CrashReport:
     """The report. Never raises."""
+    if scene.seen == "lost":  # what the registers say now is not the guest's
+        return CrashReport(
+            scene.cause, "", scene.vcpu, "", scene.cpu.registers, scene.cpu.system, b"", None, Place(scene.cpu.pc),
+            seen=scene.seen, notes=list(scene.notes),
+        )  # fmt: skip
     return _Examiner(scene).report()
 
 
@@ -105,7 +110,10 @@ class _Examiner:
         if found is not None:
             what = f" (`{found.instruction}`)" if found.instruction else ""
             at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
-            return f"The CPU halted in the handler of {found.name}, which came at {at}{what}"
+            why = f": {found.error_words}" if found.error_words else ""
+            if found.vector == PF:
+                why = f", for {cpu.system.cr2:#x}{why}"
+            return f"The CPU halted in the handler of {found.name}, which came at {at}{what}{why}"
         return ""
 
     # Code

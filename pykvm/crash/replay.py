@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import PykvmError
 from ..kvm import VCPU
-from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, Exit
+from ..kvm.steps import Steps
+from ..kvm.vcpu import Exit
 from ..memory import PAGE_SIZE
 from ..outcome import Ending
 from ..x86.cpu import Cpu
@@ -42,7 +42,7 @@ MAX_STEPS = 1 << 20
 MAX_ATTEMPTS = 8
 MAX_HANDLERS = 1024
 """Handlers of which each one's first instruction faults, and that are followed."""
-_LOOK = 64
+BATCH = 256
 """Steps between two looks at the clock."""
 
 
@@ -117,13 +117,13 @@ def replay(
         try:
             attempt = _Attempt(machine, cpu, start, keep + 1, deadline, entered, examine)
             if attempt.run(left):
-                registers, system = attempt.states()[-1]
+                registers, system = attempt.states[-1]
                 handler = _entered(examine(machine, registers, system))
-                met = handler is None or attempt.steps in entered
+                met = handler is None or attempt.crash_step in entered
                 if met:
-                    return Fault(machine, registers, system, attempt.states()[:-1])
+                    return Fault(machine, registers, system, attempt.states[:-1])
                 # Its handler was entered, and there no step is reported. The next time, it is we who enter it.
-                entered.add(attempt.steps)
+                entered.add(attempt.crash_step)
             elif attempt.crashed_at is not None and start > 0:
                 start = max(min(attempt.crashed_at - 1 - max(EXITS_BEFORE, keep), start - 1), 0)
             else:
@@ -136,7 +136,7 @@ def replay(
 
 def _entered(chain: list[Delivery]) -> Delivery | None:
     """The delivery that enters a handler, if the chain ends so."""
-    if not chain or chain[-1].problem is not None or chain[-1].registers is None:
+    if not chain or not chain[0].event.certain or chain[-1].problem is not None or chain[-1].registers is None:
         return None
     return chain[-1]
 
@@ -154,36 +154,39 @@ class _Attempt:
         entered: set[int],
         examine: Examine,
     ) -> None:
-        self.steps = 0
+        self.states: list[tuple[Registers, SystemRegisters]] = []
+        """The CPU before each of the last instructions, if it crashed while it was stepped."""
+        self.crash_step = 0
         self.crashed_at: int | None = None
         """How many exits there were before the crash, if there was one."""
         self.story = ""
         """How the run went that met no fault."""
         self._machine, self._cpu, self._start, self._deadline = machine, cpu, start, deadline
         self._vcpu = machine.vcpus[cpu]
-        self._kept: deque[tuple[bytes, bytes]] = deque(maxlen=keep)
+        self._steps = Steps(self._vcpu, keep)
         self._entered, self._examine = entered, examine
         self._exits = 0
-        self._stepping = self._armed = False
-        self._met = False
+        self._stepping = False
+        self._half_way = False  # an instruction was stepped that KVM finishes at the next KVM_RUN
         machine.attach(self)
         machine.runners[cpu].way_in = self
 
     def run(self, seconds: float) -> bool:
         """Whether it came to a crash of that CPU while it was stepped."""
         outcome = self._machine.run(seconds)
-        if not self._met:
+        if not self.states:
             if outcome.ending is Ending.TIMED_OUT:
                 self.story = f"it came only to the {self._exits}th exit in {seconds:.1f} s"
                 if self._stepping:
                     self.story = f"{self.steps} instructions after the last exits it was still running"
             else:
                 self.story = f"it ended as {outcome.ending}: {outcome.reason}"
-        return self._met
+        return bool(self.states)
 
-    def states(self) -> list[tuple[Registers, SystemRegisters]]:
-        """The CPU before each of the last instructions."""
-        return [VCPU.parse_registers(*kept) for kept in self._kept]
+    @property
+    def steps(self) -> int:
+        """Instructions that were stepped."""
+        return self._steps.count
 
     # The way in (runner.WayIn), called by the vCPU's thread alone
 
@@ -212,40 +215,33 @@ class _Attempt:
         if result == Exit.DEBUG:
             result = -errno.EINTR
         self._stepping = result == -errno.EINTR
-        self._armed = False
+        if self._stepping and self._half_way:
+            self._half_way = False
+            self._steps.finished()
         return self._count(result)
 
     def _step(self) -> int:
-        vcpu, kept, entered = self._vcpu, self._kept, self._entered
-        if not self._armed:
-            vcpu.set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_SINGLESTEP)
-            self._armed = True
+        """Step up to something that is to be served."""
         while True:
-            kept.append(vcpu.raw_registers())
-            if self.steps in entered and self._enter_handlers():
-                return -errno.EINTR
-            result = vcpu.enter()
+            if self.steps in self._entered:
+                self._enter_handlers()
+            ahead = [step - self.steps for step in self._entered if step > self.steps]
+            result = self._steps.run(min([BATCH, *ahead]))
             if result != Exit.DEBUG:
                 break
-            self.steps += 1
-            if not self.steps % _LOOK and (time.monotonic() > self._deadline or self.steps >= MAX_STEPS):
+            if time.monotonic() > self._deadline or self.steps >= MAX_STEPS:
                 self._machine.request_stop("the replay took too long")
                 return -errno.EINTR
-        if result == -errno.EINTR:
-            kept.pop()  # nothing was executed
-            return result
-        self._stepping = False  # until what it left half-way is finished
+        if result >= 0:
+            self._stepping, self._half_way = False, True
         return self._count(result)
 
-    def _enter_handlers(self) -> bool:
-        """Do what the CPU does when it delivers an exception, and one of the handler's first instruction, and so on.
-
-        Whether it came to a fault that cannot be delivered; the machine is stopped then.
-        """
+    def _enter_handlers(self) -> None:
+        """Do what the CPU does when it delivers an exception, and one of the handler's first instruction, and so on."""
         for _ in range(MAX_HANDLERS):
-            handler = _entered(self._examine(self._machine, *VCPU.parse_registers(*self._kept[-1])))
+            handler = _entered(self._examine(self._machine, *self._steps.note()))
             if handler is None or handler.registers is None or handler.system is None:
-                break
+                return
             cpu = Cpu(handler.registers, handler.system, self._machine.memory.read)
             for push in handler.pushes:
                 physical = cpu.walk(push.linear).physical
@@ -253,12 +249,7 @@ class _Attempt:
                     self._machine.memory.write(physical, push.value.to_bytes(push.size, "little"))
             self._vcpu.set_system_registers(handler.system)
             self._vcpu.set_registers(handler.registers)
-            self._kept.append(self._vcpu.raw_registers())
-        self._vcpu.set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_SINGLESTEP)
-        self._met = bool(self._examine(self._machine, *VCPU.parse_registers(*self._kept[-1])))
-        if self._met:
-            self._machine.request_stop("the replay met the fault")
-        return self._met
+            self._steps.finished()
 
     # The debugger (machine.Debugger)
 
@@ -269,7 +260,8 @@ class _Attempt:
         """A CPU cannot go on."""
         if vcpu is self._vcpu:
             self.crashed_at = self._exits
-            self._met = bool(self._kept)
+            if self._half_way:
+                self.states, self.crash_step = self._steps.states(), self.steps
         return False
 
     def halted(self) -> bool:

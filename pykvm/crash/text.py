@@ -25,7 +25,7 @@ _CR4 = {0: "VME", 2: "TSD", 3: "DE", 4: "PSE", 5: "PAE", 6: "MCE", 7: "PGE", 9: 
 _EFER = {0: "SCE", 8: "LME", 10: "LMA", 11: "NXE"}
 _SEEN = {
     "by replay": "seen in a second run, stepped to the fault: this host's KVM forgets a CPU that died",
-    "lost": "this host's KVM forgot the CPU's state when it died: what follows is not the guest's",
+    "lost": "this host's KVM forgets a CPU that died: its state is lost",
 }
 _HANGING = "  "
 
@@ -53,7 +53,7 @@ class _Text:
 
     def lines(self) -> list[str]:
         report, paint = self.report, self.paint
-        lines = [paint("head", f"{report.cause} on CPU {report.vcpu}, {report.mode}")]
+        lines = [paint("head", ", ".join(filter(None, (f"{report.cause} on CPU {report.vcpu}", report.mode))))]
         if report.explanation:
             lines.append(_HANGING + paint("explanation", f"{report.explanation}."))
         if report.seen in _SEEN:

@@ -97,6 +97,37 @@ static int64_t pykvm_run_input(int fd, struct kvm_run *run, uint32_t value)
 }
 
 /*
+ * Execute instruction by instruction up to the one with the number `end`, or to one that leaves the guest for another
+ * reason: the result is as of pykvm_run. `*count` is the number of the next instruction; the registers before each are
+ * kept in a ring of `slots`. KVM is asked for each step anew: it forgets a step when it interprets the instruction.
+ */
+struct pykvm_step {
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+};
+
+static int64_t pykvm_steps(int fd, struct kvm_run *run, struct pykvm_step *ring, uint32_t slots, uint64_t *count,
+                           uint64_t end)
+{
+    struct kvm_guest_debug debug;
+    int64_t result = KVM_EXIT_DEBUG;
+
+    memset(&debug, 0, sizeof debug);
+    debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    while (*count < end && result == KVM_EXIT_DEBUG) {
+        struct pykvm_step *now = &ring[*count % slots];
+
+        if (ioctl(fd, KVM_GET_REGS, &now->regs) < 0 || ioctl(fd, KVM_GET_SREGS, &now->sregs) < 0
+            || ioctl(fd, KVM_SET_GUEST_DEBUG, &debug) < 0)
+            return -errno;
+        result = pykvm_run(fd, run);
+        if (result == KVM_EXIT_DEBUG)
+            ++*count;
+    }
+    return result;
+}
+
+/*
  * Make `count` ioctls in order. The result is `count`, or the index of the first that failed, with errno. KVM_GET_MSRS
  * and KVM_SET_MSRS stop at an MSR they refuse and return its index: that is a failure here, too.
  */

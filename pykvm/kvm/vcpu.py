@@ -80,11 +80,13 @@ def _event_path(name: str) -> tuple[str, str]:
 _EVENTS = tuple((f.name, *_event_path(f.name)) for f in fields(VcpuEvents))
 
 
-def _registers(box: Any) -> Registers:
+def registers_of(box: Any) -> Registers:
+    """From a struct kvm_regs."""
     return Registers(*[getattr(box, name) for name in _REGISTERS])
 
 
-def _system_registers(box: Any) -> SystemRegisters:
+def system_registers_of(box: Any) -> SystemRegisters:
+    """From a struct kvm_sregs."""
     state: dict[str, Any] = {name: getattr(box, name) for name in _CONTROL}
     for name in _SEGMENTS:
         raw = getattr(box, name)
@@ -241,20 +243,7 @@ class VCPU(Descriptor):
         """KVM_GET_REGS."""
         box = ffi.new("struct kvm_regs *")
         self.ioctl("KVM_GET_REGS", box)
-        return _registers(box)
-
-    def raw_registers(self) -> tuple[bytes, bytes]:
-        """KVM_GET_REGS and KVM_GET_SREGS as they come, for who keeps many and looks at few with `parse_registers`."""
-        return self.read_blob("KVM_GET_REGS", "struct kvm_regs"), self.read_blob("KVM_GET_SREGS", "struct kvm_sregs")
-
-    @staticmethod
-    def parse_registers(registers: bytes, system: bytes) -> tuple[Registers, SystemRegisters]:
-        """What `raw_registers` returned."""
-        with (
-            ffi.from_buffer("struct kvm_regs *", registers) as general,
-            ffi.from_buffer("struct kvm_sregs *", system) as special,
-        ):
-            return _registers(general), _system_registers(special)
+        return registers_of(box)
 
     def set_registers(self, registers: Registers) -> None:
         """KVM_SET_REGS; clears a pending exception, as the ioctl does."""
@@ -267,7 +256,7 @@ class VCPU(Descriptor):
         """KVM_GET_SREGS, without the interrupt bitmap, which an in-kernel irqchip never uses."""
         box = ffi.new("struct kvm_sregs *")
         self.ioctl("KVM_GET_SREGS", box)
-        return _system_registers(box)
+        return system_registers_of(box)
 
     def set_system_registers(self, system: SystemRegisters) -> None:
         """KVM_SET_SREGS."""

@@ -1,0 +1,368 @@
+"""Crash reports of guests that die in known ways: each sentence is written down by hand, and every KVM must say it.
+
+In the sentences ADDRESS stands for a number that the compiler chose, INSTRUCTION for what it made of a line of C.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import HALT, LIMIT, STATE_LOST, flat, hexcode
+
+from pykvm import CrashReport, Ending, Machine, Outcome
+
+Guest = Callable[[str], Path]
+
+NO_IDT = "and the IDT's limit is 0: no handler could be found"
+
+SENTENCES = {
+    "no-idt": f"`ud2` is the instruction that is invalid on purpose (#UD), {NO_IDT}",
+    "divide": f"`INSTRUCTION` divides by zero (#DE), {NO_IDT}",
+    "idt-not-present": "`INSTRUCTION` reads 0x700000000000, which is not mapped (#PF), and IDT entry 14 (#PF) is empty: "
+    "nobody has set a handler",
+    "bad-stack": "`push rax` pushes to 0x6ffffffffff8, which is not mapped (#PF), and the stack pointer is 0x700000000000: "
+    "the frame cannot be pushed to 0x6ffffffffff8, which is not mapped",
+    "stack-overflow": "`INSTRUCTION` writes ADDRESS, which is not mapped (#PF), and the stack has overflowed: the stack "
+    "pointer is ADDRESS, and the page it ran into is not mapped",
+    "null-call": f"The CPU is to execute at 0x0, which is not mapped (#PF), {NO_IDT}",
+    "write-readonly": f"`INSTRUCTION` writes ADDRESS, which is read-only: its PTE has RW=0 (#PF), {NO_IDT}",
+    "non-canonical": f"`INSTRUCTION` reads 0x8000000000000000, which is not a canonical address (#GP), {NO_IDT}",
+    "wrong-gate": "`ud2` is the instruction that is invalid on purpose (#UD), and IDT entry 6 (#UD) is a task gate, which "
+    "is no gate of long mode",
+    "gate-selector": "`ud2` is the instruction that is invalid on purpose (#UD), and IDT entry 6 (#UD) names the code "
+    "segment 0x100, which is beyond the GDT, whose limit is 0x17",
+    "handler-unmapped": "The handler of #PF is at 0x700000000000, which is not mapped: each fault led to the next, until "
+    "the stack was used up",
+    "idt-unmapped": "`ud2` is the instruction that is invalid on purpose (#UD), and the IDT itself cannot be read: "
+    "0x700000000060, which is not mapped",
+    "ist-missing": "`push rax` pushes to 0x6ffffffffff8, which is not mapped (#PF), and the stack pointer is "
+    "0x700000000000: the frame cannot be pushed to 0x6ffffffffff8, which is not mapped; the double fault was lost, too: "
+    "IST 1 of the TSS is 0x0: the frame cannot be pushed to 0xfffffffffffffff8, which is not mapped",
+    "bad-selector": f"`INSTRUCTION` loads es with 0x100, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
+    "no-execute": f"The CPU is to execute at ADDRESS, which must not be executed: its PTE has NX=1 (#PF), {NO_IDT}",
+    "reserved-bit": f"`INSTRUCTION` reads ADDRESS, whose PTE has reserved bits set (#PF), {NO_IDT}",
+    "bad-iret": f"`iretq` returns to code segment 0x73, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
+    "no-kernel-stack": "`ud2` is the instruction that is invalid on purpose (#UD), and RSP0 of the TSS is 0x0: the frame "
+    "cannot be pushed to 0xfffffffffffffff8, which is not mapped",
+    "interrupt-no-idt": f"Interrupt 0x20 came, {NO_IDT}",
+    "prot32": f"`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
+    "real16": "`ljmp 8:ADDRESS` jumps to code segment 0x8, which is beyond the GDT, whose limit is 0x0 (#GP), and no IDT "
+    "was loaded: IDTR still leads to real mode's interrupt table",
+}
+
+FUNCTIONS = {"divide": "average", "stack-overflow": "descend", "null-call": "", "no-execute": "constant",
+             "handler-unmapped": "", "no-kernel-stack": "user_page", "prot32": "load_segment", "real16": ""}  # fmt: skip
+"""Where the guests die whose function has not their own name."""
+
+
+def run(guest: Guest, name: str) -> tuple[Outcome, CrashReport]:
+    """How a guest ended, and the report. A slow host gets more time for a replay than people would wait for."""
+    with Machine(guest(f"crash-{name}")) as machine:
+        machine.replay_limit = LIMIT / 2
+        outcome = machine.run(LIMIT)
+    assert outcome.report is not None, outcome
+    return outcome, outcome.report
+
+
+def says(sentence: str, report: CrashReport) -> None:
+    pattern = re.escape(sentence).replace("ADDRESS", "0x[0-9a-f]+").replace("INSTRUCTION", "[^`]+")
+    assert re.fullmatch(pattern, report.explanation), str(report)
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_triple_fault_is_explained_in_a_sentence(guest: Guest, name: str) -> None:
+    outcome, report = run(guest, name)
+    assert outcome.ending is Ending.CRASHED
+    assert report.cause == "triple fault"
+    assert report.seen == ("by replay" if STATE_LOST else "directly")
+    says(SENTENCES[name], report)
+    assert report.explanation in str(report)
+    assert report.symbol.split("+")[0] == FUNCTIONS.get(name, name.replace("-", "_"))
+    assert report.raised[-1].name == "#DF"
+    assert all(raised.problem for raised in report.raised)
+
+
+def test_a_jump_to_where_no_address_can_be(guest: Guest) -> None:
+    _, report = run(guest, "wild-jump")
+    # Intel's CPUs raise #GP at the jump, and AMD's at its target (AMD APM volume 2, 8.2.14, leaves that open).
+    if report.registers.rip == 0x1234567800000000:
+        says(f"The CPU is to execute at 0x1234567800000000, which is not a canonical address (#GP), {NO_IDT}", report)
+    else:
+        says(f"`INSTRUCTION` jumps to 0x1234567800000000, which is not a canonical address (#GP), {NO_IDT}", report)
+
+
+@pytest.mark.needs("paging32")
+def test_a_page_fault_of_32_bit_paging(guest: Guest) -> None:
+    _, report = run(guest, "paging32")
+    says(f"`mov ebx, dword ptr [0x800000]` reads 0x800000, which is not mapped (#PF), {NO_IDT}", report)
+    assert report.mode == "protected mode, 32-bit, ring 0"
+    (walk,) = [item.walk for item in report.translations]
+    assert (walk.paging, [level.name for level in walk.levels]) == ("32-bit paging", ["PDE"])
+
+
+@pytest.mark.needs("pvm")
+def test_paging_that_this_kvm_does_not_have(guest: Guest) -> None:
+    _, report = run(guest, "paging32")
+    says(f"`mov cr0, eax` turns on paging outside of long mode, which this machine refuses (#GP), {NO_IDT}", report)
+
+
+def test_a_jump_to_where_there_is_no_memory(guest: Guest) -> None:
+    outcome, report = run(guest, "jump-to-nothing")
+    assert outcome.ending is Ending.CRASHED
+    assert (report.cause, report.seen) == ("KVM cannot emulate the instruction", "directly")
+    says("The CPU is to execute at 0xc0000000, where there is no RAM (guest physical 0xc0000000)", report)
+
+
+@pytest.mark.needs("pvm")
+def test_an_instruction_that_kvm_does_not_know(guest: Guest) -> None:
+    _, report = run(guest, "sse")
+    says(
+        "This host's KVM interprets the guest's code here, and its interpreter does not know `xorps xmm0, xmm0`", report
+    )
+
+
+# What else a report has
+
+BACKTRACE = ["load_driver", "start_devices", "main", "_start"]
+
+
+def functions(report: CrashReport) -> list[str]:
+    return [frame.place.symbol.split("+")[0] for frame in report.backtrace]
+
+
+@pytest.mark.parametrize(
+    ("name", "innermost"),
+    [
+        ("divide", ["average", "divide"]),
+        ("null-call", ["", "null_call"]),
+        ("no-idt", ["no_idt"]),
+        ("jump-to-nothing", ["", "jump_to_nothing"]),
+    ],
+)
+def test_the_backtrace(guest: Guest, name: str, innermost: list[str]) -> None:
+    _, report = run(guest, name)
+    found = functions(report)
+    # What jumped away is not always on the stack.
+    assert found == innermost + BACKTRACE or (name == "jump-to-nothing" and found[0] == ""), str(report)
+    assert not report.backtrace[0].guess
+
+
+def test_lines_of_source(guest: Guest) -> None:
+    _, report = run(guest, "divide")
+    source = (Path(__file__).parents[2] / "guests" / "crash.c").read_text().splitlines()
+    file, _, line = report.place.source.partition(":")
+    assert file == "guests/crash.c"
+    assert "total / *count" in source[int(line) - 1]
+    callers = [frame.place.source for frame in report.backtrace]
+    assert "average(100" in source[int(callers[1].split(":")[1]) - 1]
+    assert callers[-1].startswith("guests/lib/start.S:")
+
+
+def test_the_chain_with_its_error_codes(guest: Guest) -> None:
+    _, report = run(guest, "write-readonly")
+    page_fault, double_fault = report.raised
+    assert (page_fault.name, page_fault.error_code) == ("#PF", 0b11)
+    assert page_fault.error_words == "ring 0 wrote; the page is present, but its rights forbid it"
+    assert page_fault.address == report.system.cr2
+    assert (double_fault.name, double_fault.error_code) == ("#DF", 0)
+    (item,) = report.translations
+    assert item.refused == "its PTE has RW=0"
+    assert [level.name for level in item.walk.levels] == ["PML4E", "PDPTE", "PDE", "PTE"]
+    assert not item.walk.levels[-1].value & 2
+
+
+def test_benign_exceptions_come_one_after_the_other(guest: Guest) -> None:
+    _, report = run(guest, "gate-selector")
+    # #UD is benign: the #GP of its delivery is an exception of its own, and only the next one makes a double fault.
+    assert [(raised.name, raised.error_code) for raised in report.raised] == [("#UD", None), ("#GP", 0x101), ("#DF", 0)]
+    assert report.raised[1].error_words == "GDT entry 0x100, while another event was delivered"
+
+
+def test_the_instruction_among_its_neighbours(guest: Guest) -> None:
+    _, report = run(guest, "divide")
+    assert report.instruction in report.listing
+    at = report.listing.index(report.instruction)
+    assert at >= 2
+    assert [line.address + len(line.code) for line in report.listing[:at]] == [
+        line.address for line in report.listing[1 : at + 1]
+    ]
+
+
+def test_plain_values_for_programs(guest: Guest) -> None:
+    _, report = run(guest, "stack-overflow")
+    facts = json.loads(json.dumps(report.as_dict()))
+    assert facts["explanation"] == report.explanation
+    assert facts["raised"][0]["name"] == "#PF"
+    assert facts["backtrace"][1]["symbol"].startswith("descend+")
+    assert facts["translations"][0]["levels"][0]["name"] == "PML4E"
+    assert any("stack cannot be read" in note for note in facts["notes"])
+
+
+# Halts
+
+HALTS = {"panic-halt": ("#PF", "panic_halt"), "handler-halts": ("#UD", "handler_halts")}
+
+
+@pytest.mark.parametrize("name", HALTS)
+def test_a_halt_in_an_exception_handler_is_told(guest: Guest, name: str) -> None:
+    exception, function = HALTS[name]
+    outcome, report = run(guest, name)
+    assert outcome.ending is Ending.HALTED
+    assert f"CPU 0 died in the handler of {exception}" in outcome.reason
+    assert report.interrupted is not None
+    assert report.interrupted.name == exception
+    assert report.interrupted.place.symbol.split("+")[0] == function
+    assert f"halted in the handler of {exception}" in report.explanation
+    assert functions(report)[-4:] == BACKTRACE
+    assert "exception" in [frame.found for frame in report.backtrace]
+
+
+def test_a_page_fault_that_was_halted_on_says_for_what(guest: Guest) -> None:
+    _, report = run(guest, "panic-halt")
+    assert report.explanation.endswith(", for 0x700000000000: ring 0 read; the page is not present")
+
+
+def test_a_halt_after_exceptions_that_were_handled_is_no_death(guest: Guest) -> None:
+    with Machine(guest("crash-calm-halt")) as machine:
+        outcome = machine.run(LIMIT)
+    assert outcome.ending is Ending.HALTED
+    assert outcome.report is None
+    assert outcome.reason == "every CPU is halted with interrupts off"
+
+
+@pytest.mark.parametrize("mode", [16, 32, 64])
+def test_a_plain_halt_is_no_death(mode: int) -> None:
+    with flat(HALT, mode) as machine:
+        outcome = machine.run(LIMIT)
+    assert outcome.ending is Ending.HALTED
+    assert outcome.report is None
+
+
+# The last instructions, and replays
+
+COUNT_DOWN = hexcode(
+    """
+    b9 05 00 00 00 ; mov ecx, 5
+    ff c9 ; dec ecx
+    75 fc ; jnz back to it
+    b0 2a ; mov al, 42
+    e6 e9 ; out 0xe9, al
+    0f 0b ; ud2
+    """
+)
+
+
+def test_the_last_instructions_are_kept() -> None:
+    with flat(COUNT_DOWN) as machine:
+        machine.keep_instructions = 6
+        report = machine.run(LIMIT).report
+        assert machine.pc.debug_console.output == b"*"
+    assert report is not None
+    loop = ["dec ecx", "jne 0x100005"]
+    assert [line.text for line in report.last] == [*loop, *loop, "mov al, 0x2a", "out 0xe9, al"]
+    assert report.instruction is not None
+    assert report.instruction.text == "ud2"
+    assert "last instructions:" in str(report)
+    assert report.as_dict()["last"][-1]["text"] == "out 0xe9, al"
+
+
+def test_more_than_there_were_gives_all() -> None:
+    with flat(COUNT_DOWN) as machine:
+        machine.keep_instructions = 100
+        report = machine.run(LIMIT).report
+    assert report is not None
+    assert len(report.last) == 1 + 2 * 5 + 2
+
+
+def test_a_fault_in_a_handler_is_stepped_to() -> None:
+    code = hexcode(
+        """
+        0f 01 1c 25 00 30 00 00 ; lidt [0x3000]
+        0f 0b ; ud2
+        90 ; handler: nop
+        b8 f8 ff 00 00 ; mov eax, 0xfff8
+        8e d8 ; mov ds, eax: the GDT is not so long, and the IDT ends before #GP
+        """
+    )
+    with flat(code) as machine:
+        machine.memory.write(0x2060, bytes.fromhex("0a00 0800 00 8e 1000 00000000 00000000"))
+        machine.memory.write(0x3000, bytes.fromhex("6f00 0020000000000000"))
+        machine.keep_instructions = 3
+        report = machine.run(LIMIT).report
+    assert report is not None
+    texts = [line.text for line in report.last]
+    assert texts[-1] == "mov eax, 0xfff8"
+    assert "ud2" in texts  # some KVMs do an exception's delivery and the next instruction in one step
+    says(
+        "`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 (#GP), and "
+        "IDT entry 13 (#GP) is beyond the IDT's limit 0x6f",
+        report,
+    )
+
+
+def test_no_replay_when_none_is_wanted() -> None:
+    with flat(COUNT_DOWN) as machine:
+        machine.keep_instructions, machine.replay_limit = 6, 0
+        report = machine.run(LIMIT).report
+    assert report is not None
+    assert report.last == []
+    assert report.seen == ("lost" if STATE_LOST else "directly")
+
+
+DIES_OF_INPUT = hexcode(
+    """
+    66 ba fd 03 ; mov dx, 0x3fd: the line status of COM1
+    ec ; in al, dx
+    a8 01 ; test al, 1: has something come?
+    74 fb ; jz back
+    0f 0b ; ud2
+    """
+)
+
+
+def test_a_replay_has_an_end() -> None:
+    with flat(DIES_OF_INPUT) as machine:
+        machine.keep_instructions, machine.replay_limit = 4, 0.3
+        machine.start(LIMIT)
+        machine.serial.send(b"!")  # nobody sends it the second time
+        outcome = machine.wait()
+    assert outcome.ending is Ending.CRASHED
+    assert outcome.report is not None
+    assert any("a second run of the guest did not meet the fault" in note for note in outcome.report.notes)
+    assert outcome.report.last == []
+
+
+def test_input_that_waits_at_the_start_is_in_the_replay() -> None:
+    with flat(DIES_OF_INPUT) as machine:
+        machine.keep_instructions = 2
+        machine.serial.send(b"!")
+        report = machine.run(LIMIT).report
+    assert report is not None
+    assert [line.text for line in report.last] == ["test al, 1", "je 0x100004"]
+
+
+def test_a_machine_with_devices_of_its_own_has_no_replay() -> None:
+    with flat(COUNT_DOWN) as machine:
+        machine.port(0x99)(lambda access: 0)
+        machine.keep_instructions = 4
+        outcome = machine.run(LIMIT)
+    assert outcome.ending is Ending.CRASHED
+    assert outcome.report is not None
+    assert any("a second run of the guest did not meet the fault" in note for note in outcome.report.notes)
+
+
+def test_after_a_restore_the_replay_begins_at_the_snapshot() -> None:
+    with flat(COUNT_DOWN) as machine:
+        machine.keep_instructions = 3
+        before = machine.snapshot()
+        first = machine.run(LIMIT).report
+        machine.restore(before)
+        second = machine.run(LIMIT).report
+    assert first is not None
+    assert second is not None
+    assert [line.text for line in first.last] == [line.text for line in second.last] != []
+    assert first.explanation == second.explanation
