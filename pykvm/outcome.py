@@ -39,7 +39,7 @@ class Outcome:
     value: int | None = None
     """EXITED: the raw value that was written to the exit port, None for a power-off."""
     report: CrashReport | None = field(default=None, repr=False)
-    """CRASHED: what happened."""
+    """CRASHED: what happened; HALTED: only if a CPU halted in an exception handler. `run` and `wait` fill it in."""
     elapsed: float = 0.0
     """Wall-clock seconds from the start to the end."""
     exits: int = 0

@@ -35,6 +35,18 @@ STATUS = {
 DEVICE_ERROR_STATUS = 126
 
 
+_STYLES: dict[str, dict[str, Any]] = {
+    "head": {"fg": "red", "bold": True},
+    "explanation": {"bold": True},
+    "title": {"fg": "cyan"},
+    "here": {"fg": "yellow", "bold": True},
+    "problem": {"fg": "red"},
+    "symbol": {"fg": "green"},
+    "dim": {"dim": True},
+}
+"""How the parts of a crash report look (crash.text)."""
+
+
 def exit_status(outcome: Outcome) -> int:
     """The process's exit status for an outcome: what README promises."""
     return outcome.code & 0xFF if outcome.code is not None else STATUS[outcome.ending]
@@ -52,6 +64,10 @@ def exit_status(outcome: Outcome) -> int:
     "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
     help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
 )  # fmt: skip
+@click.option(
+    "--last-instructions", type=click.IntRange(0, 100_000), default=0, metavar="N",
+    help="Have a crash report show the N instructions before the crash.",
+)  # fmt: skip
 @click.option("--snapshot-at", metavar="TEXT|exits:N", help="Save a snapshot when TEXT has come on the serial port.")
 @click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
@@ -62,6 +78,7 @@ def command(
     display: str,
     trace: str | None,
     gdb: str | None,
+    last_instructions: int,
     snapshot_at: str | None,
     snapshot_to: str | None,
     as_json: bool,
@@ -84,6 +101,7 @@ def command(
     """
     saver = make_saver(snapshot_at, snapshot_to)
     with spec.make() as machine:
+        machine.keep_instructions = last_instructions
         if gdb is not None:
             wait_for_gdb(machine, spec.kernel, gdb)
         flush = _trace_bios(machine) if trace is not None else lambda: None
@@ -194,7 +212,13 @@ def show_outcome(machine: Machine, outcome: Outcome) -> None:
     detail = click.style(f"({outcome.elapsed * 1000:.0f} ms, {outcome.exits} exits)", dim=True)
     click.echo(f"pykvm: {ending}: {outcome.reason} {detail}", err=True)
     if outcome.report is not None:
-        click.echo(str(outcome.report), err=True)
+        from ..crash.text import render
+
+        click.echo(render(outcome.report, _paint), err=True)
+
+
+def _paint(role: str, text: str) -> str:
+    return click.style(text, **_STYLES[role])
 
 
 def show_device_error(error: DeviceError) -> None:
