@@ -77,6 +77,7 @@ class Checkpoint:
             machine.memory.map[start : start + PAGE_SIZE] = content
         return machine
 
+
 @dataclass(slots=True)
 class Fault:
     """A fault that a replay met: the CPU before it, and the machine that it happened in, which the caller closes."""
