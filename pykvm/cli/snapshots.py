@@ -62,7 +62,8 @@ def command(where: Path, as_json: bool) -> int:
 def _show(header: Header) -> None:
     parent = f", on {_printable(header.parent)}" if header.parent is not None else ""
     click.echo(
-        f"{click.style(header.path, bold=True)}: {header.size / 1024:.0f} KiB of {header.memory >> 20} MiB, "
+        f"{click.style(_printable(header.path), bold=True)}: "
+        f"{header.size / 1024:.0f} KiB of {header.memory >> 20} MiB, "
         f"{header.cpus} CPU{'' if header.cpus == 1 else 's'}, {age(time.time() - header.created)} old{parent}"
     )
     lines = [_printable(line) for line in header.screen.split("\n")]

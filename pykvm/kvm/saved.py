@@ -54,7 +54,7 @@ _ORDER = ("system", "xcrs", "xsave", "msrs", "registers", "mp_state", "lapic", "
 DEFERRED = ("system", "registers", "events")
 """The parts of a vCPU that its next KVM_RUN can take from the shared page, which saves three ioctls."""
 RUNNING = (*DEFERRED, "mp_state")
-"""The same, and what a vCPU that has just left the guest by itself has already: that it runs."""
+"""The same, and what a vCPU that has left the guest for an access has already: that it runs."""
 
 _CHIPS = (("pic_master", lib.KVM_IRQCHIP_PIC_MASTER), ("pic_slave", lib.KVM_IRQCHIP_PIC_SLAVE),
           ("ioapic", lib.KVM_IRQCHIP_IOAPIC))  # fmt: skip
@@ -329,7 +329,7 @@ class Rewinder:
         for vcpu, run, apic_base, _ in self._entries:
             run.kvm_dirty_regs = 0
             # The mode may come after the local APIC's state only where that stays where it is.
-            left_out.append(() if run.apic_base != apic_base else RUNNING if vcpu.is_at_exit else DEFERRED)
+            left_out.append(() if run.apic_base != apic_base else RUNNING if vcpu.is_at_access else DEFERRED)
         if self._tsc_moves:
             self._state.apply_tsc(self._vcpus)
         (self._calls.get(tuple(left_out)) or self._make_calls(left_out))()

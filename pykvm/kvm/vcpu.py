@@ -151,12 +151,12 @@ class VCPU(Descriptor):
             self.run.immediate_exit = 0
 
     @property
-    def is_at_exit(self) -> bool:
-        """Whether it left the guest by an exit of its own, and has not been inside since: then it is RUNNABLE."""
-        return self.run.exit_reason not in (Exit.UNKNOWN, Exit.INTR)
+    def is_at_access(self) -> bool:
+        """Whether it left the guest for an access, and has not been inside since: then it is RUNNABLE."""
+        return self.run.exit_reason in (Exit.IO, Exit.MMIO)
 
     def forget_exit(self) -> None:
-        """Have `is_at_exit` be False: somebody has changed whether the vCPU runs."""
+        """Have `is_at_access` be False: somebody has changed whether the vCPU runs."""
         self.run.exit_reason = Exit.UNKNOWN
 
     def take_timers(self) -> None:

@@ -55,14 +55,14 @@ def call_at(machine: Machine, moment: Moment, callback: Callable[[], object]) ->
     def call() -> None:
         for runner in machine.runners:
             if isinstance(runner.way_in, _CountingWayIn):
-                runner.way_in = runner.vcpu
+                runner.way_in = runner.way_in.inner
         callback()
 
     reached = partial(machine.at_rest, call)
     if moment.text is None:
         counter = _Counter(moment.exits, machine, reached)
         for runner in machine.runners:
-            runner.way_in = _CountingWayIn(runner.vcpu, counter)
+            runner.way_in = _CountingWayIn(runner.way_in, counter)
     else:
         _Listener(machine, moment.text, reached)
 
@@ -110,6 +110,7 @@ class _CountingWayIn:
     """Enters the guest as `way_in` does, and counts the exits."""
 
     def __init__(self, way_in: WayIn, counter: _Counter) -> None:
+        self.inner = way_in
         enter, answering, count = way_in.enter, way_in.enter_answering, counter.count
         self.enter: Callable[[], int] = lambda: count(enter())
         self.enter_answering: Callable[[int], int] = lambda value: count(answering(value))

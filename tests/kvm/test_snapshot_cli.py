@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import HALT, LIMIT, ROOT, flat, leaves_no_traceback, pykvm
+from helpers import HALT, LIMIT, PYKVM, ROOT, flat, leaves_no_traceback, pykvm
 
 from pykvm.snapshot import Snapshot
 
@@ -79,6 +80,34 @@ def test_mistakes_are_told_in_a_line(guest: Guest, tmp_path: Path) -> None:
     done = pykvm("snapshots", tmp_path)
     assert done.returncode == 1
     assert b"broken.pykvm cannot be read" in done.stderr
+
+
+def test_gdb_finds_the_machine_where_it_was(guest: Guest, tmp_path: Path) -> None:
+    """The protocol of gdb's manual, appendix E: what is being waited for, a register, kill."""
+    assert pykvm("snapshot", guest("hash"), tmp_path / "a.pykvm", "--at", "step 8\n").returncode == 0
+    rip = Snapshot.load(tmp_path / "a.pykvm").state.vcpus[0].parts["registers"].rip
+    command = [*PYKVM, "restore", str(tmp_path / "a.pykvm"), f"--gdb={tmp_path / 'gdb'}"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        assert b"waiting for gdb" in process.stderr.readline()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(LIMIT)
+            client.connect(str(tmp_path / "gdb"))
+            with client.makefile("rwb") as gdb:
+                for packet in (b"$?#3f", b"$g#67"):
+                    gdb.write(packet)
+                    gdb.flush()
+                    answer = b""
+                    while not re.search(rb"#..$", answer):
+                        answer += gdb.read(1)
+                gdb.write(b"+$k#6b")
+                gdb.flush()
+        process.communicate(timeout=LIMIT)
+    # 16 general registers of 8 bytes, then RIP
+    registers = answer.lstrip(b"+$")
+    assert bytes.fromhex(registers[256:272].decode()) == rip.to_bytes(8, "little")
 
 
 @pytest.mark.parametrize("mode", ["rw", "discard"])
