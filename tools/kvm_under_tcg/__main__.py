@@ -62,13 +62,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def environment(assignments: list[str]) -> dict[str, str]:
     """The command's whole environment: little from the host, so that a run there is the same for everyone."""
     interpreter = os.path.dirname(sys.executable)
+    cache = os.environ.get("XDG_CACHE_HOME")
     return {
         "PATH": f"{interpreter}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": os.environ.get("HOME", "/root"),
+        "HOME": str(Path.home()),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYKVM_UNDER_TCG": "1",
+        **({"XDG_CACHE_HOME": cache} if cache else {}),
         **dict(assignment.split("=", 1) for assignment in assignments),
     }
 
