@@ -47,6 +47,9 @@ IMAGE_LIMIT = 1 << 30
 IDENTITY_MAP_ADDRESS = 0xFEFFC000
 TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE_SIZE
 """One page and three for Intel CPUs without unrestricted guest mode, just below the largest firmware."""
+SIGNAL_CHECK = 0.5
+"""Seconds that `wait` sleeps at most: a Ctrl-C just before it falls asleep does not wake it."""
+
 SLEEP_CHECK_MIN, SLEEP_CHECK_MAX = 0.001, 0.05
 """Seconds between two looks whether any CPU has run: they grow from the first to the second."""
 SCREEN_CHECK = 0.02
@@ -499,8 +502,12 @@ class Machine:
         with self.lock:
             if not self._started:
                 raise PykvmError("the machine has not been started")
-            if not self._left.wait_for(lambda: not self._live, timeout):
-                raise TimeoutError(f"the machine still runs after {timeout:g} s")
+            end = float("inf") if timeout is None else time.monotonic() + timeout
+            while self._live:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"the machine still runs after {timeout:g} s")
+                self._left.wait(min(left, SIGNAL_CHECK))
         for runner in self.runners:
             runner.join()
         self.loop.stop()
