@@ -153,7 +153,15 @@ ELSEWHERE = {
     "crash-sse": "test_machine_run.py: it ends as the KVM can or cannot run it",
     "demo": "test_machine_net.py: its table says what the machine has",
     **dict.fromkeys(("chaos", "flood", "deaf"), "test_machine_hostile.py: they never end"),
-}
+    **{
+        f"crash-{way}": "test_crash_reports.py: it dies by the rules, and the report says which"
+        for way in (
+            "bad-iret", "bad-selector", "calm-halt", "gate-selector", "handler-halts", "handler-unmapped",
+            "interrupt-no-idt", "ist-missing", "jump-to-nothing", "no-execute", "no-kernel-stack", "paging32",
+            "reserved-bit", "wild-jump",
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
