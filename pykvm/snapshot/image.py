@@ -17,6 +17,9 @@ from collections.abc import Iterable, Iterator
 from ..kvm.saved import copy_pages
 from ..memory import PAGE_SIZE, GuestMemory, map_copy
 
+FEW = 64
+"""So many pages each machine may have of its own rather than share them."""
+
 
 class Root:
     """`size` bytes behind the descriptor `fd`, which the root owns. Nobody writes them any more."""
@@ -38,14 +41,19 @@ class Image:
         self.root = root
         self.changed = changed
         """The pages that may differ from the root's."""
+        self._whole = root
+        """All of the content, to begin machines with."""
         self.map = map_copy(root.fd, root.size)
         if changed and source is not None:
             copy_pages(self.map, source, bitmap(changed, root.size))
 
     def memory(self) -> GuestMemory:
         """RAM that begins as this image, copy-on-write."""
-        memory = GuestMemory(self.root.size, self.root.fd)
-        if self.changed:
+        if self._whole is self.root and self.changed.bit_count() > FEW:
+            self._whole = _new_root(self.root.size)
+            copy_extents(self.map, self._whole.fd, self.data())
+        memory = GuestMemory(self.root.size, self._whole.fd)
+        if self._whole is self.root and self.changed:
             copy_pages(memory.map, self.map, bitmap(self.changed, self.root.size))
         return memory
 
@@ -56,13 +64,14 @@ class Image:
 
 def freeze(memory: GuestMemory) -> Root:
     """A root with a copy of the RAM, which holds still: what was never touched is not copied, and takes no room."""
-    fd = os.memfd_create("pykvm-snapshot", os.MFD_CLOEXEC)
-    root = Root(fd, memory.size)
-    os.ftruncate(fd, memory.size)
-    if memory.private:
-        copy_extents(memory.map, fd, [(0, memory.size)])
-    else:
-        copy_extents(memory.map, fd, extents(memory.fd, memory.size))
+    root = _new_root(memory.size)
+    copy_extents(memory.map, root.fd, [(0, memory.size)] if memory.private else extents(memory.fd, memory.size))
+    return root
+
+
+def _new_root(size: int) -> Root:
+    root = Root(os.memfd_create("pykvm-snapshot", os.MFD_CLOEXEC), size)
+    os.ftruncate(root.fd, size)
     return root
 
 

@@ -112,6 +112,22 @@ def test_an_image_shares_its_root_and_holds_still() -> None:
         memory.close()
 
 
+@pytest.mark.parametrize("changed", [3, 200])
+def test_machines_share_what_differs_from_the_root_if_it_is_much(changed: int) -> None:
+    first = GuestMemory(512 * PAGE)
+    first.write(500 * PAGE, b"old")
+    root = freeze(first)
+    for page in range(changed):
+        first.write(page * PAGE, b"new")
+    image = Image(root, pages_of(list(range(changed))), first.map)
+    one, two = image.memory(), image.memory()
+    for memory in (one, two):
+        assert memory.read(0, memory.size) == first.read(0, first.size)
+        assert len(memory.own_pages()) == (changed if changed == 3 else 0)
+        memory.close()
+    first.close()
+
+
 def test_ram_that_began_as_an_image_is_zeroed_like_any_other() -> None:
     first = GuestMemory(8 * PAGE)
     first.write(0, b"\xff" * 8 * PAGE)
