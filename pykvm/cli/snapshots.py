@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from ..errors import PykvmError
-from ..snapshot.format import STATE, Header, read_header
+from ..snapshot.format import STATE
+from ..snapshot.load import Header, read_header
 
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 

@@ -158,7 +158,7 @@ class Snapshot:
         `path` and renamed at the end: if anything fails, what was at `path` is still there, whole. SnapshotError says
         what failed.
         """
-        from .format import save
+        from .save import save
 
         save(self, os.fspath(path), parent)
 
@@ -169,6 +169,6 @@ class Snapshot:
         `verify` has the checksum of every page compared, for which the pages are read. SnapshotError says what is wrong
         with the file, or what this host lacks for it.
         """
-        from .format import load
+        from .load import load
 
         return load(os.fspath(path), verify)

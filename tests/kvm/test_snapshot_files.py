@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pykvm import Ending, Machine, open_disk
 from pykvm.cli.snapshots import find
 from pykvm.snapshot import Snapshot, SnapshotError
-from pykvm.snapshot.format import read_header
+from pykvm.snapshot.load import read_header
 from pykvm.x86.cpuid import set_leaf
 
 Guest = Callable[[str], Path]
