@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from ._kvm import ffi, lib
 from .errors import KvmError
+from .structs import member, struct_as_plain, struct_from_plain, table, u64
 from .system import System
 from .vcpu import VCPU
 from .vm import VM
@@ -172,7 +173,7 @@ class SavedVcpu:
 
     def as_plain(self) -> dict[str, Any]:
         """The state as named numbers, and bytes for what KVM itself only gives as a block."""
-        state = {name: _as_plain(self.parts[name]) for name, _, _ in _PLAIN}
+        state = {name: struct_as_plain(self.parts[name]) for name, _, _ in _PLAIN}
         state["xsave"] = bytes(ffi.buffer(self.parts["xsave"]))
         state["msrs"] = {f"{index:#x}": value for index, value in self.msrs.items()}
         state["tsc_deadline"] = self.parts["deadline"].entries[0].data
@@ -182,7 +183,7 @@ class SavedVcpu:
     @classmethod
     def from_plain(cls, state: dict[str, Any], known_msrs: Container[int], xsave_size: int) -> Self:
         """Take back what `as_plain` returned; ValueError says what does not fit, an unknown MSR included."""
-        msrs, xsave = _member(state, "msrs", dict), _member(state, "xsave", bytes)
+        msrs, xsave = member(state, "msrs", dict), member(state, "xsave", bytes)
         if len(msrs) > MSR_LIMIT or not ffi.sizeof("struct kvm_xsave") <= len(xsave) <= XSAVE_LIMIT:
             raise ValueError("the MSRs or the XSAVE area have no size that can be")
         values = {_msr_index(index): value for index, value in msrs.items()}
@@ -191,12 +192,12 @@ class SavedVcpu:
                 raise ValueError(f"this KVM has no MSR {index:#x}, or does not let it be set")
         saved = cls(list(values), max(len(xsave), xsave_size))  # KVM takes as many bytes as this host has
         for name, _, _ in _PLAIN:
-            _from_plain(saved.parts[name], state.get(name), name)
+            struct_from_plain(saved.parts[name], state.get(name), name)
         ffi.buffer(saved.parts["xsave"])[0 : len(xsave)] = xsave
         entries = saved.parts["msrs"].entries
         for at, value in enumerate(values.values()):
-            entries[at].data = _u64(value, "an MSR")
-        saved.parts["deadline"].entries[0].data = _u64(state.get("tsc_deadline"), "tsc_deadline")
+            entries[at].data = u64(value, "an MSR")
+        saved.parts["deadline"].entries[0].data = u64(state.get("tsc_deadline"), "tsc_deadline")
         offset = state.get("tsc_offset")
         if type(offset) is not int or not -(1 << 63) <= offset < 1 << 63:
             raise ValueError(f"tsc_offset is {offset!r}, not a number of 64 bits")
@@ -248,10 +249,10 @@ class SavedVm:
         """Take back what `as_plain` returned; ValueError says what does not fit."""
         saved = cls()
         for name, number in _CHIPS:
-            _from_plain(saved.chips[name], state.get(name), name)
+            struct_from_plain(saved.chips[name], state.get(name), name)
             saved.chips[name].chip_id = number
-        _from_plain(saved.pit, state.get("pit"), "pit")
-        saved.clock.clock = _u64(state.get("clock"), "clock")
+        struct_from_plain(saved.pit, state.get("pit"), "pit")
+        saved.clock.clock = u64(state.get("clock"), "clock")
         return saved
 
 
@@ -299,53 +300,8 @@ class SavedState:
     def from_plain(cls, state: dict[str, Any], system: System) -> Self:
         """Take back what `as_plain` returned; ValueError says what does not fit, or what this KVM lacks for it."""
         msrs, size = frozenset(known_msrs(system)), system.check_extension("XSAVE2")
-        vcpus = [SavedVcpu.from_plain(_dict(vcpu, "a vCPU"), msrs, size) for vcpu in _member(state, "vcpus", list)]
-        return cls(SavedVm.from_plain(_member(state, "vm", dict)), vcpus, _u64(state.get("tsc"), "tsc"))
-
-
-class Rewinder:
-    """Puts one state back, which `apply` has once put onto the same descriptors, again and again, in least time.
-
-    The price is that of the ioctls, on some hosts 5 µs for each that a vCPU is asked. So none is made for what the next
-    KVM_RUN can take from the shared page, nor for what is there already.
-    """
-
-    def __init__(self, state: SavedState, vm: VM, vcpus: Sequence[VCPU]) -> None:
-        self._pairs = list(zip(state.vcpus, vcpus, strict=True))
-        self._first = list(state.vm.setters(vm))
-        self._state, self._vcpus = state, list(vcpus)
-        self._tsc_moves = tsc_moves(vcpus[0])
-        sync = vm.check_extension("SYNC_REGS") & 7 == 7
-        # A vCPU that sleeps would not take the parts of `DEFERRED` before it wakes; no APIC is at the address 0.
-        self._entries = [
-            (vcpu, vcpu.run, saved.parts["system"].apic_base if sync and saved.runnable else 0, saved.deferred(vcpu))
-            for saved, vcpu in self._pairs
-        ]
-        self._calls: dict[tuple[tuple[str, ...], ...], Calls] = {}
-
-    def __call__(self) -> None:
-        """KvmError if KVM refuses a part of the state."""
-        left_out = []
-        for vcpu, run, apic_base, _ in self._entries:
-            run.kvm_dirty_regs = 0
-            # The mode may come after the local APIC's state only where that stays where it is.
-            left_out.append(() if run.apic_base != apic_base else RUNNING if vcpu.is_at_access else DEFERRED)
-        if self._tsc_moves:
-            self._state.apply_tsc(self._vcpus)
-        (self._calls.get(tuple(left_out)) or self._make_calls(left_out))()
-        for (saved, vcpu), (_, run, _, defer), parts in zip(self._pairs, self._entries, left_out, strict=True):
-            if parts:
-                defer()
-            else:
-                run.apic_base = saved.parts["system"].apic_base
-                vcpu.forget_exit()
-
-    def _make_calls(self, left_out: Sequence[tuple[str, ...]]) -> Calls:
-        calls = list(self._first)
-        for (saved, vcpu), parts in zip(self._pairs, left_out, strict=True):
-            calls += saved.setters(vcpu, parts)
-        made = self._calls[tuple(left_out)] = Calls(calls)
-        return made
+        vcpus = [SavedVcpu.from_plain(table(vcpu, "a vCPU"), msrs, size) for vcpu in member(state, "vcpus", list)]
+        return cls(SavedVm.from_plain(member(state, "vm", dict)), vcpus, u64(state.get("tsc"), "tsc"))
 
 
 def known_msrs(system: System) -> list[int]:
@@ -419,81 +375,8 @@ def _msr_list(indices: Sequence[int]) -> Any:
     return box
 
 
-# Structures as plain data: by their declared fields, or as bytes where api.rst declares none.
-
-
-def _as_plain(box: Any) -> Any:
-    kind = ffi.typeof(box)
-    if kind.kind == "pointer":
-        return _as_plain(box[0])
-    if kind.kind == "array":
-        return [_value(item) for item in box]
-    if kind.kind == "struct" and _is_named(kind):
-        return {name: _value(getattr(box, name)) for name, _ in kind.fields}
-    return bytes(ffi.buffer(ffi.addressof(box)))
-
-
-def _value(value: Any) -> Any:
-    return value if isinstance(value, int) else _as_plain(value)
-
-
-def _is_named(kind: Any) -> bool:
-    return bool(kind.fields) and kind.cname != "struct kvm_irqchip"
-
-
-def _from_plain(box: Any, state: Any, name: str) -> None:
-    kind = ffi.typeof(box)
-    if kind.kind == "pointer":
-        _from_plain(box[0], state, name)
-    elif kind.kind == "array":
-        if not isinstance(state, list) or len(state) != len(box):
-            raise ValueError(f"{name} is not a list of {len(box)}")
-        for at, value in enumerate(state):
-            if isinstance(box[at], int):
-                box[at] = _checked(kind.item, value, name)
-            else:
-                _from_plain(box[at], value, f"{name}[{at}]")
-    elif kind.kind == "struct" and _is_named(kind):
-        fields = _dict(state, name)
-        if fields.keys() != {field for field, _ in kind.fields}:
-            raise ValueError(f"{name} has not the fields of {kind.cname}")
-        for field, info in kind.fields:
-            if info.type.kind == "primitive":
-                setattr(box, field, _checked(info.type, fields[field], f"{name}.{field}"))
-            else:
-                _from_plain(getattr(box, field), fields[field], f"{name}.{field}")
-    else:
-        raw = ffi.buffer(ffi.addressof(box))
-        if type(state) is not bytes or len(state) != len(raw):
-            raise ValueError(f"{name} is not {len(raw)} bytes")
-        raw[:] = state
-
-
-def _checked(kind: Any, value: Any, name: str) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 8 * ffi.sizeof(kind):
-        raise ValueError(f"{name} is {value!r}, not a number of {8 * ffi.sizeof(kind)} bits")
-    return value
-
-
-def _u64(value: Any, name: str) -> int:
-    return _checked(ffi.typeof("uint64_t"), value, name)
-
-
 def _msr_index(text: Any) -> int:
     try:
         return int(text, 16)
     except (TypeError, ValueError):
         raise ValueError(f"{text!r} is no index of an MSR") from None
-
-
-def _dict(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is not a table")
-    return value
-
-
-def _member(state: dict[str, Any], name: str, kind: type) -> Any:
-    value = state.get(name)
-    if type(value) is not kind:
-        raise ValueError(f"{name!r} is missing, or of the wrong type")
-    return value

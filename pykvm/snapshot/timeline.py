@@ -20,7 +20,8 @@ from ..device import Device
 from ..disk import Disk
 from ..disk.overlay import OverlayDisk
 from ..kvm.dirty import DirtyLog, LoggedSlot, address_of
-from ..kvm.saved import Rewinder, SavedState, copy_pages, state_msrs
+from ..kvm.rewind import Rewinder
+from ..kvm.saved import SavedState, copy_pages, state_msrs
 from ..memory import PAGE_SIZE, GuestMemoryError
 from .disks import check_disks, restore_disk, save_disk, written_through
 from .errors import SnapshotError
