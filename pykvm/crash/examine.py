@@ -101,7 +101,10 @@ class _Examiner:
     def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
         scene, cpu = self.scene, self.cpu
         if scene.kind is Kind.TRIPLE_FAULT:
-            return explain_triple_fault(cpu, chain)
+            sentence = explain_triple_fault(cpu, chain)
+            address = chain[0].event.address if chain else None
+            symbol = self.places.symbol(address) if address is not None else ""
+            return sentence.replace(f" {address:#x},", f" {address:#x} <{symbol}>,", 1) if symbol else sentence
         if scene.kind is Kind.EMULATION:
             return explain_emulation(cpu, instruction.text if instruction else "", scene.is_ram)
         if scene.kind is Kind.ENTRY:

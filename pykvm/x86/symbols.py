@@ -143,7 +143,7 @@ class SymbolTable:
             self._problem = f"only the first {MAX_SYMBOLS} of {count} symbols are used"
         raw = _contents(image, table, MAX_SYMBOLS * entry_size)
         raw = raw[: len(raw) // entry_size * entry_size]
-        ranked: list[tuple[int, bool, bool, Symbol]] = []
+        ranked: list[tuple[int, bool, bool, bool, Symbol]] = []
         for fields in kind.symbol.iter_unpack(raw):
             if entry_size == 24:
                 name_at, info, _, index, value, size = fields
@@ -163,10 +163,11 @@ class SymbolTable:
                 if is_global or name not in self._names:
                     self._names[name] = value
                 continue
+            sized = size > 0
             if not size and index < len(sections):  # an assembler's label reaches as far as its section
                 size = max(sections[index].address + sections[index].size - value, 0)
             symbol = Symbol(value + self.bias, size, name)
-            ranked.append((symbol.address, is_global, sort == STT_FUNC, symbol))
+            ranked.append((symbol.address, sized, is_global, sort == STT_FUNC, symbol))
             if is_global or name not in self._names:
                 self._names[name] = symbol.address
         ranked.sort()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import HALT, LIMIT, STATE_LOST, flat, hexcode
+from helpers import HALT, LIMIT, STATE_LOST, flat, hexcode, pykvm
 
 from pykvm import CrashReport, Ending, Machine, Outcome
 
@@ -26,10 +26,10 @@ SENTENCES = {
     "nobody has set a handler",
     "bad-stack": "`push rax` pushes to 0x6ffffffffff8, which is not mapped (#PF), and the stack pointer is 0x700000000000: "
     "the frame cannot be pushed to 0x6ffffffffff8, which is not mapped",
-    "stack-overflow": "`INSTRUCTION` writes ADDRESS, which is not mapped (#PF), and the stack has overflowed: the stack "
+    "stack-overflow": "`INSTRUCTION` writes ADDRESS <small_stack+ADDRESS>, which is not mapped (#PF), and the stack has overflowed: the stack "
     "pointer is ADDRESS, and the page it ran into is not mapped",
     "null-call": f"The CPU is to execute at 0x0, which is not mapped (#PF), {NO_IDT}",
-    "write-readonly": f"`INSTRUCTION` writes ADDRESS, which is read-only: its PTE has RW=0 (#PF), {NO_IDT}",
+    "write-readonly": f"`INSTRUCTION` writes ADDRESS <constant>, which is read-only: its PTE has RW=0 (#PF), {NO_IDT}",
     "non-canonical": f"`INSTRUCTION` reads 0x8000000000000000, which is not a canonical address (#GP), {NO_IDT}",
     "wrong-gate": "`ud2` is the instruction that is invalid on purpose (#UD), and IDT entry 6 (#UD) is a task gate, which "
     "is no gate of long mode",
@@ -43,8 +43,8 @@ SENTENCES = {
     "0x700000000000: the frame cannot be pushed to 0x6ffffffffff8, which is not mapped; the double fault was lost, too: "
     "IST 1 of the TSS is 0x0: the frame cannot be pushed to 0xfffffffffffffff8, which is not mapped",
     "bad-selector": f"`INSTRUCTION` loads es with 0x100, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
-    "no-execute": f"The CPU is to execute at ADDRESS, which must not be executed: its PTE has NX=1 (#PF), {NO_IDT}",
-    "reserved-bit": f"`INSTRUCTION` reads ADDRESS, whose PTE has reserved bits set (#PF), {NO_IDT}",
+    "no-execute": f"The CPU is to execute at ADDRESS <constant>, which must not be executed: its PTE has NX=1 (#PF), {NO_IDT}",
+    "reserved-bit": f"`INSTRUCTION` reads ADDRESS <constant>, whose PTE has reserved bits set (#PF), {NO_IDT}",
     "bad-iret": f"`iretq` returns to code segment 0x73, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
     "no-kernel-stack": "`ud2` is the instruction that is invalid on purpose (#UD), and RSP0 of the TSS is 0x0: the frame "
     "cannot be pushed to 0xfffffffffffffff8, which is not mapped",
@@ -168,7 +168,7 @@ def test_the_chain_with_its_error_codes(guest: Guest) -> None:
     assert (page_fault.name, page_fault.error_code) == ("#PF", 0b11)
     assert page_fault.error_words == "ring 0 wrote; the page is present, but its rights forbid it"
     assert page_fault.address is not None
-    assert f"writes {page_fault.address:#x}," in report.explanation
+    assert f"writes {page_fault.address:#x} <constant>," in report.explanation
     assert (double_fault.name, double_fault.error_code) == ("#DF", 0)
     (item,) = report.translations
     assert item.refused == "its PTE has RW=0"
@@ -367,3 +367,51 @@ def test_after_a_restore_the_replay_begins_at_the_snapshot() -> None:
     assert second is not None
     assert [line.text for line in first.last] == [line.text for line in second.last] != []
     assert first.explanation == second.explanation
+
+
+# The documentation
+
+DOCS = (Path(__file__).parents[2] / "docs" / "crashes.md").read_text()
+
+
+def masked(line: str) -> str:
+    """A line without what another compiler may make otherwise: addresses, and numbers of lines."""
+    line = re.sub(r"`[^`]+`", "INSTRUCTION", line)
+    return re.sub(r"\b0x[0-9a-f]+|:\d+$", "N", line).strip()
+
+
+def test_the_report_that_the_documentation_shows(guest: Guest) -> None:
+    (name, shown) = re.findall(r"<!-- shown: crash-(\S+) -->\n```\n(.*?)```", DOCS, re.DOTALL)[0]
+    _, report = run(guest, name)
+    if STATE_LOST:
+        shown = shown.replace(
+            "\n  at ",
+            "\n  (seen in a second run, stepped to the fault: this host's KVM forgets a CPU that died)\n  at ",
+        )
+    real = [masked(line) for line in str(report).splitlines()]
+    at = 0
+    for line in map(masked, shown.splitlines()):
+        if line == "..." or line.startswith(("> ", "at ")):
+            continue
+        assert line in real[at:], f"{line!r} is not in, or not at its place in:\n{report}"
+        at = real.index(line, at) + 1
+
+
+def test_the_example_of_the_documentation(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    guest("crash-stack-overflow")
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    exec(compile(example, "docs/crashes.md", "exec"), {})
+    assert "['#PF', '#DF'] guests/crash.c:" in capsys.readouterr().out
+
+
+def test_the_command_line_shows_it(guest: Guest) -> None:
+    done = pykvm("run", guest("crash-divide"), "--last-instructions", 4)
+    assert done.returncode == 122
+    errors = done.stderr.decode()
+    assert f"divides by zero (#DE), {NO_IDT}." in errors
+    assert "last instructions:" in errors
+    assert "\x1b" not in errors  # it is no terminal
+    done = pykvm("run", guest("crash-divide"), "--json", "--last-instructions", 4)
+    facts = json.loads(done.stdout)
+    assert len(facts["report"]["last"]) == 4
+    assert NO_IDT in facts["report"]["explanation"]
