@@ -118,6 +118,15 @@ class Bios(Device):
         except GuestMemoryError:
             pass  # the frame itself is not in RAM
 
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        """The call in words."""
+        if value is None or value >= REAL_MODE_TOP:
+            return "call"
+        try:
+            return trace.question(Call(self._memory, value)).text
+        except GuestMemoryError:
+            return "call"
+
     def _serve(self, service: Callable[[Call], None], call: Call) -> None:
         try:
             service(call)

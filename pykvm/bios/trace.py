@@ -159,6 +159,18 @@ class Asked(NamedTuple):
     """What it prints, if it is a single character."""
 
 
+def question(call: Call) -> Asked:
+    """What the registers before a call ask for."""
+    whole, key = (call.vector, call.ax), (call.vector, call.ah)
+    title, words, answer = (
+        _WHOLE.get(whole) or _CALLS.get(key) or _CALLS.get((call.vector, None)) or ("", _registers, _registers)
+    )
+    printed = _text(call.al) if key == (0x10, 0x0E) else ""
+    number = _NAMES.get(call.vector, f"INT {call.vector:02X}h")
+    function = f"AX={call.ax:04X}" if whole in _WHOLE else f"AH={call.ah:02X}" if key in _CALLS else ""
+    return Asked(" ".join(f"{number} {function} {title} {_say(words, call)}".split()), answer, printed)
+
+
 class Log:
     """Makes lines of calls and gives them to `emit`, while there is one.
 
@@ -174,16 +186,10 @@ class Log:
 
     def asked(self, call: Call) -> Asked:
         """To be called before the call is served."""
-        whole, key = (call.vector, call.ax), (call.vector, call.ah)
-        title, words, answer = (
-            _WHOLE.get(whole) or _CALLS.get(key) or _CALLS.get((call.vector, None)) or ("", _registers, _registers)
-        )
-        printed = _text(call.al) if key == (0x10, 0x0E) else ""
-        if not printed:
+        asked = question(call)
+        if not asked.printed:
             self.flush()
-        number = _NAMES.get(call.vector, f"INT {call.vector:02X}h")
-        function = f"AX={call.ax:04X}" if whole in _WHOLE else f"AH={call.ah:02X}" if key in _CALLS else ""
-        return Asked(" ".join(f"{number} {function} {title} {_say(words, call)}".split()), answer, printed)
+        return asked
 
     def answered(self, asked: Asked, call: Call) -> None:
         """To be called when the call has been served."""

@@ -209,6 +209,15 @@ def test_symbols_and_a_guest_that_runs_as_without_a_trace(guest: Guest) -> None:
     assert all(event.site.symbol.startswith("serial_") for event in events if event.device == "COM1")
 
 
+def test_calls_to_the_bios_are_told_in_words(guest: Guest) -> None:
+    with Machine(guest("bios")) as machine:
+        events = trace(machine, Filter(devices=("bios",)), limit=100)
+    calls = [event.register for event in events]
+    assert calls[0] == "POST"
+    assert "INT 10h AH=0E print b" in calls
+    assert any(call.startswith("INT 13h AH=02 read ") for call in calls)
+
+
 # Filters, limits, sinks
 
 TALK = hexcode("e6 80  e6 e9") * 3 + EXIT_AL + HALT

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -136,6 +138,40 @@ def test_a_time_line(guest: Guest, tmp_path: Path) -> None:
     for spans in tracks.values():
         # Slices of a track that overlap must be nested, and these never are: the next begins when one has ended.
         assert all(before[1] <= after[0] + 0.001 for before, after in pairwise(spans))
+
+
+# The documentation
+
+DOC = (ROOT / "docs/tracing.md").read_text()
+COMMANDS = re.findall(r"^    pykvm (.*)$", DOC, re.MULTILINE)
+EXAMPLES = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_documentation(guest: Guest, tmp_path: Path, line: str) -> None:
+    guest("hello64")
+    (tmp_path / "guests").symlink_to(ROOT / "guests")
+    (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
+    done = subprocess.run(
+        [*PYKVM, *line.split(), "--timeout", str(LIMIT)],
+        cwd=tmp_path, check=False, capture_output=True, timeout=LIMIT + 10,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_of_the_documentation(guest: Guest, number: int) -> None:
+    guest("user")
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLES[number]], cwd=ROOT, check=False, capture_output=True, timeout=LIMIT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_documentation_has_some() -> None:
+    assert len(COMMANDS) >= 12
+    assert len(EXAMPLES) == 2
 
 
 READER = """
