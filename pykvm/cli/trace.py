@@ -124,18 +124,19 @@ def _run(
     except KeyboardInterrupt:
         pass  # what there is, is shown
     times: list[Times] = []
+    kernel: list[dict[str, int]] = []
     if tracer is not None:
         tracer.finish()
-        times = tracer.times
+        times, kernel = tracer.times, tracer.kernel
     if isinstance(outlet.error, BrokenPipeError):
         raise outlet.error
     if outlet.error is not None:
         raise PykvmError(f"the trace cannot be written: {outlet.error.strerror}")
     if as_json:
         ending = None if outcome is None else {"ending": outcome.ending, "reason": outcome.reason}
-        print(json.dumps({"summary": summary.as_dict(times), "outcome": ending}))
+        print(json.dumps({"summary": summary.as_dict(times, kernel), "outcome": ending}))
     else:
-        _show_summary(summary, times)
+        _show_summary(summary, times, kernel)
         if outcome is not None:
             sys.stdout.flush()
             show_outcome(machine, outcome)
@@ -195,7 +196,7 @@ class Lines:
         return f"\033[{code}m{text}\033[0m" if self._colour else text
 
 
-def _show_summary(summary: Summary, times: list[Times]) -> None:
+def _show_summary(summary: Summary, times: list[Times], kernel: list[dict[str, int]]) -> None:
     if not summary.total.count:
         click.echo("nothing was traced")
     by_kind = [("By kind", summary.kinds), ("By device and register", summary.devices)] if times else []
@@ -209,7 +210,7 @@ def _show_summary(summary: Summary, times: list[Times]) -> None:
             headings if times else headings[:3],
             shown[:TOP],
         )
-    names = ("exits", "KVM_RUN", "of it on a CPU", "of that guest mode", "serving", "tracing")
+    names = ("exits", "KVM_RUN", "of it on a CPU", "of that guest mode", "of it halted", "serving", "tracing")
     rows_of_cpus = []
     for number, time in enumerate(times):
         exits, *rest_of_times = asdict(time).values()
@@ -221,6 +222,19 @@ def _show_summary(summary: Summary, times: list[Times]) -> None:
         "  KVM_RUN is the guest's own time, the kernel's, and sleep. Guest mode is counted by the kernel's clock\n"
         "  and stays 0 where KVM emulates the guest's code. Serving includes the wait for the machine's lock.",
         dim=True,
+    )
+    if kernel:
+        _show_kernel(kernel)
+
+
+def _show_kernel(kernel: list[dict[str, int]]) -> None:
+    """What KVM counted: much of it never leaves the kernel."""
+    names = [name for name in kernel[0] if any(counted[name] for counted in kernel) and not name.endswith("_ns")]
+    headings = ["", *(f"cpu {number}" for number in range(len(kernel)))]
+    show_table(
+        "What KVM counted, in the kernel and out of it",
+        headings,
+        [[name, *(counted[name] for counted in kernel)] for name in names],
     )
 
 

@@ -13,6 +13,9 @@
 #ifndef KVM_GUESTDBG_BLOCKIRQ               /* before 5.15: the flag does not exist, and 0 asks for nothing */
 #define KVM_GUESTDBG_BLOCKIRQ 0
 #endif
+#ifndef KVM_GET_STATS_FD                    /* before 5.14: the capability says so */
+#define KVM_GET_STATS_FD 0
+#endif
 #ifndef KVM_GET_XSAVE2                      /* before 5.17: no state is larger than struct kvm_xsave */
 #define KVM_GET_XSAVE2 KVM_GET_XSAVE
 #endif

@@ -47,8 +47,8 @@ class Summary:
         _row(self.devices, event.name + ("" if event.device or event.address is None else " (unclaimed)")).add(event)
         _row(self.places, f"{event.site.place}: {event.site.text}" if event.site.text else event.site.place).add(event)
 
-    def as_dict(self, times: Sequence[Times]) -> dict[str, Any]:
-        """Everything as plain values, for JSON: times in µs."""
+    def as_dict(self, times: Sequence[Times], kernel: Sequence[dict[str, int]] = ()) -> dict[str, Any]:
+        """Everything as plain values, for JSON: times in µs, and KVM's own statistics as they are."""
         return {
             "exits": self.total.count,
             **{
@@ -59,6 +59,7 @@ class Summary:
                 {key: value if key == "exits" else value / 1000 for key, value in asdict(time).items()}
                 for time in times
             ],
+            "kernel": list(kernel),
         }
 
 

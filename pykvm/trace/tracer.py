@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..kvm.stats import statistics
 from ..kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit
 from ..machine import Machine
 from ..runner import OUTPUT_KEY
@@ -78,10 +79,12 @@ class Times:
     run: int = 0
     """In KVM_RUN: the guest's own time and the kernel's."""
     run_cpu: int = 0
-    """Of `run`, the time that the thread had a CPU. For the rest it slept (the guest halted) or had to wait for one."""
+    """Of `run`, the time that the thread had a CPU. For the rest it slept or had to wait for one."""
     guest: int = 0
     """Of `run_cpu`, what the kernel accounts as the guest's own: counted by its clock ticks. Where KVM emulates the
     guest's instructions instead of having the CPU run them, that is kernel time, and 0 here."""
+    halted: int = 0
+    """Of `run`, the time that KVM had the CPU sleep in HLT; 0 where KVM keeps no statistics."""
     served: int = 0
     """Serving exits: waiting for the machine's lock, devices, Python."""
     tracing: int = 0
@@ -137,6 +140,8 @@ class Tracer:
         self.began = 0
         """When the first CPU entered the guest, in nanoseconds of time.perf_counter_ns."""
         self.sites = Sites(machine)
+        self.kernel: list[dict[str, int]] = []
+        """What KVM counted for each CPU, since it was made: `kvm.stats`. There once `finish` has been called."""
         self._watches = [_Watch(self, runner) for runner in machine.runners]
 
     @property
@@ -145,9 +150,13 @@ class Tracer:
         return [watch.times for watch in self._watches]
 
     def finish(self) -> None:
-        """After the run: tell of the exit that ended it, if a device failed to serve it."""
+        """After the run: tell of the exit that ended it, if a device failed to serve it, and read KVM's statistics."""
         for watch in self._watches:
             watch.close()
+        if self.machine.vm.check_extension("BINARY_STATS_FD"):
+            self.kernel = [statistics(vcpu) for vcpu in self.machine.vcpus]
+        for times, counted in zip(self.times, self.kernel, strict=False):
+            times.halted = counted.get("halt_wait_ns", 0)
 
 
 class _Watch:

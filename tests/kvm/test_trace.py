@@ -271,6 +271,19 @@ def test_time_is_all_accounted_for() -> None:
     assert summary.total.run <= times.run
 
 
+def test_kvm_tells_of_what_never_leaves_the_kernel(guest: Guest) -> None:
+    with Machine(guest("timer")) as machine:
+        if not machine.vm.check_extension("BINARY_STATS_FD"):
+            pytest.skip("needs BINARY_STATS_FD, which KVM has since Linux 5.14")
+        tracer = Tracer(machine, [])
+        machine.run(LIMIT)
+        tracer.finish()
+    (counted,), (times,) = tracer.kernel, tracer.times
+    assert counted["halt_exits"] > 0
+    assert counted["exits"] >= times.exits
+    assert 0 < times.halted <= times.run
+
+
 def test_code_that_changes_is_shown_as_it_was() -> None:
     # out 0x80, al; then the guest makes `out 0x81, al` of it and runs it again
     code = hexcode("""
