@@ -10,12 +10,12 @@ import sys
 import click
 
 from ..errors import ConfigError
-from ..machine import DeviceError
+from ..machine import DeviceError, Machine
 from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
 from .options import MachineSpec, machine_options, timeout_option
-from .run import DEVICE_ERROR_STATUS, exit_status, show_device_error, show_outcome
+from .run import DEVICE_ERROR_STATUS, exit_status, run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
 
@@ -31,9 +31,16 @@ from .tables import show_table
     "--source", type=click.Path(exists=True, file_okay=False), default=".", show_default=True,
     help="Directory that relative paths of source files begin at.",
 )  # fmt: skip
+@click.option("--terminal", is_flag=True, help="Have the serial port on this terminal, as `run` does.")
 @click.option("--json", "as_json", is_flag=True, help="The table for programs, nothing else.")
 def command(
-    spec: MachineSpec, timeout: float | None, out: str | None, elf: str | None, source: str, as_json: bool
+    spec: MachineSpec,
+    timeout: float | None,
+    out: str | None,
+    elf: str | None,
+    source: str,
+    terminal: bool,
+    as_json: bool,
 ) -> int:
     """Run KERNEL, without a terminal, one instruction at a time, and count how often each source line is executed.
 
@@ -48,7 +55,7 @@ def command(
     with spec.make() as machine:
         InstructionTracer(machine, counts.count)
         try:
-            outcome = machine.run(timeout)
+            outcome = (run_on_terminal if terminal else Machine.run)(machine, timeout)
         except DeviceError as error:
             show_device_error(error)
             return DEVICE_ERROR_STATUS

@@ -131,7 +131,7 @@ def run_and_show(
 ) -> int:
     """Run the machine, on the terminal unless `as_json`, show how it ended, and return the exit status."""
     signal.signal(signal.SIGTERM, _terminate)
-    run = _run_silently if as_json else _run_on_screen if on_screen else _run_on_terminal
+    run = _run_silently if as_json else _run_on_screen if on_screen else run_on_terminal
     try:
         outcome = run(machine, timeout, saver)
     except DeviceError as error:
@@ -163,7 +163,8 @@ def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) 
     return machine.run(timeout)
 
 
-def _run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
+def run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None = None) -> Outcome:
+    """Run the machine with its serial port on this terminal."""
     with machine.lock:
         terminal = Terminal(machine.serial, machine.loop, machine.request_stop)
     try:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +20,7 @@ from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
 from .options import MachineSpec, machine_options, timeout_option
-from .run import DEVICE_ERROR_STATUS, exit_status, show_device_error, show_outcome
+from .run import DEVICE_ERROR_STATUS, exit_status, run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ INTERRUPTED_STATUS = 130
     "-o", "--out", type=click.Path(dir_okay=False), metavar="FILE.json",
     help="Write a time line for ui.perfetto.dev, instead of listing the exits.",
 )  # fmt: skip
+@click.option(
+    "--terminal", is_flag=True, help="Have the serial port on this terminal, as `run` does; with --summary or --out."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, then the summary.")
 def command(
     spec: MachineSpec,
@@ -64,6 +68,7 @@ def command(
     instructions: bool,
     only_summary: bool,
     out: str | None,
+    terminal: bool,
     as_json: bool,
 ) -> int:
     """Run KERNEL, without a terminal, and show every exit from the guest: when, where, and what it was.
@@ -76,6 +81,8 @@ def command(
     )
     if instructions and (devices or kinds or out):
         raise ConfigError("--instructions goes with --address, --cpu, --limit and --summary only")
+    if terminal and not (only_summary or out):
+        raise ConfigError("--terminal goes with --summary or --out: the list of exits would be on it, too")
     summary = Summary()
     sinks: list[Callable[[Event], object]] = [summary]
     with ExitStack() as stack:
@@ -100,7 +107,8 @@ def command(
         else:
             tracer = Tracer(machine, sinks, chosen, limit)
             outlet = tracer.outlet
-        return _run(machine, tracer, outlet, summary, timeout, as_json)
+        run = run_on_terminal if terminal else Machine.run
+        return _run(machine, partial(run, machine, timeout), tracer, outlet, summary, as_json)
 
 
 def _close(file: TraceFile, out: str) -> None:
@@ -111,12 +119,17 @@ def _close(file: TraceFile, out: str) -> None:
 
 
 def _run(
-    machine: Machine, tracer: Tracer | None, outlet: Outlet, summary: Summary, timeout: float | None, as_json: bool
+    machine: Machine,
+    run: Callable[[], Outcome],
+    tracer: Tracer | None,
+    outlet: Outlet,
+    summary: Summary,
+    as_json: bool,
 ) -> int:
     outcome: Outcome | None = None
     status = INTERRUPTED_STATUS
     try:
-        outcome = machine.run(timeout)
+        outcome = run()
         status = exit_status(outcome)
     except DeviceError as error:
         show_device_error(error)

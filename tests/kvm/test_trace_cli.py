@@ -91,6 +91,16 @@ def test_the_exit_status_is_the_guests(image: Callable[[bytes], Path]) -> None:
     assert pykvm("trace", image(hexcode("0f 0b")), *FLAT, "--summary").returncode == 122
 
 
+def test_a_guest_that_is_talked_to(guest: Guest, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    done = pykvm("trace", guest("echo"), "--out", path, "--terminal", "-t", LIMIT, stdin=b"hello\nexit 3\n")
+    assert done.returncode == 7
+    assert b"echo: hello" in done.stdout
+    assert b"By kind" in done.stdout
+    names = [entry["name"] for entry in json.loads(path.read_text())["traceEvents"]]
+    assert "COM1 RBR -> 'h'" in names
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -101,6 +111,7 @@ def test_the_exit_status_is_the_guests(image: Callable[[bytes], Path]) -> None:
         (["--out", "/dev/full"], b"/dev/full: No space left"),
         (["--instructions", "--device", "com"], b"--instructions goes with"),
         (["--limit", "0"], b"limit"),
+        (["--terminal"], b"--terminal goes with"),
     ],
 )
 def test_mistakes_are_told_in_words(guest: Guest, options: list[str], words: bytes) -> None:
