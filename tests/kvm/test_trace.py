@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import threading
 from collections import Counter
@@ -313,6 +314,19 @@ def test_a_guest_that_scans_all_ports_is_traced_to_the_end() -> None:
         assert machine.run(LIMIT).ending == Ending.EXITED
         tracer.finish()
     assert summary.kinds["pio read"].count == 0xFFFF // 0x11
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_guest_of_random_code_is_traced_to_its_end(seed: int) -> None:
+    source = random.Random(seed)
+    code = bytearray(source.randbytes(600))
+    code[::5] = source.choices(bytes.fromhex("e4 e6 ec ee ed ef 6d 6f 90"), k=len(code[::5]))  # much of it is I/O
+    with flat(bytes(code), source.choice([16, 32, 64]), no_reboot=True) as machine:
+        summary = Summary()
+        tracer = Tracer(machine, [summary, Event.as_dict], limit=500)
+        outcome = machine.run(BRIEF)
+        tracer.finish()
+    assert summary.total.count == min(outcome.exits, 500)
 
 
 # Instructions
