@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
-
-import click
+from typing import NoReturn
 
 from ..errors import PykvmError
+from . import ui
 
 COMMANDS = {
     "run": "Run a guest image and show its serial port.",
@@ -22,45 +24,45 @@ COMMANDS = {
     "snapshots": "List saved states.",
 }
 
-ERROR_STATUS = 2
-"""Exit status of everything that is wrong before the guest runs: usage, image, host."""
+
+def _find(name: str) -> ui.Command:
+    """The command in the module of its name."""
+    command: ui.Command = import_module(f".{name}", __name__).command
+    return command
 
 
-class Commands(click.Group):
-    """Finds a subcommand in the module of its name."""
+def _version() -> str:
+    from .. import __version__
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f".{cmd_name}", __name__).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    return f"pykvm, version {__version__}"
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(None, "-V", "--version", package_name="pykvm-vmm", prog_name="pykvm")
-def cli() -> None:
+def pykvm() -> None:
     """Run tiny guest kernels under KVM, and see what they do."""
 
 
-def main() -> None:
-    """The console script: every user's mistake ends in one line, not in a traceback."""
+def main() -> NoReturn:
+    """The console script."""
+    status = _status()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    # What is left at this point the kernel frees faster than Python would take itself apart.
+    os._exit(status)
+
+
+def _status() -> int:
+    """Do what the command line says; the exit status. Every user's mistake ends in one line, not in a traceback."""
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except click.ClickException as error:
+        return ui.Group(pykvm, COMMANDS, _find, _version).main(sys.argv[1:], "pykvm")
+    except ui.UsageError as error:
         error.show()
-        sys.exit(ERROR_STATUS)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
     except PykvmError as error:
-        click.echo(f"{click.style('pykvm:', fg='red', bold=True)} {error}", err=True)
-        sys.exit(ERROR_STATUS)
+        ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {error}", err=True)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as wanted:  # by a signal
+        return wanted.code if isinstance(wanted.code, int) else 1
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        return 0
+    return ui.ERROR_STATUS

@@ -7,32 +7,31 @@ import os
 import re
 import sys
 
-import click
-
 from ..errors import ConfigError
 from ..machine import DeviceError, Machine
 from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
+from . import ui
 from .options import MachineSpec, machine_options, timeout_option
 from .run import DEVICE_ERROR_STATUS, exit_status, run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
 
-@click.command("coverage", short_help="Run a guest image and tell which source lines it executed.")
+@ui.command("coverage")
 @machine_options(kernel_required=False)
 @timeout_option
-@click.option("-o", "--out", type=click.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
-@click.option(
-    "--elf", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+@ui.option("-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
+@ui.option(
+    "--elf", type=ui.Path(exists=True, dir_okay=False), metavar="FILE",
     help="The ELF file with debug information, where KERNEL is not it: the kernel on a boot disk, for example.",
 )  # fmt: skip
-@click.option(
-    "--source", type=click.Path(exists=True, file_okay=False), default=".", show_default=True,
+@ui.option(
+    "--source", type=ui.Path(exists=True, file_okay=False), default=".", show_default=True,
     help="Directory that relative paths of source files begin at.",
 )  # fmt: skip
-@click.option("--terminal", is_flag=True, help="Have the serial port on this terminal, as `run` does.")
-@click.option("--json", "as_json", is_flag=True, help="The table for programs, nothing else.")
+@ui.option("--terminal", is_flag=True, help="Have the serial port on this terminal, as `run` does.")
+@ui.option("--json", "as_json", is_flag=True, help="The table for programs, nothing else.")
 def command(
     spec: MachineSpec,
     timeout: float | None,
@@ -70,7 +69,7 @@ def command(
         if out is not None:
             _write(out, files, os.path.basename(path))
         if as_json:
-            click.echo(json.dumps({"files": {name: _plain(found) for name, found in files.items()}}))
+            ui.echo(json.dumps({"files": {name: _plain(found) for name, found in files.items()}}))
         else:
             _show(files)
             sys.stdout.flush()
@@ -81,7 +80,7 @@ def command(
 def _write(out: str, files: dict[str, SourceFile], name: str) -> None:
     missing = sum(not os.path.exists(path) for path in files)
     if missing:
-        click.echo(f"pykvm: {missing} of {len(files)} source files are not there: give --source", err=True)
+        ui.echo(f"pykvm: {missing} of {len(files)} source files are not there: give --source", err=True)
     try:
         with open(out, "w", encoding="utf-8") as file:
             write_lcov(file, files, re.sub(r"\W", "_", name, flags=re.ASCII))

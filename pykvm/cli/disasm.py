@@ -6,29 +6,28 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 
-import click
-
 from ..boot import EntryState, Options, Span, detect
 from ..errors import ConfigError
 from ..machine import DEFAULT_MEMORY, read_image
 from ..memory import GuestMemory
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
 from ..x86.mode import cpu_mode
+from . import ui
 from .options import ADDRESS, SIZE
 
 CHUNK = 4096
 """Bytes of code that are disassembled at a time."""
 
 
-@click.command("disasm", short_help="Disassemble a guest image.")
-@click.argument("kernel", type=click.Path(exists=True, dir_okay=False))
-@click.option("-s", "--start", metavar="ADDRESS|SYMBOL", help="Where to begin  [default: all code around the entry]")
-@click.option("-n", "--count", type=click.IntRange(min=1), help="How many instructions  [default: to the code's end]")
-@click.option("-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, help="RAM that the image is loaded into.")
-@click.option("--format", "image_format", help="Image format, instead of what the image looks like.")
-@click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Code width, instead of the entry state's.")
-@click.option("--load", type=ADDRESS, help="Address a flat binary is loaded at.")
-@click.option("--json", "as_json", is_flag=True, help="The same for programs: one JSON object a line.")
+@ui.command("disasm")
+@ui.argument("kernel", type=ui.Path(exists=True, dir_okay=False))
+@ui.option("-s", "--start", metavar="ADDRESS|SYMBOL", help="Where to begin  [default: all code around the entry]")
+@ui.option("-n", "--count", type=ui.IntRange(min=1), help="How many instructions  [default: to the code's end]")
+@ui.option("-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, help="RAM that the image is loaded into.")
+@ui.option("--format", "image_format", help="Image format, instead of what the image looks like.")
+@ui.option("--mode", type=ui.Choice(["16", "32", "64"]), help="Code width, instead of the entry state's.")
+@ui.option("--load", type=ADDRESS, help="Address a flat binary is loaded at.")
+@ui.option("--json", "as_json", is_flag=True, help="The same for programs: one JSON object a line.")
 def command(
     kernel: str,
     start: str | None,
@@ -103,8 +102,8 @@ def _name(state: EntryState, address: int) -> str | None:
 def _show(instruction: Instruction, name: str | None, as_json: bool) -> None:
     address, code, text = instruction
     if as_json:
-        click.echo(json.dumps({"address": address, "code": code.hex(), "text": text, "symbol": name}))
+        ui.echo(json.dumps({"address": address, "code": code.hex(), "text": text, "symbol": name}))
         return
     if name:
-        click.secho(f"\n{name}:", fg="cyan", bold=True)
-    click.echo(click.style(f"{address:>10x}  ", fg="yellow") + f"{code.hex(' '):<30}  {text}")
+        ui.secho(f"\n{name}:", fg="cyan", bold=True)
+    ui.echo(ui.style(f"{address:>10x}  ", fg="yellow") + f"{code.hex(' '):<30}  {text}")

@@ -8,10 +8,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import click
-
 from ..kvm import CAPABILITIES, System
 from ..x86 import cpuid
+from . import ui
 
 BACK_ENDS = {
     "kvm_intel": ("Intel VMX", "hardware virtualization"),
@@ -67,13 +66,13 @@ def gather() -> dict[str, Any]:
         system.close()
 
 
-@click.command("info", short_help="Show what this machine's KVM can do.")
-@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+@ui.command("info")
+@ui.option("--json", "as_json", is_flag=True, help="The same for programs.")
 def command(as_json: bool) -> None:
     """Show what this machine's KVM is and can do, what it cannot, and what follows from that."""
     facts = gather()
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        ui.echo(json.dumps(facts, indent=2))
         return
     label = "{:<12}".format
     for title, value in (
@@ -82,15 +81,15 @@ def command(as_json: bool) -> None:
         ("CPU", f"{facts['cpu']}, {facts['host_cpus']} host CPUs"),
         ("guest sees", f"{facts['cpuid_leaves']} CPUID leaves, {facts['msrs']} MSRs"),
     ):
-        click.echo(click.style(label(title), bold=True) + str(value))
+        ui.echo(ui.style(label(title), bold=True) + str(value))
     for note in facts["notes"]:
-        click.echo(click.style(label("note"), fg="yellow") + note)
-    click.echo()
+        ui.echo(ui.style(label("note"), fg="yellow") + note)
+    ui.echo()
     width = max(map(len, CAPABILITIES))
     for name, meaning in CAPABILITIES.items():
         value = facts["capabilities"][name]
-        answer = click.style("no".rjust(6), fg="red") if not value else click.style(_shown(value).rjust(6), fg="green")
-        click.echo(f"{answer}  {name:<{width}}  {meaning}")
+        answer = ui.style("no".rjust(6), fg="red") if not value else ui.style(_shown(value).rjust(6), fg="green")
+        ui.echo(f"{answer}  {name:<{width}}  {meaning}")
 
 
 def _shown(value: int) -> str:

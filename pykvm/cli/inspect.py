@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
-
 from ..errors import ConfigError
 from ..inspect import (
     CpuState,
@@ -26,6 +24,7 @@ from ..machine import DeviceError, Machine
 from ..x86.pagemap import PageMap
 from ..x86.registers import EFER_LMA
 from ..x86.tables import Entries, Entry, Gate
+from . import ui
 from .options import MachineSpec, machine_options, timeout_option
 
 PARTS = ("cpu", "tables", "pages", "devices", "chips")
@@ -38,17 +37,17 @@ REGISTER_ROWS = (
 )  # fmt: skip
 
 
-@click.command("inspect", short_help="Show CPUs, tables, page tables and devices of a stopped guest.")
+@ui.command("inspect")
 @machine_options(kernel_required=False, directory=True)
 @timeout_option
-@click.option("--at", metavar="TEXT|exits:N", help="Stop when TEXT has come on the serial port, or at exit N.")
-@click.option(
-    "-p", "--part", "parts", multiple=True, type=click.Choice(PARTS), metavar="PART",
+@ui.option("--at", metavar="TEXT|exits:N", help="Stop when TEXT has come on the serial port, or at exit N.")
+@ui.option(
+    "-p", "--part", "parts", multiple=True, type=ui.Choice(PARTS), metavar="PART",
     help=f"Only this, may be given again: {', '.join(PARTS)}.  [default: all]",
 )  # fmt: skip
-@click.option("--cpu", type=click.IntRange(min=0), help="Only this CPU.  [default: all]")
-@click.option("--all", "show_all", is_flag=True, help="Show long tables whole.")
-@click.option("--json", "as_json", is_flag=True, help="All of it for programs.")
+@ui.option("--cpu", type=ui.IntRange(min=0), help="Only this CPU.  [default: all]")
+@ui.option("--all", "show_all", is_flag=True, help="Show long tables whole.")
+@ui.option("--json", "as_json", is_flag=True, help="All of it for programs.")
 def command(
     spec: MachineSpec,
     timeout: float | None,
@@ -76,7 +75,7 @@ def command(
         }
         found = {part: makers[part]() for part in PARTS if part in wanted}
         if as_json:
-            click.echo(json.dumps(_plain(found)))
+            ui.echo(json.dumps(_plain(found)))
             return
         limit = None if show_all else SHOWN
         name = partial(_symbol, machine)
@@ -112,10 +111,10 @@ def _stopped(spec: MachineSpec, timeout: float | None, at: str | None) -> Machin
         try:
             outcome = machine.run(timeout)
         except DeviceError as error:
-            click.echo(f"pykvm: {error}", err=True)
+            ui.echo(f"pykvm: {error}", err=True)
         else:
             late = f"{at!r} did not come; " if at is not None and not reached else ""
-            click.echo(f"pykvm: {late}{outcome}", err=True)
+            ui.echo(f"pykvm: {late}{outcome}", err=True)
     except BaseException:
         machine.close()
         raise
@@ -147,29 +146,29 @@ def _symbol(machine: Machine, address: int) -> str:
 
 
 def _title(text: str) -> None:
-    click.secho(f"\n{text}", bold=True)
+    ui.secho(f"\n{text}", bold=True)
 
 
 def _problem(text: str | None) -> None:
     if text:
-        click.secho(f"  {text}", fg="red")
+        ui.secho(f"  {text}", fg="red")
 
 
 def _show_cpu(state: CpuState) -> None:
     _title(f"CPU {state.number}: {state.activity}, {state.mode}")
     where = f" <{state.symbol}>" if state.symbol else ""
-    click.echo(f"  at {state.linear:#x}{where}: {state.instruction or 'not mapped'}")
+    ui.echo(f"  at {state.linear:#x}{where}: {state.instruction or 'not mapped'}")
     wide = bool(state.system.efer & EFER_LMA)
     digits = 16 if wide else 8
     for row in REGISTER_ROWS:
         if wide or not row.startswith(("r8", "r12")):
             names = row.split()
-            click.echo("  " + "  ".join(f"{name:<3} {getattr(state.registers, name):0{digits}x}" for name in names))
+            ui.echo("  " + "  ".join(f"{name:<3} {getattr(state.registers, name):0{digits}x}" for name in names))
     control = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")
-    click.echo("  " + "  ".join(f"{name} {getattr(state.system, name):x}" for name in control))
+    ui.echo("  " + "  ".join(f"{name} {getattr(state.system, name):x}" for name in control))
     for name in ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt"):
         part = getattr(state.system, name)
-        click.echo(f"  {name:<3} {part.selector:04x}  base {part.base:x}, limit {part.limit:x}, type {part.type:x}")
+        ui.echo(f"  {name:<3} {part.selector:04x}  base {part.base:x}, limit {part.limit:x}, type {part.type:x}")
 
 
 def _show_tables(cpu: int, tables: DescriptorTables, name: Callable[[int], str], limit: int | None) -> None:
@@ -191,21 +190,21 @@ def _show_tables(cpu: int, tables: DescriptorTables, name: Callable[[int], str],
     _problem(task.problem)
     if task.tss is not None:
         tss = task.tss
-        click.echo(f"  {tss.bits}-bit at {task.base:#x}, limit {task.limit:#x}")
+        ui.echo(f"  {tss.bits}-bit at {task.base:#x}, limit {task.limit:#x}")
         for ring, (selector, pointer) in enumerate(tss.stacks):
-            click.echo(f"  ring {ring} stack " + (f"{selector:04x}:" if tss.bits != 64 else "") + f"{pointer:#x}")
+            ui.echo(f"  ring {ring} stack " + (f"{selector:04x}:" if tss.bits != 64 else "") + f"{pointer:#x}")
         for number, pointer in enumerate(tss.ist, 1):
             if pointer:
-                click.echo(f"  IST{number} {pointer:#x}")
+                ui.echo(f"  IST{number} {pointer:#x}")
         if any(value for _, value in tss.saved):
-            click.echo("  saved " + "  ".join(f"{key} {value:x}" for key, value in tss.saved))
+            ui.echo("  saved " + "  ".join(f"{key} {value:x}" for key, value in tss.saved))
         open_to_all = ", ".join(f"{first:#x}-{last:#x}" for first, last in task.ports)
-        click.echo(f"  ports open to all rings: {open_to_all or 'none'}")
+        ui.echo(f"  ports open to all rings: {open_to_all or 'none'}")
 
 
 def _descriptor(entry: Entry) -> str:
     problem = entry.descriptor.problem
-    return f"  {entry.number:04x}  {entry.descriptor}" + (click.style(f": {problem}", fg="red") if problem else "")
+    return f"  {entry.number:04x}  {entry.descriptor}" + (ui.style(f": {problem}", fg="red") if problem else "")
 
 
 def _gates(entries: Sequence[Entry], name: Callable[[int], str]) -> Iterator[str]:
@@ -215,7 +214,7 @@ def _gates(entries: Sequence[Entry], name: Callable[[int], str]) -> Iterator[str
         run = _run_length(entries, at)
         first, last = entries[at], entries[at + run - 1]
         gate = first.descriptor
-        problem = click.style(f": {gate.problem}", fg="red") if gate.problem else ""
+        problem = ui.style(f": {gate.problem}", fg="red") if gate.problem else ""
         if isinstance(gate, Gate) and isinstance(last.descriptor, Gate):
             if run > 1:
                 numbers, extra = f"{first.number:02x}-{last.number:02x}", f" to {last.descriptor.offset:#x}"
@@ -280,13 +279,13 @@ def _show_devices(devices: Sequence[DeviceState]) -> None:
         for key, value in device.registers.items():
             part = f"{key} {_value(value)}"
             if line and len(line) + len(part) > WIDTH:
-                click.echo(f"  {line}")
+                ui.echo(f"  {line}")
                 line = ""
             line = f"{line}, {part}" if line else part
         if line:
-            click.echo(f"  {line}")
+            ui.echo(f"  {line}")
         if not device.complete:
-            click.secho("  ...", dim=True)
+            ui.secho("  ...", dim=True)
 
 
 def _value(value: object) -> str:
@@ -301,6 +300,6 @@ def _value(value: object) -> str:
 
 def _show_lines(lines: Sequence[str], limit: int | None) -> None:
     for line in lines[:limit]:
-        click.echo(line)
+        ui.echo(line)
     if limit is not None and len(lines) > limit:
-        click.secho(f"  ... and {len(lines) - limit} more: --all shows them", dim=True)
+        ui.secho(f"  ... and {len(lines) - limit} more: --all shows them", dim=True)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
-import click
-
 from ..boot import Module, detect
 from ..errors import ConfigError
 from ..machine import DEFAULT_MEMORY, Machine, read_image
 from ..memory import parse_size
+from . import ui
 
 if TYPE_CHECKING:
     from ..disk import Disk
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
 Function = Callable[..., Any]
 
 
-class Number(click.ParamType[int]):
+class Number(ui.Kind):
     """A number in decimal or, with 0x before it, hexadecimal; K, M and G behind it are units."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, text: str) -> int:
         try:
-            return parse_size(value)
+            return parse_size(text)
         except ConfigError as error:
-            self.fail(str(error), param, ctx)
+            raise ValueError(str(error)) from None
 
 
 SIZE = Number("size")
@@ -170,37 +169,37 @@ def _module(text: str) -> Module:
 
 
 _MACHINE_OPTIONS = (
-    click.option(
+    ui.option(
         "-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G."
     ),
-    click.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
-    click.option(
+    ui.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
+    ui.option(
         "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard]",
         help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4; 'none' skips a place.",
     ),
-    click.option(
+    ui.option(
         "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
         help="NE2000 card on none, loopback, unix:PATH or tap:NAME; pcap= captures its traffic. Up to 4.",
     ),
-    click.option("--format", "image_format", help="Image format, instead of what the image looks like."),
-    click.option("--mode", type=click.Choice(["16", "32", "64"]), help="CPU mode a flat binary starts in."),
-    click.option("--load", type=ADDRESS, help="Address a flat binary is loaded at."),
-    click.option("--entry", type=ADDRESS, help="Address a flat binary is entered at."),
-    click.option(
+    ui.option("--format", "image_format", help="Image format, instead of what the image looks like."),
+    ui.option("--mode", type=ui.Choice(["16", "32", "64"]), help="CPU mode a flat binary starts in."),
+    ui.option("--load", type=ADDRESS, help="Address a flat binary is loaded at."),
+    ui.option("--entry", type=ADDRESS, help="Address a flat binary is entered at."),
+    ui.option(
         "-a", "--append", "command_line", default="", metavar="TEXT", help="Command line for a kernel that takes one."
     ),
-    click.option(
+    ui.option(
         "-i", "--initrd", "--module", "modules", multiple=True, metavar="FILE[ TEXT]",
         help="Linux's initrd; a module with its text for a Multiboot or PVH kernel, as often as wanted.",
     ),
-    click.option(
+    ui.option(
         "--floppy", metavar="FILE[,ro|,discard]", help="Floppy disk, for guests that the BIOS starts."
     ),
-    click.option(
-        "--firmware", type=click.Path(exists=True, dir_okay=False),
+    ui.option(
+        "--firmware", type=ui.Path(exists=True, dir_okay=False),
         help="Run this BIOS (SeaBIOS's bios.bin), and not pykvm's own.",
     ),
-    click.option("--no-reboot", is_flag=True, help="End the run where the guest resets the machine."),
+    ui.option("--no-reboot", is_flag=True, help="End the run where the guest resets the machine."),
 )  # fmt: skip
 
 
@@ -219,7 +218,7 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
         decorated: Function = with_spec
         for option in reversed(_MACHINE_OPTIONS):
             decorated = option(decorated)
-        kernel = click.argument("kernel", type=click.Path(exists=True, dir_okay=directory), required=kernel_required)
+        kernel = ui.argument("kernel", type=ui.Path(exists=True, dir_okay=directory), required=kernel_required)
         return kernel(decorated)
 
     return decorate
@@ -227,6 +226,6 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
 
 _SPEC_FIELDS = tuple(field.name for field in fields(MachineSpec))
 
-timeout_option = click.option(
-    "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End the run after so many seconds."
+timeout_option = ui.option(
+    "-t", "--timeout", type=ui.FloatRange(min=0, min_open=True), help="End the run after so many seconds."
 )

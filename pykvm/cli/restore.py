@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-import click
-
 from ..snapshot import Snapshot
+from . import ui
 from .options import open_all, open_disk, open_nic, timeout_option
 from .run import make_saver, run_and_show, wait_for_gdb
 from .saving import warn_in_words
 
 
-@click.command("restore", short_help="Go on from a saved state.")
-@click.argument("path", type=click.Path(exists=True, file_okay=False))
-@click.option(
+@ui.command("restore")
+@ui.argument("path", type=ui.Path(exists=True, file_okay=False))
+@ui.option(
     "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard]",
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
-@click.option(
+@ui.option(
     "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
     help="What the NIC's cable leads to, as for `run`; nowhere by default. Its address must be the snapshot's.",
 )  # fmt: skip
-@click.option("--floppy", metavar="FILE[,ro|,discard]", help="Floppy disk in place of the one that the snapshot names.")
+@ui.option("--floppy", metavar="FILE[,ro|,discard]", help="Floppy disk in place of the one that the snapshot names.")
 @timeout_option
-@click.option("--verify/--no-verify", default=True, help="Whether to compare the checksums of RAM.", show_default=True)
-@click.option(
-    "--display", type=click.Choice(["serial", "terminal"]), default="serial", show_default=True,
+@ui.option("--verify/--no-verify", default=True, help="Whether to compare the checksums of RAM.", show_default=True)
+@ui.option(
+    "--display", type=ui.Choice(["serial", "terminal"]), default="serial", show_default=True,
     help="What is on this terminal: the serial port, or the VGA text screen with the keyboard.",
 )  # fmt: skip
-@click.option(
+@ui.option(
     "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
     help="Go on only when gdb says so, which comes to a TCP port of this host (:1234) or a UNIX socket.",
 )  # fmt: skip
-@click.option("--snapshot-at", metavar="TEXT|exits:N", help="Save another snapshot, on top of this one, then.")
-@click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")
+@ui.option("--snapshot-at", metavar="TEXT|exits:N", help="Save another snapshot, on top of this one, then.")
+@ui.option("--snapshot-to", type=ui.Path(), help="Directory for that snapshot.")
+@ui.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
+@ui.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")
 def command(
     path: str,
     disks: tuple[str, ...],

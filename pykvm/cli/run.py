@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from ..console.terminal import Terminal
 from ..errors import ConfigError
 from ..machine import DeviceError
 from ..outcome import Ending, Outcome
+from . import ui
 from .options import MachineSpec, machine_options, timeout_option
 
 if TYPE_CHECKING:
@@ -52,26 +51,26 @@ def exit_status(outcome: Outcome) -> int:
     return outcome.code & 0xFF if outcome.code is not None else STATUS[outcome.ending]
 
 
-@click.command("run", short_help="Run a guest image and show its serial port.")
+@ui.command("run")
 @machine_options(kernel_required=False)
 @timeout_option
-@click.option(
-    "--display", type=click.Choice(["serial", "terminal"]), default="serial", show_default=True,
+@ui.option(
+    "--display", type=ui.Choice(["serial", "terminal"]), default="serial", show_default=True,
     help="What is on this terminal: the serial port, or the VGA text screen with the keyboard.",
 )  # fmt: skip
-@click.option("--trace", type=click.Choice(["bios"]), help="Tell of each BIOS call, on standard error.")
-@click.option(
+@ui.option("--trace", type=ui.Choice(["bios"]), help="Tell of each BIOS call, on standard error.")
+@ui.option(
     "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
     help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
 )  # fmt: skip
-@click.option(
-    "--last-instructions", type=click.IntRange(0, 100_000), default=0, metavar="N",
+@ui.option(
+    "--last-instructions", type=ui.IntRange(0, 100_000), default=0, metavar="N",
     help="Have a crash report show the N instructions before the crash.",
 )  # fmt: skip
-@click.option("--snapshot-at", metavar="TEXT|exits:N", help="Save a snapshot when TEXT has come on the serial port.")
-@click.option("--snapshot-to", type=click.Path(), help="Directory for that snapshot.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")
+@ui.option("--snapshot-at", metavar="TEXT|exits:N", help="Save a snapshot when TEXT has come on the serial port.")
+@ui.option("--snapshot-to", type=ui.Path(), help="Directory for that snapshot.")
+@ui.option("--json", "as_json", is_flag=True, help="Print the outcome and the serial output as JSON, nothing else.")
+@ui.option("-q", "--quiet", is_flag=True, help="Do not say how the run ended.")
 def command(
     spec: MachineSpec,
     timeout: float | None,
@@ -138,7 +137,7 @@ def run_and_show(
         show_device_error(error)
         return DEVICE_ERROR_STATUS
     if as_json:
-        click.echo(json.dumps(_as_dict(machine, outcome)))
+        ui.echo(json.dumps(_as_dict(machine, outcome)))
     elif not quiet:
         show_outcome(machine, outcome)
     if saver is not None:
@@ -154,7 +153,7 @@ def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
 
     server = GdbServer(machine, address)
     symbols = [kernel] if kernel and machine.entry is not None and machine.entry.symbols is not None else []
-    click.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
+    ui.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
 
 
 def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
@@ -174,7 +173,7 @@ def run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None
     finally:
         lost = terminal.close()
         if lost:
-            click.echo(f"pykvm: {lost} bytes of output were lost: the reader was slower than the guest", err=True)
+            ui.echo(f"pykvm: {lost} bytes of output were lost: the reader was slower than the guest", err=True)
 
 
 def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
@@ -187,7 +186,7 @@ def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None)
             saver.arm(machine)
         return machine.run(timeout)
     finally:
-        click.echo(screen.close(), nl=False)
+        ui.echo(screen.close(), nl=False)
 
 
 def _trace_bios(machine: Machine) -> Callable[[], None]:
@@ -195,7 +194,7 @@ def _trace_bios(machine: Machine) -> Callable[[], None]:
     bios = machine.pc.bios
     if bios is None:
         raise ConfigError("--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk")
-    bios.log.emit = lambda line: click.secho(line, err=True, dim=True)
+    bios.log.emit = lambda line: ui.secho(line, err=True, dim=True)
     return bios.log.flush
 
 
@@ -207,25 +206,25 @@ def show_outcome(machine: Machine, outcome: Outcome) -> None:
     """How it ended, on standard error, so that standard output is the guest's alone."""
     output = machine.serial.output
     if output and not output.endswith(b"\n"):
-        click.echo(err=True)
+        ui.echo(err=True)
     good = outcome.ending in (Ending.HALTED, Ending.EXITED, Ending.STOPPED)
-    ending = click.style(outcome.ending, fg="green" if good else "red", bold=True)
-    detail = click.style(f"({outcome.elapsed * 1000:.0f} ms, {outcome.exits} exits)", dim=True)
-    click.echo(f"pykvm: {ending}: {outcome.reason} {detail}", err=True)
+    ending = ui.style(outcome.ending, fg="green" if good else "red", bold=True)
+    detail = ui.style(f"({outcome.elapsed * 1000:.0f} ms, {outcome.exits} exits)", dim=True)
+    ui.echo(f"pykvm: {ending}: {outcome.reason} {detail}", err=True)
     if outcome.report is not None:
         from ..crash.text import render
 
-        click.echo(render(outcome.report, _paint), err=True)
+        ui.echo(render(outcome.report, _paint), err=True)
 
 
 def _paint(role: str, text: str) -> str:
-    return click.style(text, **_STYLES[role])
+    return ui.style(text, **_STYLES[role])
 
 
 def show_device_error(error: DeviceError) -> None:
     import traceback
 
-    click.echo(f"{click.style('pykvm:', fg='red', bold=True)} {error}", err=True)
+    ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {error}", err=True)
     traceback.print_exception(error.__cause__)
 
 

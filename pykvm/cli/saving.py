@@ -5,10 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-import click
-
 from ..errors import ConfigError, PykvmError
 from ..snapshot.trigger import Moment, snapshot_at
+from . import ui
 
 if TYPE_CHECKING:
     from ..machine import Machine
@@ -51,11 +50,11 @@ class Saver:
         if self._error is not None:
             raise self._error
         if self._saved:
-            click.echo(f"pykvm: snapshot saved to {self._to}", err=True)
+            ui.echo(f"pykvm: snapshot saved to {self._to}", err=True)
         elif self._moment is not None:
             raise PykvmError(f"no snapshot was saved: {self._at!r} did not come before the end of the run")
 
 
 def warn_in_words() -> None:
     """Show warnings as lines of this program, not as Python's."""
-    warnings.showwarning = lambda message, *_: click.echo(f"pykvm: warning: {message}", err=True)
+    warnings.showwarning = lambda message, *_: ui.echo(f"pykvm: warning: {message}", err=True)

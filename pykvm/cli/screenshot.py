@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
-
-import click
+from pathlib import Path
 
 from ..console.port import WaitFailed
 from ..display import Screen
+from ..errors import ConfigError
 from ..machine import Machine
+from . import ui
 from .options import MachineSpec, machine_options
 
 DEFAULT_TIMEOUT = 10.0
 
 
-@click.command("screenshot", short_help="Save a picture of a guest's text screen.")
+@ui.command("screenshot")
 @machine_options()
-@click.argument("picture", type=click.Path(dir_okay=False, writable=True, allow_dash=True))
-@click.option("--at", metavar="TEXT", help="Take it as soon as TEXT is on the screen.")
-@click.option("--type", "keys", metavar="KEYS", help="Type this as soon as the guest runs.")
-@click.option(
-    "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), default=DEFAULT_TIMEOUT, show_default=True,
+@ui.argument("picture", type=ui.Path(dir_okay=False, writable=True, allow_dash=True))
+@ui.option("--at", metavar="TEXT", help="Take it as soon as TEXT is on the screen.")
+@ui.option("--type", "keys", metavar="KEYS", help="Type this as soon as the guest runs.")
+@ui.option(
+    "-t", "--timeout", type=ui.FloatRange(min=0, min_open=True), default=DEFAULT_TIMEOUT, show_default=True,
     help="Take it after so many seconds at the latest.",
 )  # fmt: skip
-@click.option("--scale", type=click.IntRange(1, 8), default=1, show_default=True, help="Size of a dot in pixels.")
-@click.option("--text", "as_text", is_flag=True, help="Save the screen's text, and no picture.")
+@ui.option("--scale", type=ui.IntRange(1, 8), default=1, show_default=True, help="Size of a dot in pixels.")
+@ui.option("--text", "as_text", is_flag=True, help="Save the screen's text, and no picture.")
 def command(
     spec: MachineSpec, picture: str, at: str | None, keys: str | None, timeout: float, scale: int, as_text: bool
 ) -> int:
@@ -35,11 +37,20 @@ def command(
     with spec.make() as machine:
         screen, found = take(machine, at, keys, timeout)
         content = f"{screen.text}\n".encode() if as_text else screen.png(scale)
-        with click.open_file(picture, "wb") as file:
-            file.write(content)
+        _save(picture, content)
     if not found:
-        click.echo(f"pykvm: {at!r} did not come on the screen; the picture shows the last one", err=True)
+        ui.echo(f"pykvm: {at!r} did not come on the screen; the picture shows the last one", err=True)
     return 0 if found else 1
+
+
+def _save(path: str, content: bytes) -> None:
+    try:
+        if path == "-":
+            sys.stdout.buffer.write(content)
+        else:
+            Path(path).write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
 
 
 def take(machine: Machine, at: str | None, keys: str | None, timeout: float) -> tuple[Screen, bool]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import click
-
 from ..outcome import Ending
+from . import ui
 from .options import MachineSpec, machine_options, timeout_option
 from .run import exit_status
 from .saving import Saver, warn_in_words
 
 
-@click.command("snapshot", short_help="Run a guest image up to a moment and save its whole state.")
+@ui.command("snapshot")
 @machine_options()
-@click.argument("path", type=click.Path())
-@click.option("--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N.")
+@ui.argument("path", type=ui.Path())
+@ui.option("--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N.")
 @timeout_option
 def command(spec: MachineSpec, path: str, at: str, timeout: float | None) -> int:
     """Run KERNEL, without a terminal, up to the moment --at, and save its state to the directory PATH.

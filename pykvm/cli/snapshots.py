@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import click
-
 from ..errors import PykvmError
 from ..snapshot.format import STATE
 from ..snapshot.load import Header, read_header
+from . import ui
 
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
@@ -37,9 +36,9 @@ def age(seconds: float) -> str:
     raise AssertionError
 
 
-@click.command("snapshots", short_help="List saved states.")
-@click.argument("where", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
-@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+@ui.command("snapshots")
+@ui.argument("where", type=ui.Path(exists=True, file_okay=False, path_type=Path), default=".")
+@ui.option("--json", "as_json", is_flag=True, help="The same for programs.")
 def command(where: Path, as_json: bool) -> int:
     """List the snapshots in the directory WHERE, or the one that it is: size on the disk, age, parent, text screen."""
     headers: list[Header] = []
@@ -49,31 +48,31 @@ def command(where: Path, as_json: bool) -> int:
             headers.append(read_header(str(path)))
         except PykvmError as error:
             bad += 1
-            click.echo(f"pykvm: {error}", err=True)
+            ui.echo(f"pykvm: {error}", err=True)
     if as_json:
-        click.echo(json.dumps([asdict(header) for header in headers], indent=1))
+        ui.echo(json.dumps([asdict(header) for header in headers], indent=1))
     else:
         for header in headers:
             _show(header)
         if not headers and not bad:
-            click.echo(f"there are no snapshots in {where}", err=True)
+            ui.echo(f"there are no snapshots in {where}", err=True)
     return 1 if bad else 0
 
 
 def _show(header: Header) -> None:
     parent = f", on {_printable(header.parent)}" if header.parent is not None else ""
-    click.echo(
-        f"{click.style(_printable(header.path), bold=True)}: "
+    ui.echo(
+        f"{ui.style(_printable(header.path), bold=True)}: "
         f"{header.size / 1024:.0f} KiB of {header.memory >> 20} MiB, "
         f"{header.cpus} CPU{'' if header.cpus == 1 else 's'}, {age(time.time() - header.created)} old{parent}"
     )
     lines = [_printable(line) for line in header.screen.split("\n")]
     if any(lines):
         width = max(map(len, lines))
-        click.echo(f"  ┌{'─' * width}┐")
+        ui.echo(f"  ┌{'─' * width}┐")
         for line in lines:
-            click.echo(f"  │{line:<{width}}│")
-        click.echo(f"  └{'─' * width}┘")
+            ui.echo(f"  │{line:<{width}}│")
+        ui.echo(f"  └{'─' * width}┘")
 
 
 def _printable(text: str) -> str:

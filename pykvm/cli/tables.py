@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import click
+from . import ui
 
 
 def show_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> None:
@@ -19,7 +19,7 @@ def show_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str 
         parts = zip(cells, widths, to_right, strict=True)
         return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts).rstrip()
 
-    click.secho(f"\n{title}", bold=True)
-    click.secho(f"  {line(headings)}", dim=True)
+    ui.secho(f"\n{title}", bold=True)
+    ui.secho(f"  {line(headings)}", dim=True)
     for row in texts:
-        click.echo(f"  {line(row)}")
+        ui.echo(f"  {line(row)}")

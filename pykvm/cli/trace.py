@@ -11,14 +11,13 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-import click
-
 from ..errors import ConfigError, PykvmError
 from ..machine import DeviceError, Machine
 from ..outcome import Outcome
 from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
+from . import ui
 from .options import MachineSpec, machine_options, timeout_option
 from .run import DEVICE_ERROR_STATUS, exit_status, run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
@@ -31,32 +30,32 @@ TOP = 20
 INTERRUPTED_STATUS = 130
 
 
-@click.command("trace", short_help="Run a guest image and show every exit.")
+@ui.command("trace")
 @machine_options(kernel_required=False)
 @timeout_option
-@click.option("--limit", type=click.IntRange(min=1), help="End the run after so many exits have been traced.")
-@click.option(
+@ui.option("--limit", type=ui.IntRange(min=1), help="End the run after so many exits have been traced.")
+@ui.option(
     "--device", "devices", multiple=True, metavar="NAME",
     help="Only exits to devices whose name begins so, such as COM1, or COM for all of them.",
 )  # fmt: skip
-@click.option(
-    "--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND", help=f"Only these: {', '.join(KINDS)}."
+@ui.option(
+    "--kind", "kinds", multiple=True, type=ui.Choice(KINDS), metavar="KIND", help=f"Only these: {', '.join(KINDS)}."
 )
-@click.option(
+@ui.option(
     "--address", "addresses", multiple=True, metavar="FIRST[-LAST]",
     help="Only accesses to these ports, physical addresses or MSRs.",
 )  # fmt: skip
-@click.option("--cpu", "cpu_numbers", multiple=True, type=click.IntRange(min=0), help="Only exits of this CPU.")
-@click.option("--instructions", is_flag=True, help="Show every instruction instead, by single-stepping: slow.")
-@click.option("--summary", "only_summary", is_flag=True, help="Show what it amounts to, and not every exit.")
-@click.option(
-    "-o", "--out", type=click.Path(dir_okay=False), metavar="FILE.json",
+@ui.option("--cpu", "cpu_numbers", multiple=True, type=ui.IntRange(min=0), help="Only exits of this CPU.")
+@ui.option("--instructions", is_flag=True, help="Show every instruction instead, by single-stepping: slow.")
+@ui.option("--summary", "only_summary", is_flag=True, help="Show what it amounts to, and not every exit.")
+@ui.option(
+    "-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.json",
     help="Write a time line for ui.perfetto.dev, instead of listing the exits.",
 )  # fmt: skip
-@click.option(
+@ui.option(
     "--terminal", is_flag=True, help="Have the serial port on this terminal, as `run` does; with --summary or --out."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, then the summary.")
+@ui.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, then the summary.")
 def command(
     spec: MachineSpec,
     timeout: float | None,
@@ -211,7 +210,7 @@ class Lines:
 
 def _show_summary(summary: Summary, times: list[Times], kernel: list[dict[str, int]]) -> None:
     if not summary.total.count:
-        click.echo("nothing was traced")
+        ui.echo("nothing was traced")
     by_kind = [("By kind", summary.kinds), ("By device and register", summary.devices)] if times else []
     for title, rows in (*by_kind, ("By place", summary.places)):
         shown = [_cells(name, row, summary.total.count) for name, row in ranked(rows)]
@@ -231,7 +230,7 @@ def _show_summary(summary: Summary, times: list[Times], kernel: list[dict[str, i
     if not times:
         return
     show_table("Time of each vCPU's thread, ms", ["cpu", *names], rows_of_cpus)
-    click.secho(
+    ui.secho(
         "  KVM_RUN is the guest's own time, the kernel's, and sleep. Guest mode is counted by the kernel's clock\n"
         "  and stays 0 where KVM emulates the guest's code. Serving includes the wait for the machine's lock.",
         dim=True,
