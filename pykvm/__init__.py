@@ -11,7 +11,8 @@ The names below are imported when they are first used, so that `import pykvm` an
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+from .typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .boot import ImageError as ImageError

@@ -8,10 +8,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from .device import Device, Range
 from .errors import ConfigError
+from .typed import NamedTuple
 
 PORT_COUNT = 0x10000
 

@@ -7,8 +7,8 @@ can be driven by a test with nothing but calls. Every method here is called with
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+
+from .typed import Any, NamedTuple
 
 State = dict[str, Any]
 """A device's state: nothing but numbers, strings, bytes, booleans, None, and lists and dicts of these."""
@@ -134,8 +134,7 @@ def character(value: int) -> str:
     return ascii(chr(value & 0xFF))
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(NamedTuple):
     """One access of the guest to a `FunctionDevice`. `value` is None for a read."""
 
     offset: int

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import count
-from typing import NamedTuple
+
+from .typed import NamedTuple
 
 Callback = Callable[[], None]
 

@@ -12,10 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
 from functools import cache, cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from . import boot
 from .boot import detect, rom
@@ -32,6 +30,7 @@ from .net import NetBackend
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
 from .runner import OUTPUT_KEY, Crash, Route, Runner
+from .typed import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from .x86 import cpuid
 from .x86.registers import RFLAGS_IF
 
@@ -288,15 +287,15 @@ class Machine:
         return vm, vcpus
 
     def set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
-        """Have the CPUs answer CPUID with these leaves. Before the first run."""
+        """Have the CPUs answer CPUID with these leaves, which nobody changes any more. Before the first run."""
         for vcpu in self.vcpus:
             vcpu.set_cpuid(cpuid.for_cpu(entries, vcpu.id, len(self.vcpus)))
-        self.cpuid_in_use = [entry.copy() for entry in entries]
+        self.cpuid_in_use = entries
 
     def settle_cpuid(self) -> None:
         """Have what was changed in `cpuid` count from now on."""
         if "cpuid" in self.__dict__ and self.cpuid != self.cpuid_in_use:
-            self.set_cpuid(self.cpuid)
+            self.set_cpuid([entry.copy() for entry in self.cpuid])
 
     @cached_property
     def cpuid(self) -> list[cpuid.CpuidEntry]:
@@ -332,7 +331,7 @@ class Machine:
         first = self.vcpus[0]
         first.set_registers(state.registers)
         # KVM knows best where the local APIC is and which CPU is the first.
-        first.set_system_registers(replace(state.system, apic_base=first.get_system_registers().apic_base))
+        first.set_system_registers(state.system.copy(apic_base=first.get_system_registers().apic_base))
         self._load_again = partial(self._load, loader)
         return state
 
@@ -522,7 +521,7 @@ class Machine:
     def _explain(self, outcome: Outcome) -> None:
         """Complete the outcome: all threads have ended, so that everything holds still."""
         self._explained = True
-        outcome = replace(outcome, exits=sum(runner.exits for runner in self.runners))
+        outcome = outcome._replace(exits=sum(runner.exits for runner in self.runners))
         if outcome.ending in (Ending.CRASHED, Ending.HALTED):
             from .crash.explain import explain
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
-from typing import NamedTuple
 
 from .errors import ConfigError, PykvmError
+from .typed import NamedTuple
 
 PAGE_SIZE = 4096
 LOW_LIMIT = 3 << 30
@@ -29,7 +28,13 @@ _NORESERVE = 0x4000
 _ENTRIES = 1 << 15
 """Entries of a page table that are looked at together."""
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+HEX_DIGITS = "0123456789abcdefABCDEF"
+
+_UNITS = {
+    letter + suffix: 1 << 10 * power
+    for power, letter in enumerate(("", "K", "M", "G", "T"))
+    for suffix in ("", "B", "IB")
+}
 
 
 class GuestMemoryError(PykvmError):
@@ -48,10 +53,16 @@ def parse_size(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
-    match = re.fullmatch(r"\s*(0[xX][0-9a-fA-F]+|[0-9]+)\s*([KMGTkmgt]?)(?:i?[Bb])?\s*", text)
-    if match is None or len(match[1]) > 20:
+    # No regular expression: compiling one would take as long as making the virtual machine.
+    words = text.strip()
+    prefix, base, digits = (2, 16, HEX_DIGITS) if words[:2] in ("0x", "0X") else (0, 10, HEX_DIGITS[:10])
+    number = words[prefix:]
+    unit = number.lstrip(digits)
+    number = number.removesuffix(unit)
+    scale = _UNITS.get(unit.strip().upper())
+    if scale is None or not 0 < len(number) <= 20:
         raise ConfigError(f"{text!r} is not a size: give a number with K, M, G or T behind it, such as 64M")
-    return int(match[1], 0 if match[1][:2] in ("0x", "0X") else 10) * _UNITS[match[2].upper()]
+    return int(number, base) * scale
 
 
 def map_copy(fd: int, size: int) -> mmap.mmap:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from .typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .crash import CrashReport
@@ -27,8 +27,7 @@ class Ending(enum.StrEnum):
     """The host ended the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The end of a run."""
 
     ending: Ending
@@ -38,12 +37,16 @@ class Outcome:
     """EXITED: the status. A value written to the exit port gives `value * 2 + 1`, a power-off gives 0."""
     value: int | None = None
     """EXITED: the raw value that was written to the exit port, None for a power-off."""
-    report: CrashReport | None = field(default=None, repr=False)
+    report: CrashReport | None = None
     """CRASHED: what happened; HALTED: only if a CPU halted in an exception handler. `run` and `wait` fill it in."""
     elapsed: float = 0.0
     """Wall-clock seconds from the start to the end."""
     exits: int = 0
     """How often a vCPU left the guest for this process."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields if name != "report")
+        return f"Outcome({shown})"  # the report fills a screen
 
     def __str__(self) -> str:
         return f"{self.ending}: {self.reason}"

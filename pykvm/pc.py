@@ -10,9 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from .console.port import ConsolePort
 from .device import Device, State
@@ -29,6 +27,7 @@ from .disk import Disk
 from .errors import ConfigError
 from .eventloop import EventLoop, Timer
 from .net import NetBackend
+from .typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .bios.service import Bios
@@ -52,8 +51,7 @@ _E820_ENTRY = struct.Struct("<QQI")
 FW_CFG_RAM_SIZE, FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS = 0x03, 0x05, 0x0F
 
 
-@dataclass(frozen=True, slots=True)
-class Nic:
+class Nic(NamedTuple):
     """A NIC: what its cable leads to, and its station address (None: one that depends on its end of the cable)."""
 
     backend: NetBackend

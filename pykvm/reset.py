@@ -8,9 +8,9 @@ that is not switched off, where no part of the image is.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from .kvm.saved import SavedState, state_msrs
+from .typed import TYPE_CHECKING
 from .x86 import cpuid
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .kvm import VCPU, KvmError
 from .kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit, prepare_kick
+from .typed import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from .bus import Claim

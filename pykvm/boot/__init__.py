@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
 
+from ..data import Data, field
 from ..errors import PykvmError
+from ..typed import TYPE_CHECKING, NamedTuple
 from ..x86.registers import Registers, SystemRegisters
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ class Module(NamedTuple):
     command_line: str = ""
 
 
-@dataclass(slots=True)
-class Options:
+class Options(Data):
     """What the user may choose about loading. None means: what is right for the image.
 
     `mode` is 16, 32 or 64 (bits); `load` and `entry` are guest physical addresses. Only a flat binary listens to them.
@@ -49,8 +48,7 @@ class Span(NamedTuple):
     size: int
 
 
-@dataclass(slots=True)
-class EntryState:
+class EntryState(Data):
     """Where the first CPU starts, once the image is in memory.
 
     `spans` are the image's own parts in memory. `reserved` lists (gpa, size) of what the loader put into RAM

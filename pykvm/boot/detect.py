@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..memory import GuestMemory
+from ..typed import Any, NamedTuple
 from . import EntryState, Options, firmware
 from .layout import Image
 

@@ -10,9 +10,9 @@ below 4 GiB) are not listed: whatever is in no range is no memory.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 from ..memory import GuestMemory
+from ..typed import NamedTuple
 
 
 class Kind(enum.IntEnum):

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..memory import PAGE_SIZE, GuestMemory
+from ..typed import NamedTuple
 from ..x86.symbols import SymbolTable
 from . import EntryState, ImageError, Options, Span
 from .layout import Image, Layout, enter_long, enter_protected

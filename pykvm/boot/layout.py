@@ -9,9 +9,9 @@ from __future__ import annotations
 import mmap
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
 
 from ..memory import PAGE_SIZE, GuestMemory, GuestMemoryError
+from ..typed import NamedTuple, TypeAlias
 from ..x86 import paging, start
 from ..x86.registers import Registers, SystemRegisters
 from . import ImageError, Module

@@ -7,9 +7,9 @@ Sources: Multiboot specification 0.6.96, 3.1.3 and 3.3; Multiboot specification 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from ..memory import GuestMemory
+from ..typed import NamedTuple
 from . import ImageError
 from .elf import PT_LOAD, Program
 from .layout import Image, Layout

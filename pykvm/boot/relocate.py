@@ -9,8 +9,8 @@ which stands in the relocation (RELA, x86-64) or in the word itself (REL, i386).
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
+from ..typed import NamedTuple
 from . import ImageError
 from .layout import Image
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn
 
 from ..errors import PykvmError
+from ..typed import NoReturn
 from . import ui
 
 COMMANDS = {
@@ -43,6 +44,8 @@ def pykvm() -> None:
 
 def main() -> NoReturn:
     """The console script."""
+    # What a start makes lives as long as the process: to look through it for garbage, again and again, finds none.
+    gc.set_threshold(100_000)
     status = _status()
     with suppress(BrokenPipeError):
         sys.stdout.flush()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Any, cast
 
 from ..boot import Module, detect
 from ..errors import ConfigError
 from ..machine import DEFAULT_MEMORY, Machine, read_image
 from ..memory import parse_size
+from ..typed import TYPE_CHECKING, Any, NamedTuple
 from . import ui
 
 if TYPE_CHECKING:
@@ -45,12 +44,13 @@ def open_disk(spec: str) -> Disk | None:
 
     if spec == "none":
         return None
+    modes: dict[str, Mode] = {"rw": "rw", "ro": "ro", "discard": "discard"}
     path, comma, mode = spec.rpartition(",")
     if not comma:
-        path, mode = spec, "rw"
-    elif mode not in ("rw", "ro", "discard"):
+        return image.open_disk(spec, "rw")
+    if mode not in modes:
         raise ConfigError(f"--disk {spec}: behind the comma there may be rw, ro or discard")
-    return image.open_disk(path, cast("Mode", mode))
+    return image.open_disk(path, modes[mode])
 
 
 def open_nic(spec: str) -> Nic:
@@ -114,8 +114,7 @@ def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Callable[[str],
     return opened
 
 
-@dataclass(frozen=True, slots=True)
-class MachineSpec:
+class MachineSpec(NamedTuple):
     """What `machine_options` asks for."""
 
     kernel: str | None
@@ -213,7 +212,7 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
     def decorate(command: Function) -> Function:
         @wraps(command)
         def with_spec(**values: Any) -> Any:
-            return command(MachineSpec(**{name: values.pop(name) for name in _SPEC_FIELDS}), **values)
+            return command(MachineSpec(**{name: values.pop(name) for name in MachineSpec._fields}), **values)
 
         decorated: Function = with_spec
         for option in reversed(_MACHINE_OPTIONS):
@@ -223,8 +222,6 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
 
     return decorate
 
-
-_SPEC_FIELDS = tuple(field.name for field in fields(MachineSpec))
 
 timeout_option = ui.option(
     "-t", "--timeout", type=ui.FloatRange(min=0, min_open=True), help="End the run after so many seconds."

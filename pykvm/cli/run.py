@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from ..console.terminal import Terminal
 from ..errors import ConfigError
 from ..machine import DeviceError
 from ..outcome import Ending, Outcome
+from ..typed import TYPE_CHECKING, Any
 from . import ui
 from .options import MachineSpec, machine_options, timeout_option
 
@@ -137,6 +136,8 @@ def run_and_show(
         show_device_error(error)
         return DEVICE_ERROR_STATUS
     if as_json:
+        import json
+
         ui.echo(json.dumps(_as_dict(machine, outcome)))
     elif not quiet:
         show_outcome(machine, outcome)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+
+from ..typed import Any
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+
+from ..typed import Protocol
 
 
 class CharBackend(Protocol):

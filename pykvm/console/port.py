@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from ..errors import PykvmError
+from ..typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import re
 
 OUTPUT_LIMIT = 4 << 20
 """Bytes of output that are kept, the newest ones: a guest that floods its port must not fill the host's memory."""
@@ -162,6 +164,8 @@ class ConsolePort:
         The search goes on behind the last match, so that the same prompt can be waited for again and again. `timeout`
         is in seconds. Raises WaitFailed if the time is up or the run ends without it.
         """
+        import re
+
         literal = pattern.encode() if isinstance(pattern, str) else pattern
         compiled = re.compile(re.escape(literal)) if isinstance(literal, bytes) else literal
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -12,7 +12,8 @@ import stat
 import termios
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+
+from ..typed import Any, Protocol
 
 OUTPUT_BUSY = 1 << 20
 """Bytes waiting to be written from which on the transmitter is busy; a guest that goes on all the same loses output."""

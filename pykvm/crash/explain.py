@@ -48,7 +48,7 @@ def explain(machine: Machine, outcome: Outcome, crash: Crash | None, checkpoint:
         report = _replayed(machine, crash, checkpoint, scene, lost)
     else:
         report = _examine(scene)
-    return replace(outcome, reason=report.summary, report=report)
+    return outcome._replace(reason=report.summary, report=report)
 
 
 def _replayed(machine: Machine, crash: Crash, checkpoint: Checkpoint, scene: Scene, lost: bool) -> CrashReport:
@@ -96,7 +96,7 @@ def _explain_halt(machine: Machine, outcome: Outcome) -> Outcome:
         if interrupted is not None:
             scene = scene_of(machine, Crash(vcpu.id, "halted in an exception handler"), registers, system)
             report = _examine(replace(scene, kind=Kind.HALT, interrupted=interrupted))
-            return replace(outcome, reason=f"{outcome.reason}; {report.summary}", report=report)
+            return outcome._replace(reason=f"{outcome.reason}; {report.summary}", report=report)
     return outcome
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from math import floor
 
 from ..device import Device, IrqLine, Range, State, bit_names
@@ -248,6 +247,8 @@ class Cmos(Device):
 
     def _load_time(self) -> None:
         """Set the running clock from its registers. Any bytes give some time: 61 seconds are a minute and a second."""
+        from datetime import date  # slow to import, and few guests set the clock
+
         field = {register: self._decode(self.nvram[register]) for register in TIME_REGISTERS}
         year = min(max(field[CENTURY] * 100 + field[YEAR], 1), 9999)
         days = date(year, (field[MONTH] - 1) % 12 + 1, 1).toordinal() - date(1970, 1, 1).toordinal() + field[DAY] - 1

@@ -10,9 +10,9 @@ would do is either done already, or has no meaning here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ..device import Device, Range, State
+from ..typed import NamedTuple
 
 CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 ENABLE = 1 << 31
@@ -25,8 +25,7 @@ _SUBSYSTEM = 0x1100_1AF4
 """Subsystem and its vendor ID of all of QEMU's functions."""
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(NamedTuple):
     """A device's function on bus 0. `registers` gives, by offset, a double word after reset and its writable bits."""
 
     device: int

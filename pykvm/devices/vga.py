@@ -14,8 +14,10 @@ from collections.abc import Callable
 from functools import partial
 
 from ..device import Device, Range, State
-from ..display import Screen
-from ..display.screen import CELL_LINES
+from ..typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..display import Screen
 
 BASE = 0x3B4
 
@@ -341,6 +343,8 @@ def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
 
     Raises what `read` raises.
     """
+    from ..display.screen import CELL_LINES, Screen
+
     crtc, attribute = vga.crtc.values, vga.attribute.values
     height = (crtc[0x09] & 0x1F) + 1
     scans = 2 * height if crtc[0x09] & CRTC_DOUBLE_SCAN else height

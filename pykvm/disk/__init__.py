@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from ..typed import Protocol
 
 SECTOR = 512
 """Bytes."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
+from ..typed import Any
 from ._kvm import ffi, lib
 from .errors import KvmError
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import NamedTuple
 
+from ..data import Data
+from ..typed import NamedTuple
 from ._kvm import lib
 
 
@@ -19,8 +19,7 @@ class MpState(enum.IntEnum):
     SIPI_RECEIVED = lib.KVM_MP_STATE_SIPI_RECEIVED
 
 
-@dataclass(slots=True)
-class VcpuEvents:
+class VcpuEvents(Data):
     """Pending and injected events (api.rst, KVM_GET_VCPU_EVENTS). Flags are 0 or 1; `flags` says which parts count."""
 
     exception_injected: int = 0
@@ -45,8 +44,7 @@ class VcpuEvents:
     flags: int = 0
 
 
-@dataclass(slots=True)
-class DebugRegisters:
+class DebugRegisters(Data):
     """DR0-DR3 (linear addresses), DR6 and DR7."""
 
     dr0: int = 0

@@ -71,7 +71,7 @@ class System(Descriptor):
         return self._cpuid_entries("KVM_GET_EMULATED_CPUID")
 
     def _cpuid_entries(self, name: str) -> list[CpuidEntry]:
-        room = 64
+        room = 128
         while True:
             box = ffi.new("struct kvm_cpuid2 *", {"entries": room})
             box.nent = room

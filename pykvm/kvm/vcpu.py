@@ -5,10 +5,9 @@ from __future__ import annotations
 import mmap
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from functools import cache, partial
-from typing import Any, Final, NamedTuple
 
+from ..typed import Any, Final, NamedTuple
 from ..x86.cpuid import CpuidEntry
 from ..x86.registers import EFER_LMA, Registers, Segment, SystemRegisters, Table
 from ._kvm import ffi, lib
@@ -62,8 +61,8 @@ class Position(NamedTuple):
     cr3: int
 
 
-_REGISTERS = tuple(f.name for f in fields(Registers))
-_SEGMENT = tuple(f.name for f in fields(Segment))
+_REGISTERS = Registers.__slots__
+_SEGMENT = Segment.__slots__
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
 _EVENT_GROUPS = ("exception_", "interrupt_", "nmi_", "smi_")
@@ -77,7 +76,7 @@ def _event_path(name: str) -> tuple[str, str]:
     return "", name
 
 
-_EVENTS = tuple((f.name, *_event_path(f.name)) for f in fields(VcpuEvents))
+_EVENTS = tuple((name, *_event_path(name)) for name in VcpuEvents.__slots__)
 
 
 def registers_of(box: Any) -> Registers:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import Any
 
+from ..typed import Any
 from ._kvm import ffi, lib
 from .descriptor import Descriptor
 from .errors import KvmError

@@ -7,18 +7,20 @@ from 0x40000000 on belong to the hypervisor.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from ..data import Data
 
 SIGNIFICANT_INDEX = 1 << 0
 """In `CpuidEntry.flags`: the leaf depends on the index in ECX (the KVM API's number for it)."""
 
 HYPERVISOR_LEAF = 0x40000000
 _BRAND_LEAVES = (0x80000002, 0x80000003, 0x80000004)
+_TOPOLOGICAL = (0x1, 0x4, 0x80000008, 0x8000001E)
+"""Leaves in which the topology is something besides others; 0xB and 0x1F are nothing else."""
 _AMD_VENDORS = ("AuthenticAMD", "HygonGenuine")
 
 
-@dataclass(slots=True)
-class CpuidEntry:
+class CpuidEntry(Data):
     """What CPUID returns for the leaf `function` and, if `flags` says that it matters, the sub-leaf `index`."""
 
     function: int
@@ -28,10 +30,6 @@ class CpuidEntry:
     ebx: int = 0
     ecx: int = 0
     edx: int = 0
-
-    def copy(self) -> CpuidEntry:
-        """The same, to be changed by itself. A machine copies some 150 of them, too many for `replace`."""
-        return CpuidEntry(self.function, self.index, self.flags, self.eax, self.ebx, self.ecx, self.edx)
 
 
 def find(entries: list[CpuidEntry], function: int, index: int = 0) -> CpuidEntry | None:
@@ -72,13 +70,17 @@ def set_leaf(
 
 
 def for_cpu(entries: list[CpuidEntry], apic_id: int, cpus: int) -> list[CpuidEntry]:
-    """A copy of `entries` for one of `cpus` (at least 1) CPUs: cores of one package, without hyper-threading.
+    """The list for one of `cpus` (at least 1) CPUs: cores of one package, without hyper-threading.
 
-    Whatever the list said of the host's topology is replaced; leaves that it does not have are not added, except for
-    the sub-leaves of 0xB and 0x1F.
+    Whatever `entries` said of the host's topology is replaced; leaves that it does not have are not added, except for
+    the sub-leaves of 0xB and 0x1F. Entries that say nothing of it are shared with `entries`.
     """
     width = (cpus - 1).bit_length()  # how many bits of an APIC ID number the cores of a package
-    result = [entry.copy() for entry in entries if entry.function not in (0xB, 0x1F)]
+    result = [
+        entry.copy() if entry.function in _TOPOLOGICAL else entry
+        for entry in entries
+        if entry.function not in (0xB, 0x1F)
+    ]
     for function in (0xB, 0x1F):
         if find(entries, function) is not None:
             result += _topology(function, apic_id, cpus, width)

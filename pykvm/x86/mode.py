@@ -6,8 +6,7 @@ volume 2, 1.3.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from ..typed import NamedTuple
 from .registers import CR0_PE, EFER_LMA, RFLAGS_VM, SystemRegisters
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple
 
+from ..data import Data, field
 from ..errors import PykvmError
+from ..typed import NamedTuple
 from .registers import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA, EFER_NXE, SystemRegisters
 
 PAGE_SIZE = 4096
@@ -71,8 +71,7 @@ class Level(NamedTuple):
         return " ".join(names)
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Data):
     """How the CPU translates `linear`. Either `physical` is set, or `reason` says why there is no page.
 
     `writable`, `user` and `executable` are what all levels together allow (SDM 4.6), before CR0.WP, SMEP and SMAP.

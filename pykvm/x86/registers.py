@@ -5,7 +5,7 @@ Sources: Intel SDM volume 3A, sections 2.5 (control registers) and 3.4 (segment 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from ..data import Data, field
 
 CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG = 1 << 16, 1 << 18, 1 << 29, 1 << 30, 1 << 31
@@ -18,8 +18,7 @@ RFLAGS_RESERVED, RFLAGS_TF, RFLAGS_IF, RFLAGS_NT, RFLAGS_RF, RFLAGS_VM, RFLAGS_A
 RFLAGS_IOPL_SHIFT = 12
 
 
-@dataclass(slots=True)
-class Registers:
+class Registers(Data):
     """General-purpose registers, RIP and RFLAGS, each an unsigned 64-bit integer."""
 
     rax: int = 0
@@ -42,8 +41,7 @@ class Registers:
     rflags: int = RFLAGS_RESERVED
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(Data):
     """A segment register with its hidden part. `limit` is in bytes (the granularity is already applied).
 
     `type` is the descriptor's 4-bit type, `dpl` 0..3; the others are the descriptor's bits of that name.
@@ -63,16 +61,14 @@ class Segment:
     unusable: int = 0
 
 
-@dataclass(slots=True)
-class Table:
+class Table(Data):
     """GDTR or IDTR: linear base address and limit in bytes minus one."""
 
     base: int = 0
     limit: int = 0
 
 
-@dataclass(slots=True)
-class SystemRegisters:
+class SystemRegisters(Data):
     """Segment, descriptor-table and control registers, EFER and the local APIC's base."""
 
     cs: Segment = field(default_factory=Segment)

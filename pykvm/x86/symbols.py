@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+
+from ..typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mmap import mmap

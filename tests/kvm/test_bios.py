@@ -7,7 +7,6 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,7 +85,7 @@ def boot(image: bytes, disks: Sequence[Disk] = (), memory: str = "4M") -> Machin
     state = loader.load(image, machine.memory, Options())
     vcpu = machine.vcpus[0]
     vcpu.set_registers(state.registers)
-    vcpu.set_system_registers(replace(state.system, apic_base=vcpu.get_system_registers().apic_base))
+    vcpu.set_system_registers(state.system.copy(apic_base=vcpu.get_system_registers().apic_base))
     return machine
 
 

@@ -12,7 +12,6 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,7 @@ class Bench:
         """Put 16-bit code into memory and the CPU before it."""
         self.ram[CODE : CODE + len(code)] = code
         state = self.vcpu.get_system_registers()
-        state.cs = replace(state.cs, base=0, selector=0)
+        state.cs = state.cs.copy(base=0, selector=0)
         self.vcpu.set_system_registers(state)
         self.vcpu.set_registers(Registers(rip=CODE, rsp=CODE))
 
@@ -177,7 +176,7 @@ def test_a_failed_ioctl_names_itself_and_the_errno(bench: Bench) -> None:
     with pytest.raises(KvmError, match="KVM_SET_USER_MEMORY_REGION: EINVAL"):
         bench.vm.set_memory(1, 0x10000000, 100, bench.ram)
     with pytest.raises(KvmError, match="KVM_SET_SREGS: EINVAL"):
-        bench.vcpu.set_system_registers(replace(bench.vcpu.get_system_registers(), cr4=1 << 63))
+        bench.vcpu.set_system_registers(bench.vcpu.get_system_registers().copy(cr4=1 << 63))
     with pytest.raises(KvmError, match="KVM_GET_DIRTY_LOG: ENOENT.*no dirty log"):
         bench.vm.get_dirty_log(0, bytearray(PAGES // 8))
     with pytest.raises(KvmError, match=r"KVM_SET_MSRS: EINVAL.*MSR 0xc0de0000 does not take 0x1"):
@@ -209,7 +208,7 @@ def test_a_closed_descriptor_is_an_error_and_closes_twice(system: System) -> Non
 
 
 def test_registers(bench: Bench) -> None:
-    names = [name for name in asdict(Registers()) if name not in ("rip", "rflags")]
+    names = [name for name in Registers.__slots__ if name not in ("rip", "rflags")]
     wanted = Registers(
         **{name: 0x1111111111111111 * n & (1 << 64) - 1 for n, name in enumerate(names)}, rip=0x1234, rflags=0x46
     )
@@ -222,14 +221,13 @@ def test_system_registers(bench: Bench) -> None:
     assert before.cs.base == 0xFFFF0000  # after RESET#
     assert before.apic_base & ~0xFFF == 0xFEE00000
     data = Segment(base=0x12340, limit=0xFFFF, selector=0x1234, type=3)
-    wanted = replace(
-        before,
+    wanted = before.copy(
         cs=Segment(base=0x56780, limit=0xFFFF, selector=0x5678, type=11),
         ds=data,
-        es=replace(data, base=0x23450, selector=0x2345),
-        fs=replace(data, base=0x34560, selector=0x3456),
-        gs=replace(data, base=0x45670, selector=0x4567),
-        ss=replace(data, base=0x67890, selector=0x6789),
+        es=data.copy(base=0x23450, selector=0x2345),
+        fs=data.copy(base=0x34560, selector=0x3456),
+        gs=data.copy(base=0x45670, selector=0x4567),
+        ss=data.copy(base=0x67890, selector=0x6789),
         gdt=Table(0x1000, 0x17),
         idt=Table(0x2000, 0x3FF),
         cr2=0xDEADBEEF,
@@ -316,7 +314,7 @@ def test_events(bench: Bench) -> None:
     bench.vcpu.nmi()
     assert bench.vcpu.get_events().nmi_pending == 1
     bench.vcpu.set_events(events)
-    wanted = replace(events, nmi_masked=1, interrupt_shadow=1, flags=events.flags | 1 | 4)  # NMI and shadow count
+    wanted = events.copy(nmi_masked=1, interrupt_shadow=1, flags=events.flags | 1 | 4)  # NMI and shadow count
     bench.vcpu.set_events(wanted)
     got = bench.vcpu.get_events()
     assert got.nmi_masked == 1
@@ -328,7 +326,7 @@ def test_an_interrupt_can_be_finished_by_hand(bench: Bench) -> None:
     handler = hexcode("b0 21; mov al, 0x21\n e6 d0; out 0xd0, al")
     bench.ram[0x5000 : 0x5000 + len(handler)] = handler
     bench.ram[0x21 * 4 : 0x21 * 4 + 4] = struct.pack("<HH", 0x5000, 0)
-    events = replace(bench.vcpu.get_events(), interrupt_injected=1, interrupt_nr=0x21, interrupt_soft=0)
+    events = bench.vcpu.get_events().copy(interrupt_injected=1, interrupt_nr=0x21, interrupt_soft=0)
     bench.vcpu.set_events(events)
     assert bench.next_output() == (0xD0, 0x21)
 

@@ -10,7 +10,7 @@ address of the next instruction here, with the base of CS already added.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
@@ -76,13 +76,13 @@ class Cpu:
 
     def set_general(self, name: str, value: int) -> None:
         """Change one general register."""
-        new = replace(self.general, **{name: value})
+        new = self.general.copy(**{name: value})
         self.control.set_registers(self.number, new)
         self.general = new
 
     def set_system(self, **changes: Any) -> None:
         """Change some system registers."""
-        new = replace(self.system, **changes)
+        new = self.system.copy(**changes)
         self.control.set_system_registers(self.number, new)
         self.__dict__.pop("system")  # KVM may have derived more from it
         self.__dict__.pop("general", None)
@@ -162,7 +162,7 @@ def _selector(name: str) -> Register:
         system = cpu.system
         if system.cr0 & CR0_PE and not cpu.general.rflags & RFLAGS_VM:
             raise RegisterError(f"{name} cannot be loaded from outside in protected mode")
-        cpu.set_system(**{name: replace(getattr(system, name), selector=value & 0xFFFF, base=(value & 0xFFFF) << 4)})
+        cpu.set_system(**{name: getattr(system, name).copy(selector=value & 0xFFFF, base=(value & 0xFFFF) << 4)})
 
     return Register(name, 32, "int32", lambda cpu: int(getattr(cpu.system, name).selector), put)
 
@@ -175,7 +175,7 @@ def _segment(register: str, name: str, attribute: str, bits: int) -> Register:
 
     def put(cpu: Cpu, value: int) -> None:
         part: Any = getattr(cpu.system, name)
-        cpu.set_system(**{name: replace(part, **{attribute: value})})
+        cpu.set_system(**{name: part.copy(**{attribute: value})})
 
     return Register(register, bits, f"uint{bits}", get, put)
 
