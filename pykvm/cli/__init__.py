@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
@@ -43,21 +44,21 @@ def pykvm() -> None:
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """The console script: ends the process."""
     # What a start makes lives as long as the process: to look through it for garbage, again and again, finds none.
     gc.set_threshold(100_000)
-    status = _status()
+    status = invoke(sys.argv[1:])
     with suppress(BrokenPipeError):
         sys.stdout.flush()
-    sys.stderr.flush()
+        sys.stderr.flush()
     # What is left at this point the kernel frees faster than Python would take itself apart.
     os._exit(status)
 
 
-def _status() -> int:
-    """Do what the command line says; the exit status. Every user's mistake ends in one line, not in a traceback."""
+def invoke(words: Sequence[str]) -> int:
+    """Do what a command line says; the exit status. Every user's mistake ends in one line, not in a traceback."""
     try:
-        return ui.Group(pykvm, COMMANDS, _find, _version).main(sys.argv[1:], "pykvm")
+        return ui.Group(pykvm, COMMANDS, _find, _version).main(words, "pykvm")
     except ui.UsageError as error:
         error.show()
     except PykvmError as error:
@@ -66,6 +67,6 @@ def _status() -> int:
         return 130
     except SystemExit as wanted:  # by a signal
         return wanted.code if isinstance(wanted.code, int) else 1
-    except BrokenPipeError:
-        return 0
+    except BrokenPipeError:  # the reader has seen enough
+        return 1
     return ui.ERROR_STATUS

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from elf_writer import Name, Part, elf
 
-from pykvm.cli import main
+from pykvm.cli import invoke
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -21,16 +20,12 @@ NAMES = (Name("start", BASE, 7), Name("twice", BASE + 7, 3))
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the console script in this process: (exit status, standard output, standard error)."""
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Does in this process what the console script does: (exit status, standard output, standard error)."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pykvm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
+        status = invoke([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
 
     return run
 
