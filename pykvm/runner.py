@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from .kvm import VCPU, KvmError
-from .kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit, prepare_kick
+from .kvm.vcpu import INTERNAL_ERROR_EMULATION, PIO, Exit, exit_name, prepare_kick
 from .typed import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Runner:
             else:
                 machine.crashed(vcpu, f"KVM internal error {suberror}, data {' '.join(f'{word:#x}' for word in data)}")
         elif reason != Exit.INTR:
-            machine.crashed(vcpu, f"KVM gave up with the exit reason {EXIT_NAMES.get(reason, reason)}")
+            machine.crashed(vcpu, f"KVM gave up with the exit reason {exit_name(reason)}")
 
     def _culprit(self, result: int) -> str:
         """Whose turn it was when serving `result` failed."""

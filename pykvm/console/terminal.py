@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import termios
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -174,6 +173,8 @@ class Terminal:
             while self._pending and not self._broken:
                 del self._pending[: self._send(self._pending)]
         if self._saved is not None:
+            import termios
+
             with suppress(termios.error):
                 termios.tcsetattr(self._source if self._source >= 0 else 0, termios.TCSADRAIN, self._saved)
         if self._own_target:
@@ -183,6 +184,10 @@ class Terminal:
 
 def _raw_input(fd: int) -> list[Any] | None:
     """Put a terminal into the mode in which each key arrives at once and unchanged; its mode before, or None."""
+    if not os.isatty(fd):
+        return None
+    import termios
+
     try:
         saved = termios.tcgetattr(fd)
     except termios.error:

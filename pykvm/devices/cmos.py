@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from math import floor
 
 from ..device import Device, IrqLine, Range, State, bit_names
 
@@ -75,7 +74,7 @@ class Cmos(Device):
         self._high_ram = high_ram
         self.nvram = bytearray(128)
         """All 128 bytes. The machine may fill in more, for a firmware, at 0x0E and above."""
-        self._base = float(floor(now()))
+        self._base = now() // 1
         """When, on `now`'s clock, the divider chain was at its cycle 0."""
         self._cycles = 0
         """Crystal cycles since `_base` up to which the flags in register C are right."""
@@ -180,7 +179,7 @@ class Cmos(Device):
         """Let the clock run up to now: set the flags of all that happened since the last call."""
         if self._divider_stopped():
             return
-        before, self._cycles = self._cycles, floor((self._now() - self._base) * CRYSTAL_HZ)
+        before, self._cycles = self._cycles, int((self._now() - self._base) * CRYSTAL_HZ // 1)
         period = self._period()
         if period and self._cycles // period > before // period:
             self.nvram[REG_C] |= C_PF

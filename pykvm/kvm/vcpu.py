@@ -41,12 +41,11 @@ class Exit:
     WRMSR: Final[int] = lib.KVM_EXIT_X86_WRMSR
 
 
-EXIT_NAMES = {
-    getattr(lib, name): name.removeprefix("KVM_EXIT_")
-    for name in dir(lib)
-    if name.startswith("KVM_EXIT_") and name != "KVM_EXIT_IO_OUT"
-}
-"""Every exit reason's number to its name, without the prefix."""
+def exit_name(reason: int) -> str:
+    """An exit reason's name without the prefix, or the number itself where <linux/kvm.h> had none."""
+    names = (name for name in dir(lib) if name.startswith("KVM_EXIT_") and name != "KVM_EXIT_IO_OUT")
+    return next((name.removeprefix("KVM_EXIT_") for name in names if getattr(lib, name) == reason), str(reason))
+
 
 INTERNAL_ERROR_EMULATION: Final[int] = lib.KVM_INTERNAL_ERROR_EMULATION
 SYSTEM_EVENT_SHUTDOWN: Final[int] = lib.KVM_SYSTEM_EVENT_SHUTDOWN

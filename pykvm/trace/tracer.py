@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..kvm.stats import statistics
-from ..kvm.vcpu import EXIT_NAMES, INTERNAL_ERROR_EMULATION, PIO, Exit
+from ..kvm.vcpu import INTERNAL_ERROR_EMULATION, PIO, Exit, exit_name
 from ..machine import Machine
 from ..runner import OUTPUT_KEY
 from . import names
@@ -234,7 +234,7 @@ class _Watch:
             address, written = vcpu.msr()
             size, value = 8, written if is_write else None
         else:
-            kind = EXIT_NAMES.get(result, str(result)).lower()
+            kind = exit_name(result).lower()
         if kind == "pio":
             bus = self._machine.ports
             wanted = OUTPUT if is_write else INPUT
