@@ -45,6 +45,7 @@ static uint64_t load(const char *path, uint8_t *ram) {
 }
 
 static void enter_long_mode(struct vm *vm, uint64_t entry) {
+    set_registers(vm, &(struct kvm_regs){.rip = entry, .rsp = STACK_TOP, .rflags = 2});
     struct kvm_sregs sregs;
     STEP(vm->cpu, KVM_GET_SREGS, &sregs);
     struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
@@ -58,7 +59,6 @@ static void enter_long_mode(struct vm *vm, uint64_t entry) {
     sregs.cr4 = 0x620;
     sregs.efer = 0x500;
     STEP(vm->cpu, KVM_SET_SREGS, &sregs);
-    set_registers(vm, &(struct kvm_regs){.rip = entry, .rsp = STACK_TOP, .rflags = 2});
 }
 
 static void run(struct vm *vm) {

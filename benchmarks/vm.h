@@ -20,7 +20,9 @@
 #ifndef RAM_SIZE
 #define RAM_SIZE (128ul << 20) /* pykvm's default */
 #endif
-#define TSS_ADDRESS 0xFFFBD000 /* machine.TSS_ADDRESS */
+#define IDENTITY_MAP_ADDRESS 0xFEFFC000ul /* machine.IDENTITY_MAP_ADDRESS */
+#define TSS_ADDRESS (IDENTITY_MAP_ADDRESS + 4096)
+#define LAPIC_SVR 0xF0
 #define CPUID_ROOM 128
 
 static const char *program;
@@ -90,6 +92,25 @@ struct vm {
         step(#request);                                                                                                \
     } while (0)
 
+/* The first 16 interrupts to the PICs, 24 to the IOAPIC, where the timer is on input 2. */
+static void route_interrupts(int fd) {
+    struct {
+        struct kvm_irq_routing head;
+        struct kvm_irq_routing_entry entries[16 + 23];
+    } table;
+    memset(&table, 0, sizeof table);
+    struct kvm_irq_routing_entry *entry = table.entries;
+    for (int irq = 0; irq < 16; irq++)
+        *entry++ = (struct kvm_irq_routing_entry){
+            .gsi = irq, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {.irqchip = irq / 8, .pin = irq % 8}};
+    for (int irq = 0; irq < 24; irq++)
+        if (irq != 2)
+            *entry++ = (struct kvm_irq_routing_entry){
+                .gsi = irq, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {.irqchip = 2, .pin = irq ? irq : 2}};
+    table.head.nr = entry - table.entries;
+    STEP(fd, KVM_SET_GSI_ROUTING, &table);
+}
+
 /* RAM is the file `ram_fd`, mapped with the `sharing` MAP_SHARED or MAP_PRIVATE. */
 static struct vm create_on(int ram_fd, int sharing) {
     struct vm vm = {.ram_fd = ram_fd};
@@ -101,21 +122,31 @@ static struct vm create_on(int ram_fd, int sharing) {
         ;
     must(vm.fd, "KVM_CREATE_VM");
     step("KVM_CREATE_VM");
+    STEP(kvm, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
     struct kvm_enable_cap ring = {.cap = KVM_CAP_DIRTY_LOG_RING, .args = {ring_bytes}};
     if (ring_bytes)
         STEP(vm.fd, KVM_ENABLE_CAP, &ring);
-    STEP(vm.fd, KVM_SET_TSS_ADDR, TSS_ADDRESS);
     struct kvm_userspace_memory_region region = {.memory_size = RAM_SIZE, .userspace_addr = (uintptr_t)vm.ram};
     STEP(vm.fd, KVM_SET_USER_MEMORY_REGION, &region);
+    STEP(vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_SET_TSS_ADDR);
+    STEP(vm.fd, KVM_SET_TSS_ADDR, TSS_ADDRESS);
+    uint64_t identity_map = IDENTITY_MAP_ADDRESS;
+    STEP(vm.fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map);
     STEP(vm.fd, KVM_CREATE_IRQCHIP, 0);
     struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
     STEP(vm.fd, KVM_CREATE_PIT2, &pit);
+    route_interrupts(vm.fd);
     vm.cpu = must(ioctl(vm.fd, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
     step("KVM_CREATE_VCPU");
     vm.run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm.cpu, 0);
     if (vm.run == MAP_FAILED)
         die("mmap of the vCPU");
     step("map vCPU");
+    struct kvm_lapic_state lapic;
+    STEP(vm.cpu, KVM_GET_LAPIC, &lapic);
+    lapic.regs[LAPIC_SVR] = (char)0xFF;
+    lapic.regs[LAPIC_SVR + 1] = 1;
+    STEP(vm.cpu, KVM_SET_LAPIC, &lapic);
     STEP(vm.cpu, KVM_SET_CPUID2, &cpuid);
     return vm;
 }
