@@ -82,7 +82,7 @@ class Bus:
         """What the guest reads at `address`, as an unsigned integer of `size` bytes."""
         claim = self.find(address)
         if claim is None:
-            return self._nobody(address, size)
+            return self.read_unclaimed(address, size)
         read, _, offset, width, _ = claim
         if size <= width:
             return read(offset, size)
@@ -95,7 +95,7 @@ class Bus:
         """Deliver a write of `size` bytes."""
         claim = self.find(address)
         if claim is None:
-            self._nobody(address, size)
+            self.write_unclaimed(address, size, value)
             return
         _, write, offset, width, _ = claim
         if size <= width:
@@ -121,13 +121,18 @@ class Bus:
         for at in range(0, len(data), size):
             self.write(address, size, int.from_bytes(data[at : at + size], "little"))
 
-    def _nobody(self, address: int, size: int) -> int:
+    def read_unclaimed(self, address: int, size: int) -> int:
+        """`read` where `find` finds nobody: counts the access."""
         count = self.unclaimed.get(address)
         if count is not None:
             self.unclaimed[address] = count + 1
         elif len(self.unclaimed) < UNCLAIMED_LIMIT:
             self.unclaimed[address] = 1
         return (1 << 8 * size) - 1
+
+    def write_unclaimed(self, address: int, size: int, value: int) -> None:
+        """`write` where `find` finds nobody: counts the access."""
+        self.read_unclaimed(address, size)
 
 
 class PortBus(Bus):

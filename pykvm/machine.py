@@ -17,7 +17,7 @@ from types import TracebackType
 
 from . import boot
 from .boot import detect, rom
-from .bus import Claim, MmioBus, PortBus
+from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .disk import SECTOR, Disk
@@ -719,12 +719,15 @@ class Machine:
 
     def route_port(self, key: int) -> Route:
         """How to serve a port access with that key (see `runner`); remembered until a device comes or goes."""
-        port, size = key & 0xFFFF, key >> 16 & 7
-        claim = self.ports.find(port)
-        # An access that must be split, or that nobody answers, goes the long way through the bus.
-        owner = claim if claim is not None and size <= claim.width else self.ports
-        function: Callable[..., int | None] = owner.write if key & OUTPUT_KEY else owner.read
-        route = (function, owner.offset if isinstance(owner, Claim) else port, size)
+        ports, port, size = self.ports, key & 0xFFFF, key >> 16 & 7
+        claim = ports.find(port)
+        if claim is not None and size <= claim.width:
+            read, write, offset = claim.read, claim.write, claim.offset
+        elif claim is None:
+            read, write, offset = ports.read_unclaimed, ports.write_unclaimed, port
+        else:  # it must be split: the long way through the bus
+            read, write, offset = ports.read, ports.write, port
+        route: Route = (write if key & OUTPUT_KEY else read, offset, size)
         self.port_routes[key] = route
         return route
 

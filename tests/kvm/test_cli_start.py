@@ -1,0 +1,56 @@
+"""The start and the end of `pykvm run` as a process: what it imports, and that nothing is lost at its quick exit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers import LIMIT, PYKVM, ROOT, pykvm
+
+SLOW = {
+    "argparse",
+    "capstone",
+    "click",
+    "ctypes",
+    "dataclasses",
+    "datetime",
+    "inspect",
+    "json",
+    "pathlib",
+    "re",
+    "typing",
+}
+"""Modules that take long to import; tests/unit/test_imports.py says what to do instead."""
+
+
+def test_a_run_imports_nothing_slow(guest: Callable[[str], Path]) -> None:
+    command = [
+        sys.executable,
+        "-I",
+        "-X",
+        "importtime",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); {PYKVM[2]}",
+    ]
+    done = subprocess.run(
+        [*command, "run", guest("hello64")], check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=LIMIT
+    )
+    assert done.stdout == b"Hello from 64-bit long mode!\n"
+    lines = [line.split("|") for line in done.stderr.decode().splitlines() if line.startswith("import time:")]
+    names = [columns[2].strip() for columns in lines]
+    # What comes before pykvm itself is Python's own start, and what the environment has installed.
+    ours = names[names.index("pykvm.typed") :]
+    assert "pykvm.machine" in ours
+    assert not SLOW & set(ours)
+
+
+def test_the_quick_exit_loses_no_output(guest: Callable[[str], Path]) -> None:
+    done = pykvm("run", guest("hello64"))
+    assert done.stdout == b"Hello from 64-bit long mode!\n"
+    assert done.stderr.startswith(b"pykvm: exited: ")
+    assert done.stderr.endswith(b"\n")
+    listing = pykvm("disasm", guest("hello64"), "--json").stdout
+    assert len(listing) > 1 << 14  # more than a buffer of Python's
+    assert listing.endswith(b"}\n")
