@@ -53,9 +53,8 @@ def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a line, or without `nl` what may be a part of one, to standard output or error, at once."""
     stream, text = sys.stderr if err else sys.stdout, str(message)
     if "\033" in text and not stream.isatty():
-        import re
-
-        text = re.sub(r"\033\[[0-9;]*m", "", text)
+        first, *rest = text.split("\033[")
+        text = first + "".join(part.lstrip("0123456789;?")[1:] for part in rest)  # without parameters and final byte
     print(text, file=stream, flush=True, end="\n" if nl else "")
 
 
