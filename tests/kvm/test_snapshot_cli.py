@@ -17,7 +17,7 @@ import pytest
 from helpers import HALT, LIMIT, PYKVM, ROOT, SPIN, flat, leaves_no_traceback, pykvm
 
 from pykvm import ConfigError, Machine
-from pykvm.cli import cli
+from pykvm.cli import invoke
 from pykvm.cli.saving import Saver
 from pykvm.snapshot import Snapshot
 
@@ -59,7 +59,7 @@ def list_of(*arguments: object, status: int = 0) -> str:
     """What `pykvm snapshots` prints."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        assert cli.main(["snapshots", *map(str, arguments)], standalone_mode=False) == status
+        assert invoke(["snapshots", *map(str, arguments)]) == status
     return out.getvalue() + err.getvalue()
 
 
