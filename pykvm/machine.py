@@ -26,7 +26,6 @@ from .eventloop import EventLoop, Timer
 from .kvm import VCPU, VM, MpState, MsrRange, System
 from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
 from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
-from .net import NetBackend
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
 from .runner import OUTPUT_KEY, Crash, Route, Runner
@@ -37,6 +36,7 @@ from .x86.registers import RFLAGS_IF
 if TYPE_CHECKING:
     from .crash.replay import Checkpoint
     from .display import Screen
+    from .net import NetBackend
     from .snapshot import Snapshot
     from .snapshot.timeline import Timeline, WrittenDisks
 
@@ -192,7 +192,7 @@ class Machine:
             self.rom = None if firmware is None else self._own(rom.Rom(_content(firmware)))
             self.vga_bios = None if firmware is None or isinstance(firmware, bytes) else _vga_bios(firmware)
             self.loop = self._own(EventLoop(self.lock, self._loop_failed, "pykvm I/O"))
-            cards = [Nic(nic) if isinstance(nic, NetBackend) else nic for nic in nics]
+            cards = [nic if isinstance(nic, Nic) else Nic(nic) for nic in nics]
             for card in cards:
                 self._own(card.backend)
             self.disks = [self._own_disk(disk) for disk in disks]

@@ -26,12 +26,12 @@ from .devices.vga import Vga
 from .disk import Disk
 from .errors import ConfigError
 from .eventloop import EventLoop, Timer
-from .net import NetBackend
 from .typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .bios.service import Bios
     from .machine import Machine
+    from .net import NetBackend
 
 COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """COM1 to COM4: (port, IRQ)."""
