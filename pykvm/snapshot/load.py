@@ -6,9 +6,10 @@ import hashlib
 import os
 import stat
 import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..boot.rom import MAX_SIZE
 from ..disk.overlay import CLUSTER
@@ -38,6 +39,11 @@ from .format import (
 from .image import Image, Root, pages_in, runs
 from .snapshot import Firmware, Shape, Snapshot
 
+ATTEMPTS = 8
+"""How often a snapshot is read that is being replaced."""
+
+Read = TypeVar("Read")
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -64,50 +70,74 @@ def _load(path: str, verify: bool, descendants: tuple[str, ...]) -> Snapshot:
     if len(descendants) > GENERATIONS:
         raise SnapshotError(f"{descendants[0]} has more than {GENERATIONS} ancestors")
     try:
-        state = _read_state(path)
-        link = _parent(state)
-        parent = None
-        if link is not None:
-            parent_id, where = link[0], os.path.normpath(os.path.join(os.path.dirname(path), link[1]))
-            if os.path.realpath(where) in map(os.path.realpath, (path, *descendants)):
-                raise SnapshotError(f"{path}: its parent {where!r} has it as an ancestor")
-            if not os.path.isdir(where):
-                raise SnapshotError(f"{path} is incomplete without its parent {where!r}, which is not there")
-            parent = _load(where, verify, (*descendants, path))
-            if parent.id != parent_id:
-                raise SnapshotError(f"{path}: its parent {where!r} has been replaced by another snapshot")
-        return _build(path, state, parent, verify)
+        return _read_whole(path, lambda home: _load_from(home, path, verify, descendants))
     except OSError as error:
         raise SnapshotError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise SnapshotError(f"{path} is damaged: {error}") from error
 
 
+def _read_whole(path: str, read: Callable[[int], Read]) -> Read:
+    """Call `read` with a descriptor of the directory, so that all files are of one snapshot, whoever replaces it now.
+
+    It is called anew if it fails because of that.
+    """
+    for _ in range(ATTEMPTS):
+        home = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return read(home)
+        except OSError:
+            if os.path.samestat(os.fstat(home), os.stat(path)):
+                raise
+        finally:
+            os.close(home)
+    raise SnapshotError(f"{path} is replaced again and again while it is read")
+
+
+def _load_from(home: int, path: str, verify: bool, descendants: tuple[str, ...]) -> Snapshot:
+    state = _read_state(home, path)
+    link = _parent(state)
+    parent = None
+    if link is not None:
+        parent_id, where = link[0], os.path.normpath(os.path.join(os.path.dirname(path), link[1]))
+        if os.path.realpath(where) in map(os.path.realpath, (path, *descendants)):
+            raise SnapshotError(f"{path}: its parent {where!r} has it as an ancestor")
+        if not os.path.isdir(where):
+            raise SnapshotError(f"{path} is incomplete without its parent {where!r}, which is not there")
+        parent = _load(where, verify, (*descendants, path))
+        if parent.id != parent_id:
+            raise SnapshotError(f"{path}: its parent {where!r} has been replaced by another snapshot")
+    return _build(home, path, state, parent, verify)
+
+
 def read_header(path: str) -> Header:
     """What a list shows, without the contents; SnapshotError if `path` is no snapshot that can be read."""
     try:
-        state = _read_state(path)
-        shape, link, screen = _shape(table(state, "machine")), _parent(state), items(state, "screen")
-        if type(state.get("id")) is not str or not all(type(line) is str for line in screen):
-            raise ValueError("the id or the screen is not text")
-        with os.scandir(path) as entries:
-            size = sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
-        parent = None if link is None else link[1]
-        created, text = _created(state), "\n".join(screen)
-        return Header(path, state["id"], parent, created, shape.memory, shape.cpus, text, size)
+        return _read_whole(path, lambda home: _header(home, path))
     except OSError as error:
         raise SnapshotError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, OverflowError) as error:
         raise SnapshotError(f"{path} is damaged: {error}") from error
 
 
-def _read_state(path: str) -> dict[str, Any]:
+def _header(home: int, path: str) -> Header:
+    state = _read_state(home, path)
+    shape, link, screen = _shape(table(state, "machine")), _parent(state), items(state, "screen")
+    if type(state.get("id")) is not str or not all(type(line) is str for line in screen):
+        raise ValueError("the id or the screen is not text")
+    with os.scandir(home) as entries:
+        size = sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
+    parent = None if link is None else link[1]
+    return Header(path, state["id"], parent, _created(state), shape.memory, shape.cpus, "\n".join(screen), size)
+
+
+def _read_state(home: int, path: str) -> dict[str, Any]:
     with ExitStack() as stack:
-        fd = _open(stack, os.path.join(path, STATE))
+        fd = _open(stack, home, STATE)
         if os.fstat(fd).st_size > STATE_LIMIT:
             raise ValueError(f"{STATE} is longer than {STATE_LIMIT >> 20} MiB")
         raw = _read(fd, 0, os.fstat(fd).st_size)
-        given = _read(_open(stack, os.path.join(path, CHECKSUM)), 0, 64)
+        given = _read(_open(stack, home, CHECKSUM), 0, 64)
     if hashlib.sha256(raw).hexdigest().encode() != given:
         raise ValueError(f"{STATE} has not the checksum that {CHECKSUM} says")
     state = plain.loads(raw.decode("ascii"))
@@ -118,7 +148,7 @@ def _read_state(path: str) -> dict[str, Any]:
     return state
 
 
-def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bool) -> Snapshot:
+def _build(home: int, path: str, state: dict[str, Any], parent: Snapshot | None, verify: bool) -> Snapshot:
     shape = _shape(table(state, "machine"))
     system = System()
     try:
@@ -135,10 +165,10 @@ def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bo
         raise ValueError("a device's state is not a table")
     if type(state.get("id")) is not str or not all(type(line) is str for line in screen):
         raise ValueError("the id or the screen is not text")
-    disks = [_disk(path, place, disk) for place, disk in enumerate(items(state, "disks"))]
+    disks = [_disk(home, place, disk) for place, disk in enumerate(items(state, "disks"))]
     if not 0 < len(disks) <= 2 * len(ATA_CHANNELS) + 1:
         raise ValueError("there are not as many disks as places")
-    image = _image(path, shape.memory, _extents(items(state, "memory"), shape.memory, PAGE_SIZE), parent, verify)
+    image = _image(home, shape.memory, _extents(items(state, "memory"), shape.memory, PAGE_SIZE), parent, verify)
     return Snapshot(
         shape=shape,
         state=saved,
@@ -149,7 +179,7 @@ def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bo
         consoles=consoles,
         disks=disks,
         image=image,
-        firmware=_firmware(path, state, shape),
+        firmware=_firmware(home, state, shape),
         no_reboot=flag(table(state, "machine"), "no_reboot"),
         parent_id=parent.id if parent is not None else None,
         id=state["id"],
@@ -161,9 +191,9 @@ def _build(path: str, state: dict[str, Any], parent: Snapshot | None, verify: bo
     )
 
 
-def _image(path: str, size: int, parts: list[Extent], parent: Snapshot | None, verify: bool) -> Image:
+def _image(home: int, size: int, parts: list[Extent], parent: Snapshot | None, verify: bool) -> Image:
     with ExitStack() as stack:
-        fd = _open(stack, os.path.join(path, MEMORY))
+        fd = _open(stack, home, MEMORY)
         if os.fstat(fd).st_size != size:
             raise ValueError(f"{MEMORY} has {os.fstat(fd).st_size} bytes, the machine {size}")
         if parent is None:
@@ -193,7 +223,7 @@ def _verify(image: Image, parts: list[Extent]) -> None:
                 raise ValueError(f"{MEMORY} has content at {offset:#x} where none was saved")
 
 
-def _disk(path: str, place: int, state: Any) -> SavedDisk | None:
+def _disk(home: int, place: int, state: Any) -> SavedDisk | None:
     if state is None:
         return None
     disk = SavedDisk.from_plain(state)
@@ -202,7 +232,7 @@ def _disk(path: str, place: int, state: Any) -> SavedDisk | None:
         if sum(part.length for part in parts) > WRITTEN_LIMIT:
             raise ValueError(f"more than {WRITTEN_LIMIT >> 30} GiB were written to disk {place}")
         with ExitStack() as stack:
-            fd = _open(stack, os.path.join(path, f"disk{place}"))
+            fd = _open(stack, home, f"disk{place}")
             if os.fstat(fd).st_size != disk.size:
                 raise ValueError(f"disk{place} has {os.fstat(fd).st_size} bytes, the disk {disk.size}")
             for part in parts:
@@ -212,7 +242,7 @@ def _disk(path: str, place: int, state: Any) -> SavedDisk | None:
     return disk
 
 
-def _firmware(path: str, state: dict[str, Any], shape: Shape) -> Firmware | None:
+def _firmware(home: int, state: dict[str, Any], shape: Shape) -> Firmware | None:
     images: list[bytes | None] = []
     for name in FIRMWARE:
         if state.get(name) is None:
@@ -220,7 +250,7 @@ def _firmware(path: str, state: dict[str, Any], shape: Shape) -> Firmware | None
             continue
         parts = _extents(items(state, name), MAX_SIZE, 1)
         with ExitStack() as stack:
-            fd = _open(stack, os.path.join(path, name))
+            fd = _open(stack, home, name)
             images.append(b"".join(_content(fd, part, name) for part in parts))
     rom, vga_bios = images
     if shape.firmware != ("" if rom is None else hashlib.sha256(rom).hexdigest()):
@@ -252,11 +282,11 @@ def _extents(given: list[Any], size: int, unit: int) -> list[Extent]:
     return made
 
 
-def _open(stack: ExitStack, path: str) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+def _open(stack: ExitStack, home: int, name: str) -> int:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=home)
     stack.callback(os.close, fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise ValueError(f"{os.path.basename(path)} is not a regular file")
+        raise ValueError(f"{name} is not a regular file")
     return fd
 
 
