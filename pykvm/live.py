@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from .console.terminal import Terminal
 from .display.terminal import TerminalDisplay
-from .memory import GuestMemoryError
 
 if TYPE_CHECKING:
     from .eventloop import Timer
@@ -63,16 +62,19 @@ class Typist:
 class LiveScreen:
     """Shows `machine`'s screen on standard output, and types what comes from standard input, from now to `close`.
 
-    Made with the machine's lock held, before the run. Ctrl-A X ends the run.
+    Made with the machine's lock held, before the run. Ctrl-A X ends the run. Where standard output is no terminal, only
+    the last picture is shown. ConfigError for a machine without a screen.
     """
 
     def __init__(self, machine: Machine, environ: Mapping[str, str] = os.environ) -> None:
         self._machine = machine
+        self._shown = machine.screen
         self._terminal = Terminal(Typist(machine), machine.loop, machine.request_stop)
         truecolor = environ.get("COLORTERM") in ("truecolor", "24bit")
         self._display = TerminalDisplay(self._write, truecolor=truecolor)
         self._timer: Timer | None = None
-        self._show()
+        if sys.stdout.isatty():
+            self._show()
 
     def _write(self, text: str) -> None:
         self._terminal.write(text.encode())
@@ -80,14 +82,9 @@ class LiveScreen:
     def _show(self) -> None:
         # A reader who is behind gets the newest picture once he has caught up.
         if not self._terminal.behind:
-            self._draw()
+            self._shown = self._machine.screen
+            self._display.draw(self._shown)
         self._timer = self._machine.loop.call_at(time.monotonic() + FRAME, self._show)
-
-    def _draw(self) -> None:
-        try:
-            self._display.draw(self._machine.screen)
-        except GuestMemoryError:
-            self._machine.request_stop("there is no screen: a machine needs 1M of memory for one")
 
     def close(self) -> str:
         """Show the last picture, give the terminal back, and return that picture as text with its colours."""
@@ -95,6 +92,6 @@ class LiveScreen:
             if self._timer is not None:
                 self._timer.cancel()
             self._display.close()
-            last = self._machine.screen
+            self._shown = self._machine.screen
         self._terminal.close()
-        return last.ansi(truecolor=False) if sys.stdout.isatty() else last.text + "\n"
+        return self._shown.ansi(truecolor=False) if sys.stdout.isatty() else self._shown.text + "\n"

@@ -84,6 +84,9 @@ class Debugger(Protocol):
     def halted(self) -> bool:
         """All CPUs sleep for ever: whether the debugger deals with it, and the run does not end."""
 
+    def reset(self) -> None:
+        """The machine has been reset, and no vCPU is in the guest."""
+
     def ended(self) -> None:
         """The run has ended."""
 
@@ -182,7 +185,6 @@ class Machine:
         self.entry: boot.EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
         self._load_again: Callable[[], object] | None = None
-        self._reset_asked = False
         self.no_reboot = no_reboot
         self.resets = 0
         """How often the guest has reset the machine."""
@@ -204,8 +206,11 @@ class Machine:
                 kind = detect.choose(content, options, format)
                 if kind in detect.FROM_DISK:
                     self._insert(kind, image, content)
+            has_bios = kind in detect.FROM_DISK and self.rom is None
+            if self.floppy is not None and not has_bios:
+                raise ConfigError("only pykvm's own BIOS knows a floppy disk: neither kernel nor firmware sees it")
             self._create(cpus)
-            self.pc = Pc(self, serial_ports, cards, has_bios=kind in detect.FROM_DISK and self.rom is None)
+            self.pc = Pc(self, serial_ports, cards, has_bios=has_bios)
             self._load_first(content, options, kind)
         except BaseException:
             self.close()
@@ -344,12 +349,16 @@ class Machine:
     def screen(self) -> Screen:
         """What the VGA shows now: `text`, `lines`, `find`, `png()`, `save`, `ansi`.
 
-        GuestMemoryError if the machine's RAM has no room for video memory, which ends at 0xC0000.
+        ConfigError if the machine's RAM has no room for video memory.
         """
         from .devices.vga import text_screen
 
         with self.lock:
-            return text_screen(self.pc.vga, self.memory.read)
+            try:
+                return text_screen(self.pc.vga, self.memory.read)
+            except GuestMemoryError as error:
+                have = self.memory.size >> 10
+                raise ConfigError(f"there is no screen: video memory ends at 768K, RAM at {have}K") from error
 
     def wait_for_screen(self, text: str, timeout: float | None = None) -> Screen:
         """Wait until a row of the screen has `text` in it, and return the screen.
@@ -699,14 +708,12 @@ class Machine:
         """The guest reset the machine."""
         if self.no_reboot or self._load_again is None:
             self._end(Ending.REBOOTED, reason)
-        elif not self._reset_asked:
-            self._reset_asked = True
+        elif self._reset not in self._at_rest:
             self.at_rest(self._reset)
 
     def _reset(self) -> None:
         from .reset import reset
 
-        self._reset_asked = False
         self.resets += 1
         reset(self)
         assert self.entry is not None
@@ -714,6 +721,8 @@ class Machine:
         for gpa, size in (*((span.gpa, span.size) for span in self.entry.spans), *self.entry.reserved):
             self.memory.zero(gpa, size)
         self._load_again()
+        if self.debugger is not None:
+            self.debugger.reset()
 
     # What runners say and ask, with the lock held unless said otherwise
 

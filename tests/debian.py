@@ -24,7 +24,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pykv
 KERNEL = "linux-image-cloud-amd64"
 """Linux in Debian's flavour for virtual machines: `boot/vmlinuz-*`, and unpacked from it `boot/vmlinux`."""
 
-PACKAGES = (KERNEL, "multiboot")
+PACKAGES = (KERNEL, "busybox-static", "grub-rescue-pc", "memtest86+", "multiboot", "seabios")
 """Every package that a test takes something from."""
 
 DECOMPRESSORS = {b"\x02\x21\x4c\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}

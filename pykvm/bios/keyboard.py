@@ -12,7 +12,8 @@ from . import data
 from .call import SLEEP, Call
 from .redirect import Redirect
 
-KEYBOARD_PORT = 0x60
+KEYBOARD_PORT, STATUS_PORT = 0x60, 0x64
+STATUS_OBF = 1
 RIGHT_SHIFT, LEFT_SHIFT, CTRL, ALT = 1, 2, 4, 8
 SCROLL_LOCK, NUM_LOCK, CAPS_LOCK, INSERT = 0x10, 0x20, 0x40, 0x80
 _PREFIX_E0, _PREFIX_E1 = 2, 1
@@ -87,6 +88,11 @@ class Keys:
         self._memory = memory
         self._ports = ports
         self._redirect = redirect
+
+    def start(self) -> None:
+        """Take what was typed before the interrupt controller knew of the keyboard: its line would stay up for ever."""
+        if self._ports.read(STATUS_PORT, 1) & STATUS_OBF:
+            self.interrupt()
 
     # INT 9
 

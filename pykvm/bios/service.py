@@ -143,6 +143,7 @@ class Bios(Device):
         data.write_bda(self._memory, com_ports, self._disks.floppies, self._disks.hard_disks)
         self._redirect.on = True
         self._video.set_mode(3)
+        self._keys.start()
         self._clock.start()
         self._bootstrap(call)
 

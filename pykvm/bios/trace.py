@@ -188,7 +188,7 @@ class Log:
         """To be called before the call is served."""
         asked = question(call)
         if not asked.printed:
-            self.flush()
+            self._end_text()
         return asked
 
     def answered(self, asked: Asked, call: Call) -> None:
@@ -196,7 +196,7 @@ class Log:
         if asked.printed:
             self._printed += asked.printed
             if len(self._printed) >= LINE or call.al == LINE_FEED:
-                self.flush()
+                self._end_text()
             return
         if call.carry and call.vector in _TELLS_BY_CARRY:
             result = f"error {call.ah:02X}h {STATUS.get(call.ah, '') if call.vector == 0x13 else ''}".strip()
@@ -205,7 +205,11 @@ class Log:
         self._line(f"{asked.text} -> {result}")
 
     def flush(self) -> None:
-        """Emit what has been printed since the last line."""
+        """Emit what is left: what has been printed since the last line, and how often that was repeated."""
+        self._end_text()
+        self._end_repetition()
+
+    def _end_text(self) -> None:
         if self._printed:
             printed, self._printed = self._printed, ""
             self._line(f"INT 10h AH=0E print {printed}")
@@ -216,11 +220,14 @@ class Log:
         if line == self._last:
             self._repeated += 1
             return
-        if self._repeated:
-            self.emit(f"{self._last} ({self._repeated} more)")
-            self._repeated = 0
+        self._end_repetition()
         self._last = line
         self.emit(line)
+
+    def _end_repetition(self) -> None:
+        if self._repeated and self.emit is not None:
+            self.emit(f"{self._last} ({self._repeated} more)")
+            self._repeated = 0
 
 
 def _say(words: Words, call: Call) -> str:

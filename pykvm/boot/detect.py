@@ -14,6 +14,8 @@ from .layout import Image
 FLOPPY, DISK = "floppy", "disk"
 FROM_DISK = (FLOPPY, DISK)
 """The formats whose image is not loaded, but attached for a BIOS to start it from."""
+WITH_COMMAND_LINE = ("multiboot2", "multiboot", "pvh", "linux")
+"""The formats whose boot protocol has a place for a command line and modules."""
 
 
 class Format(NamedTuple):
@@ -90,6 +92,8 @@ def choose(image: Image, options: Options, format_name: str | None = None) -> st
         raise ConfigError(f"there is no image format {name!r}: choose one of {', '.join(FORMATS)}")
     if is_flat and name != "flat":
         raise ConfigError(f"mode, load and entry are for flat binaries, and the image is {name!r}: see format")
+    if (options.command_line or options.modules) and name not in WITH_COMMAND_LINE:
+        raise ConfigError(f"the image is {name!r}, which has no place for a command line, an initrd or modules")
     return name
 
 

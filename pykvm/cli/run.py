@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
 
 from ..console.terminal import Terminal
 from ..errors import ConfigError
@@ -97,16 +96,16 @@ def command(
       126            a device failed
       130            interrupted by Ctrl-C
     """
+    if as_json and display != "serial":
+        raise ConfigError("--json prints nothing else: there is no --display with it")
     saver = make_saver(snapshot_at, snapshot_to)
     with spec.make() as machine:
         machine.keep_instructions = last_instructions
         if gdb is not None:
             wait_for_gdb(machine, spec.kernel, gdb)
-        flush = _trace_bios(machine) if trace is not None else lambda: None
-        try:
-            return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")
-        finally:
-            flush()
+        if trace is not None:
+            _trace_bios(machine)
+        return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")
 
 
 def make_saver(at: str | None, to: str | None, parent: Snapshot | None = None) -> Saver | None:
@@ -135,6 +134,9 @@ def run_and_show(
     except DeviceError as error:
         show_device_error(error)
         return DEVICE_ERROR_STATUS
+    finally:
+        if machine.pc.bios is not None:
+            machine.pc.bios.log.flush()
     if as_json:
         import json
 
@@ -190,13 +192,12 @@ def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None)
         ui.echo(screen.close(), nl=False)
 
 
-def _trace_bios(machine: Machine) -> Callable[[], None]:
-    """Have BIOS calls told; what is returned tells the rest at the end."""
+def _trace_bios(machine: Machine) -> None:
+    """Have BIOS calls told."""
     bios = machine.pc.bios
     if bios is None:
         raise ConfigError("--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk")
     bios.log.emit = lambda line: ui.secho(line, err=True, dim=True)
-    return bios.log.flush
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

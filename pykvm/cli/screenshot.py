@@ -55,9 +55,12 @@ def _save(path: str, content: bytes) -> None:
 
 def take(machine: Machine, at: str | None, keys: str | None, timeout: float) -> tuple[Screen, bool]:
     """Run the machine up to the moment, and return its screen, and whether the text has come."""
-    machine.start()
     if keys is not None:
-        machine.keyboard.type(keys)
+        try:
+            machine.keyboard.type(keys)
+        except ValueError as error:
+            raise ConfigError(f"--type: {error}") from error
+    machine.start()
     if at is None:
         with suppress(TimeoutError):
             machine.wait(timeout)

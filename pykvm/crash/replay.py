@@ -269,6 +269,9 @@ class _Attempt:
         """No CPU will ever go on."""
         return False
 
+    def reset(self) -> None:
+        """It is never told: a fork has no image to start anew from, so its run ends where the guest resets it."""
+
     def ended(self) -> None:
         """The run has ended."""
 

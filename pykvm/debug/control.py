@@ -106,6 +106,7 @@ class Control:
         self._let_end = False  # the run may end as it was about to: the person has seen it
         self._pending: deque[Stop] = deque()  # stops of other CPUs at the same time, to be told one by one
         self._placement = Placement()
+        self._actions: Mapping[int, Step | None] = {}  # what the CPUs that were let go were told
         self._watched: dict[Watch, bytes] = {}  # where KVM has no watchpoints: what is there now
         self._stopped_at = 0.0
         self._stopped_time = 0.0
@@ -199,6 +200,7 @@ class Control:
                 runner.held = cpu not in actions
 
     def _prepare(self, actions: Mapping[int, Step | None]) -> None:
+        self._actions = actions
         moves = list(actions.values())
         # Where one CPU goes that is stepped alone is looked at anyway.
         placement = self._place(code=len(moves) != 1 or moves[0] is None)
@@ -367,6 +369,13 @@ class Control:
         if self.stop is None:
             self._stop(Stop(Why.HALTED, text="every CPU is halted with interrupts off"))
         return True
+
+    def reset(self) -> None:
+        """The machine has been reset: CPUs that run meet the breakpoints after it, too."""
+        self._touched = True
+        if self.stop is None:
+            self._placement.unpatch(self.machine.memory)
+            self._prepare(self._actions)
 
     def ended(self) -> None:
         """The run has ended; what is in RAM now is the guest's again."""

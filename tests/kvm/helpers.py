@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ STATE_LOST = os.path.exists("/sys/module/kvm_amd")
 PYKVM = [sys.executable, "-c", "from pykvm.cli import main; main()"]
 """The command line, whether or not the console script is installed. To be run in ROOT."""
 
+MIB = 1 << 20
 COM1, DEBUG_PORT, EXIT_PORT = 0x3F8, 0xE9, 0xF4
 HALT = bytes.fromhex("fa f4")
 """cli; hlt"""
@@ -41,6 +43,26 @@ EXIT_AL = bytes.fromhex("e6 f4")
 def hexcode(text: str) -> bytes:
     """Code from lines of hexadecimal bytes, each with its instruction behind a semicolon."""
     return b"".join(bytes.fromhex(line.partition(";")[0]) for line in text.splitlines())
+
+
+def assembled(text: str, directory: Path, at: int, bits: int) -> bytes:
+    """The code of GNU assembler's `text` (AT&T syntax), for a start at address `at`. A test that uses it needs gcc."""
+    source, made, image = directory / "code.S", directory / "code.o", directory / "code.bin"
+    source.write_text(f".code{bits}\n.globl _start\n_start:\n{text}\n")
+    machine = ("-m64", "elf_x86_64") if bits == 64 else ("-m32", "elf_i386")
+    subprocess.run(["gcc", machine[0], "-c", "-o", made, source], check=True)
+    link = ["ld", "-m", machine[1], "-Ttext", hex(at), "--oformat", "binary", "-o", image, made]
+    subprocess.run(link, check=True)
+    return image.read_bytes()
+
+
+def elf32(data: bytes, entry: int, notes: bytes = b"") -> bytes:
+    """An executable with one segment at 1 MiB and perhaps a note segment."""
+    header = struct.pack("<7s9xHHIIIIIHHHHHH", b"\x7fELF\1\1\1", 2, 3, 1, MIB + entry, 52, 0, 0, 52, 32, 2, 40, 0, 0)
+    at = 52 + 64
+    load = struct.pack("<8I", 1, at, MIB, MIB, len(data), len(data), 7, 4)
+    note = struct.pack("<8I", 4, at + len(data), 0, 0, len(notes), len(notes), 4, 4)
+    return header + load + note + data + notes
 
 
 def flat(code: bytes, mode: int = 64, **options: Any) -> Machine:

@@ -7,30 +7,21 @@ it uses.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from debian import KERNEL, package
-from helpers import LIMIT
+from helpers import LIMIT, MIB, elf32
 
 from pykvm import Ending, Machine, boot
 
 LINUX_LIMIT = 55.0
 """Seconds for Linux to boot and power off."""
 
-MIB = 1 << 20
 SHOW_EAX = bytes.fromhex("e6e9 c1e808 e6e9 c1e808 e6e9 c1e808 e6e9")
 """out 0xE9, al; shr eax, 8; and so on: EAX to the debug console, lowest byte first."""
 SHOW_REGISTERS = SHOW_EAX + bytes.fromhex("8b03") + SHOW_EAX + bytes.fromhex("b000 e6f4")
 """The same, then what is at [EBX], then the end."""
-
-
-def elf32(data: bytes, entry: int, notes: bytes = b"") -> bytes:
-    """An executable with one segment at 1 MiB and perhaps a note segment."""
-    header = struct.pack("<7s9xHHIIIIIHHHHHH", b"\x7fELF\1\1\1", 2, 3, 1, MIB + entry, 52, 0, 0, 52, 32, 2, 40, 0, 0)
-    at = 52 + 64
-    load = struct.pack("<8I", 1, at, MIB, MIB, len(data), len(data), 7, 4)
-    note = struct.pack("<8I", 4, at + len(data), 0, 0, len(notes), len(notes), 4, 4)
-    return header + load + note + data + notes
 
 
 @pytest.mark.parametrize(
@@ -67,11 +58,9 @@ def test_kernel_gets_its_magic_and_its_information(name: str, image: bytes, eax:
 def test_example_kernel_of_the_multiboot_specification() -> None:
     kernel = package("multiboot") / "usr/lib/multiboot/examples/kernel"
     modules = [boot.Module(b"abc" * 2000, "mod one"), boot.Module(b"x" * 10, "mod two")]
-    with Machine(memory="64M") as machine:
-        machine.load(kernel, boot.Options(command_line="hello world", modules=modules))
+    with Machine(kernel, memory="64M", command_line="hello world", modules=modules) as machine:
         assert machine.run(LIMIT).ending is Ending.HALTED
-        text = machine.memory.read(0xB8000, 80 * 25 * 2)[::2].decode("cp437")
-    lines = [text[at : at + 80].rstrip("\0 ") for at in range(0, len(text), 80)]
+        lines = machine.screen.lines
     # Told that there is a framebuffer of EGA text, it draws a diagonal of backslashes from the top left corner.
     assert [line[at] for at, line in enumerate(lines)] == ["\\"] * 25
     lines = [line[:at] + "?" + line[at + 1 :] for at, line in enumerate(lines)]
@@ -93,8 +82,19 @@ INIT_CODE = bytes.fromhex(
 INIT_TEXT = b"init: Linux has come!"
 
 
+def archive(files: dict[str, bytes]) -> bytes:
+    """A cpio archive (format "newc") of executable files."""
+    packed = b""
+    for name, mode, data in (*((name, 0o100755, data) for name, data in files.items()), ("TRAILER!!!", 0, b"")):
+        fields = (1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        packed += b"070701" + b"".join(b"%08X" % value for value in fields) + name.encode() + b"\0"
+        packed += bytes(-len(packed) % 4) + data
+        packed += bytes(-len(packed) % 4)
+    return packed
+
+
 def initrd() -> bytes:
-    """A cpio archive (format "newc") with a program /init that prints its text and powers the machine off."""
+    """With a program /init that prints its text and powers the machine off."""
     assert (len(INIT_CODE), len(INIT_TEXT)) == (0x30, 21)
     code = INIT_CODE + INIT_TEXT
     base, headers = 0x400000, 64 + 56
@@ -103,13 +103,7 @@ def initrd() -> bytes:
         "<7s9xHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, base + headers, 64, 0, 0, 64, 56, 1, 64, 0, 0
     )
     program += struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
-    archive = b""
-    for name, mode, data in (("init", 0o100755, program), ("TRAILER!!!", 0, b"")):
-        fields = (1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
-        archive += b"070701" + b"".join(b"%08X" % value for value in fields) + name.encode() + b"\0"
-        archive += bytes(-len(archive) % 4) + data
-        archive += bytes(-len(archive) % 4)
-    return archive
+    return archive({"init": program})
 
 
 def bzimage() -> bytes:
@@ -158,3 +152,58 @@ def test_linux_finds_its_cpus_and_chips() -> None:
 def test_linux_boots_runs_its_initrd_and_powers_off(kind: str, format_name: str, cpus: int) -> None:
     image = vmlinux() if kind == "elf" else protocol_32(bzimage())
     boot_linux(image, format_name, cpus, "quiet")  # most of the time goes into the serial port
+
+
+SHELL = b"""#!/busybox sh
+while echo -n "ready> "; read word; do
+    echo "you said: $word"
+    case $word in
+        off) /busybox poweroff -f ;;
+        reboot) /busybox reboot -f ;;
+    esac
+done
+"""
+
+
+def linux_with_a_shell(command_line: str = "", **options: Any) -> Machine:
+    """Linux, whose init reads words from the console, and answers."""
+    busybox = (package("busybox-static") / "bin/busybox").read_bytes()
+    modules = [boot.Module(archive({"busybox": busybox, "init": SHELL}))]
+    command_line = f"console=ttyS0 panic=-1 {command_line}"
+    return Machine(bzimage(), memory="256M", command_line=command_line, modules=modules, **options)
+
+
+@pytest.mark.needs("ring0-sse", "ring0-x87")
+def test_linux_on_its_console_and_after_a_reboot() -> None:
+    with linux_with_a_shell(cpus=2) as machine:
+        machine.start(LINUX_LIMIT)
+        serial = machine.serial
+        for word in ("hello", "reboot"):
+            serial.wait_for("ready> ", LINUX_LIMIT)
+            serial.send(f"{word}\n")
+            serial.wait_for(f"you said: {word}", LINUX_LIMIT)
+        serial.wait_for("smp: Brought up 1 node, 2 CPUs", LINUX_LIMIT)
+        serial.wait_for("ready> ", LINUX_LIMIT)
+        assert machine.resets == 1
+        serial.send("off\n")
+        outcome = machine.wait()
+        assert (outcome.ending, outcome.code) == (Ending.EXITED, 0)
+
+
+@pytest.mark.needs("ring0-sse", "ring0-x87")
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("k", "reset by the keyboard controller"),
+        ("a", "hard reset by 0x06 to port 0xcf9"),
+        ("p", "hard reset by 0x0e to port 0xcf9"),
+    ],
+)
+def test_linux_reboots_each_way(way: str, reason: str) -> None:
+    """By the keyboard controller, by ACPI's reset register, by the PCI bridge's (arch/x86/kernel/reboot.c)."""
+    with linux_with_a_shell(f"reboot={way}", no_reboot=True) as machine:
+        machine.start(LINUX_LIMIT)
+        machine.serial.wait_for("ready> ", LINUX_LIMIT)
+        machine.serial.send("reboot\n")
+        outcome = machine.wait()
+        assert (outcome.ending, outcome.reason) == (Ending.REBOOTED, reason)

@@ -6,14 +6,16 @@ import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyte
 import pytest
-from helpers import LIMIT, PYKVM, ROOT
+from helpers import LIMIT, PYKVM, ROOT, assembled, pykvm
 
 Guest = Callable[[str], Path]
 
@@ -35,6 +37,7 @@ class Session:
             stdin=self._far,
             stdout=self._far,
             stderr=self._far,
+            env={**os.environ, "COLORTERM": ""},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no other thread runs yet
         )
@@ -188,6 +191,171 @@ def test_a_terminal_that_goes_away_ends_the_run(guest: Guest) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+# The screen: what the process draws is read by a terminal emulator
+
+
+class Display(Session):
+    """A terminal of 80 columns and 30 rows that shows what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        fcntl.ioctl(self._far, termios.TIOCSWINSZ, struct.pack("<HHHH", 30, 80, 0, 0))
+        self.screen = pyte.Screen(80, 30)
+        self._stream = pyte.ByteStream(self.screen)
+
+    def read(self) -> None:
+        """Show what comes within a second."""
+        if select.select([self.near], [], [], 1)[0]:
+            data = os.read(self.near, 4096)
+            self.text += data
+            self._stream.feed(data)
+
+    def show(self, text: str) -> int:
+        """Wait until a row begins with `text`, and return which."""
+        deadline = time.monotonic() + LIMIT
+        while not any(row.startswith(text) for row in self.screen.display):
+            assert time.monotonic() < deadline, f"{text!r} is not shown; there is:\n" + "\n".join(self.screen.display)
+            self.read()
+        return next(number for number, row in enumerate(self.screen.display) if row.startswith(text))
+
+
+@pytest.fixture
+def display() -> Iterator[Display]:
+    display = Display()
+    yield display
+    display.close()
+
+
+KEYS = """
+        # Shows "ready", red on blue, then the code of each key that it gets, from the left in row 2; ends at "q".
+        xor     %ax, %ax
+        mov     %ax, %ss
+        mov     $0x7C00, %sp
+        mov     %ax, %ds
+        mov     $0xB800, %ax
+        mov     %ax, %es
+        cld
+        mov     $ready, %si
+        xor     %di, %di
+1:      lodsb
+        mov     $0x14, %ah
+        stosw
+        cmp     $'.', %al
+        jne     1b
+        mov     $320, %di
+2:      xor     %ah, %ah
+        int     $0x16
+        mov     %ax, %bx
+        mov     $4, %cx
+3:      rol     $4, %bx
+        mov     %bl, %al
+        and     $15, %al
+        cmp     $10, %al
+        sbb     $0x69, %al
+        das
+        mov     $0x0F, %ah
+        stosw
+        loop    3b
+        add     $2, %di
+        cmp     $0x1071, %bx
+        jne     2b
+        xor     %al, %al
+        out     %al, $0xF4
+ready:  .ascii  "ready."
+        .org    510
+        .word   0xAA55
+"""
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A disk image that shows keys."""
+    path = tmp_path / "keys.img"
+    path.write_bytes(assembled(KEYS, tmp_path, 0x7C00, 16))
+    return path
+
+
+@pytest.mark.needs("gcc")
+def test_the_screen_is_drawn_live_and_keys_go_to_the_keyboard(keys: Path, display: Display) -> None:
+    display.start("run", keys, "--display", "terminal")
+    row = display.show("ready.")
+    cell = display.screen.buffer[row][0]
+    assert (cell.fg, cell.bg) == ("red", "blue")
+    display.type(b"a")
+    display.show("1E61 ")
+    display.type(b"Z\r\x7f\x1b[A")
+    display.show("1E61 2C5A 1C0D 0E08 4800 ")
+    display.type(b"\x1b[3~\x1bOP\x1b[15~\t\x1b[D")
+    display.show("1E61 2C5A 1C0D 0E08 4800 5300 3B00 3F00 0F09 4B00 ")
+    display.type(
+        b"\xc3\xa9\x1b[1;5A\x01c"
+    )  # an accented letter and Ctrl-Up, which a US keyboard or we have not; Ctrl-C
+    display.show("1E61 2C5A 1C0D 0E08 4800 5300 3B00 3F00 0F09 4B00 2E03 ")
+    assert (display.screen.cursor.hidden, display.mode() != display.before) == (False, True)
+    display.type(b"\x01x")
+    assert display.end() == 0
+    assert display.mode() == display.before
+
+
+@pytest.mark.needs("gcc")
+def test_the_last_picture_stays_on_the_terminal(keys: Path, display: Display) -> None:
+    display.start("run", keys, "--display", "terminal")
+    display.show("ready.")
+    display.text = b""
+    display.type(b"\x01X")
+    assert display.end() == 0
+    own, picture = display.text.split(b"\x1b[?1049l")
+    assert b"\x1b[?25h" in own[-20:], "the cursor is shown again"
+    terminal = pyte.Screen(80, 30)
+    pyte.ByteStream(terminal).feed(picture)
+    assert terminal.display[0].startswith("ready.")
+    assert terminal.buffer[0][0].fg == "red"
+    assert any("left by Ctrl-A X" in row for row in terminal.display)
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize(("how", "status"), [("ctrl-c", 130), ("sigterm", 143), ("time limit", 124)])
+def test_the_terminal_is_given_back_whatever_ends_it(keys: Path, display: Display, how: str, status: int) -> None:
+    display.start("run", keys, "--display", "terminal", *(["--timeout", "1"] if how == "time limit" else []))
+    display.show("ready.")
+    assert display.process is not None
+    if how == "ctrl-c":
+        display.type(b"\x03")
+    elif how == "sigterm":
+        display.process.terminate()
+    display.text = b""
+    assert display.end() == status
+    assert b"\x1b[?7h\x1b[?25h\x1b[?1049l" in display.text
+    assert b"Traceback" not in display.text
+    assert display.mode() == display.before
+
+
+@pytest.mark.needs("gcc")
+def test_a_terminal_smaller_than_the_screen_shows_a_part(keys: Path, display: Display) -> None:
+    fcntl.ioctl(display.near, termios.TIOCSWINSZ, struct.pack("<HHHH", 10, 40, 0, 0))
+    display.screen.resize(10, 40)
+    display.start("run", keys, "--display", "terminal")
+    assert display.show("ready.") == 0
+    display.type(b"\x01x")
+    assert display.end() == 0
+
+
+def test_a_machine_without_a_screen_is_refused_in_words(display: Display, guest: Guest) -> None:
+    display.start("run", guest("hello16"), "--mode", "16", "-m", "512K", "--display", "terminal")
+    assert display.end() == 2
+    assert b"there is no screen: video memory ends at 768K, RAM at 512K" in display.text
+    assert b"\x1b[?1049h" not in display.text
+    assert display.mode() == display.before
+
+
+@pytest.mark.needs("gcc")
+def test_where_there_is_no_terminal_the_last_picture_is_plain_text(keys: Path) -> None:
+    done = pykvm("run", keys, "--display", "terminal", stdin=b"abq")
+    assert done.returncode == 1
+    assert done.stdout.decode().splitlines()[:3] == ["ready.", "", "1E61 3062 1071"]
+    assert b"\x1b" not in done.stdout
 
 
 def test_info_has_colours_on_a_terminal(session: Session) -> None:
