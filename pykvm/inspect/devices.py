@@ -1,17 +1,16 @@
 """The registers of all devices, and of the interrupt controllers and timers that are KVM's own.
 
 Sources: Intel 8259A data sheet; Intel 82093AA (IOAPIC) data sheet, 3.2.4; Intel SDM volume 3A, table 10-1 (local APIC);
-Intel 8254 data sheet; the structures' layout is <asm/kvm.h>'s (kvm_pic_state, kvm_ioapic_state, kvm_pit_state2).
+Intel 8254 data sheet.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..kvm import VCPU
+from ..kvm import VCPU, chips
 from ..machine import Machine
 
 Value = int | str | bytes | bool | float | None
@@ -20,15 +19,8 @@ LONG_LIST = 8
 VALUES_LIMIT = 512
 """Values of one device that are listed."""
 
-PIC_MASTER, PIC_SLAVE, IOAPIC = 0, 1, 2
-_CHIP_HEADER = 8
-_PIC = (
-    "last_irr irr imr isr priority_add irq_base read_reg_select poll special_mask init_state auto_eoi "
-    "rotate_on_auto_eoi special_fully_nested_mode init4 elcr elcr_mask"
-)
-_PIC_SHOWN = ("irr", "imr", "isr", "irq_base", "init_state", "auto_eoi", "elcr")
-_PIT_CHANNEL = struct.Struct("<IH10B8x")
-_PIT_CHANNELS = 3
+NOT_SET_UP = 0xFF
+"""The mode of a counter that the guest has not touched."""
 _LAPIC = {
     0x20: "id", 0x30: "version", 0x80: "tpr", 0xA0: "ppr", 0xD0: "ldr", 0xE0: "dfr", 0xF0: "svr", 0x280: "esr",
     0x300: "icr_low", 0x310: "icr_high", 0x320: "lvt_timer", 0x330: "lvt_thermal", 0x340: "lvt_perf",
@@ -82,26 +74,20 @@ def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Value]]:
 
 def chip_states(machine: Machine) -> list[DeviceState]:
     """The two 8259A, the IOAPIC, the 8254 and each CPU's local APIC, which are in the kernel."""
-    chips = [
-        DeviceState("PIC1", [(0x20, 0x21)], _pic(machine.vm.get_irqchip(PIC_MASTER))),
-        DeviceState("PIC2", [(0xA0, 0xA1)], _pic(machine.vm.get_irqchip(PIC_SLAVE))),
-        _ioapic(machine.vm.get_irqchip(IOAPIC)),
-        DeviceState("PIT", [(0x40, 0x43)], _pit(machine.vm.get_pit())),
+    master, slave = chips.pics(machine.vm)
+    return [
+        DeviceState("PIC1", [(0x20, 0x21)], dict(master._asdict())),
+        DeviceState("PIC2", [(0xA0, 0xA1)], dict(slave._asdict())),
+        _ioapic(chips.ioapic(machine.vm)),
+        _pit(chips.pit_counters(machine.vm)),
+        *map(_lapic, machine.vcpus),
     ]
-    return [*chips, *map(_lapic, machine.vcpus)]
 
 
-def _pic(raw: bytes) -> dict[str, Value]:
-    values = dict(zip(_PIC.split(), raw[_CHIP_HEADER:], strict=False))
-    return {name: values[name] for name in _PIC_SHOWN}
-
-
-def _ioapic(raw: bytes) -> DeviceState:
-    base, select, number, irr = struct.unpack_from("<QIII", raw, _CHIP_HEADER)
-    entries = struct.unpack_from("<24Q", raw, _CHIP_HEADER + 24)
-    registers: dict[str, Value] = {"id": number, "ioregsel": select, "irr": irr}
-    registers.update((f"input {pin}", _redirection(entry)) for pin, entry in enumerate(entries))
-    return DeviceState("IOAPIC", [(base, base + 0xFFF)], registers)
+def _ioapic(state: chips.Ioapic) -> DeviceState:
+    registers: dict[str, Value] = {"id": state.id, "ioregsel": state.ioregsel, "irr": state.irr}
+    registers.update((f"input {pin}", _redirection(entry)) for pin, entry in enumerate(state.redirections))
+    return DeviceState("IOAPIC", [(state.base_address, state.base_address + 0xFFF)], registers)
 
 
 def _redirection(entry: int) -> str:
@@ -118,14 +104,13 @@ def _redirection(entry: int) -> str:
     return ", ".join(words)
 
 
-def _pit(raw: bytes) -> dict[str, Value]:
+def _pit(counters: list[chips.PitCounter]) -> DeviceState:
     registers: dict[str, Value] = {}
-    for number in range(_PIT_CHANNELS):
-        count, _, _, _, _, _, _, _, _, mode, bcd, gate = _PIT_CHANNEL.unpack_from(raw, number * _PIT_CHANNEL.size)
-        registers[f"counter {number}"] = (
-            f"mode {mode}, reload {count}{', BCD' if bcd else ''}{'' if gate else ', gate off'}"
-        )
-    return registers
+    for number, counter in enumerate(counters):
+        words = f"mode {counter.mode}, reload {counter.reload}" if counter.mode != NOT_SET_UP else "not set up"
+        words += (", BCD" if counter.bcd else "") + ("" if counter.gate else ", gate off")
+        registers[f"counter {number}"] = words
+    return DeviceState("PIT", [(0x40, 0x43)], registers)
 
 
 def _lapic(vcpu: VCPU) -> DeviceState:

@@ -56,6 +56,27 @@ static int pykvm_irq_line(int fd, uint32_t gsi, uint32_t level)
     return ioctl(fd, KVM_IRQ_LINE, &line);
 }
 
+/* The parts of the chips' states, which lie in unions without a name. */
+static struct kvm_pic_state *pykvm_pic(struct kvm_irqchip *chip)
+{
+    return &chip->chip.pic;
+}
+
+static struct kvm_ioapic_state *pykvm_ioapic(struct kvm_irqchip *chip)
+{
+    return &chip->chip.ioapic;
+}
+
+static uint64_t pykvm_redirection(struct kvm_irqchip *chip, int pin)
+{
+    return chip->chip.ioapic.redirtbl[pin].bits;
+}
+
+static struct kvm_pit_channel_state *pykvm_pit_channel(struct kvm_pit_state2 *pit, int number)
+{
+    return &pit->channels[number];
+}
+
 static uint32_t pykvm_system_event_type(struct kvm_run *run)
 {
     return run->system_event.type;

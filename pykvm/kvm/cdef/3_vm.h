@@ -52,6 +52,24 @@ struct kvm_pit_config {
     ...;
 };
 struct kvm_pit_state2 { ...; };
+struct kvm_pic_state {
+    uint8_t irr, imr, isr, irq_base, init_state, auto_eoi, elcr;
+    ...;
+};
+struct kvm_ioapic_state {
+    uint64_t base_address;
+    uint32_t ioregsel, id, irr;
+    ...;
+};
+struct kvm_pit_channel_state {
+    uint32_t count;
+    uint8_t mode, bcd, gate;
+    ...;
+};
+struct kvm_pic_state *pykvm_pic(struct kvm_irqchip *chip);
+struct kvm_ioapic_state *pykvm_ioapic(struct kvm_irqchip *chip);
+uint64_t pykvm_redirection(struct kvm_irqchip *chip, int pin);
+struct kvm_pit_channel_state *pykvm_pit_channel(struct kvm_pit_state2 *pit, int number);
 struct kvm_irq_level {
     uint32_t irq;
     uint32_t level;
