@@ -13,12 +13,13 @@ What never leaves the kernel is not seen: the interrupt controllers, the PIT and
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..kvm.stats import statistics
 from ..kvm.vcpu import INTERNAL_ERROR_EMULATION, PIO, Exit, exit_name
@@ -30,6 +31,7 @@ from .sites import INPUT, OTHER, OUTPUT, STORE, Sites
 
 if TYPE_CHECKING:
     from ..bus import Bus, Claim
+    from ..kvm import VCPU
     from ..runner import Runner, WayIn
 
 Sink = Callable[[Event], object]
@@ -167,6 +169,7 @@ class _Watch:
         self._tracer = tracer
         self._machine = tracer.machine
         self._vcpu = runner.vcpu
+        self._buses: dict[str, Bus] = {"pio": tracer.machine.ports, "mmio": tracer.machine.mmio}
         self._inner: WayIn = runner.way_in
         self._event: Event | None = None
         self._claim: Claim | None = None
@@ -211,72 +214,33 @@ class _Watch:
 
     def _open(self, result: int, now: int, run: int, cpu: int) -> None:
         """Look at an exit before it is served: afterwards the device may have changed."""
-        vcpu = self._vcpu
-        kind, address, size, count, is_write = "", None, 0, 1, False
-        value: int | None = None
-        data = b""
-        wanted = OTHER
-        bus: Bus | None = None
-        if result >= PIO:
-            key = result >> 32 & 0xFFFFF
-            kind, address, size, is_write = "pio", key & 0xFFFF, key >> 16 & 7, bool(key & OUTPUT_KEY)
-            value = result & 0xFFFFFFFF if is_write else None
-        elif result == Exit.IO:
-            kind = "pio"
-            address, size, count, is_write, block = vcpu.pio_block()
-            data = bytes(block[: DATA_LIMIT - DATA_LIMIT % size]) if is_write else b""
-        elif result == Exit.MMIO:
-            kind = "mmio"
-            address, size, written, is_write = vcpu.mmio()
-            value = written if is_write else None
-        elif result in (Exit.RDMSR, Exit.WRMSR):
-            kind, is_write = "msr", result == Exit.WRMSR
-            address, written = vcpu.msr()
-            size, value = 8, written if is_write else None
-        else:
-            kind = exit_name(result).lower()
-        if kind == "pio":
-            bus = self._machine.ports
-            wanted = OUTPUT if is_write else INPUT
-        elif kind == "mmio":
-            bus = self._machine.mmio
-            wanted = STORE if is_write else INPUT
-        device, register, meaning = "", "", ""
+        vcpu, tracer = self._vcpu, self._tracer
+        access = _access(vcpu, result)
+        kind, address = access.kind, access.address
+        bus = self._buses.get(kind)
+        device = register = meaning = ""
         claim: Claim | None = None
-        if bus is not None and address is not None:
+        if address is None:
+            meaning = _reason(vcpu, result)
+        elif bus is None:
+            register = f"MSR {address:#x} {names.MSRS.get(address, '')}".rstrip()
+        else:
             with self._machine.lock:
                 claim = bus.find(address)
                 if claim is not None:
                     device = claim.device.name or type(claim.device).__name__
-                    register = claim.device.register_name(claim.offset, size, value)
-                else:
-                    register = names.port_name(address) if kind == "pio" else names.address_name(address)
-        elif kind == "msr" and address is not None:
-            register = f"MSR {address:#x} {names.MSRS.get(address, '')}".rstrip()
-        else:
-            meaning = self._reason(result)
-        if not self._tracer.filter.passes(kind, device, address, vcpu.id):
+                    register = claim.device.register_name(claim.offset, access.size, access.value)
+            if claim is None:
+                register = names.port_name(address) if kind == "pio" else names.address_name(address)
+        if not tracer.filter.passes(kind, device, address, vcpu.id):
             return
-        site = self._tracer.sites.find(vcpu, vcpu.position(), wanted, size, address or 0)
+        wanted = OTHER if bus is None else (STORE if kind == "mmio" else OUTPUT) if access.is_write else INPUT
+        site = tracer.sites.find(vcpu, vcpu.position(), wanted, access.size, address or 0)
         self._claim = claim
         self._event = Event(
-            0, now - self._tracer.began, vcpu.id, kind, site, address, size, count, is_write, value, data,
-            device, register, meaning, run, cpu,
+            0, now - tracer.began, vcpu.id, kind, site, address, access.size, access.items, access.is_write,
+            access.value, access.data, device, register, meaning, run, cpu,
         )  # fmt: skip
-
-    def _reason(self, result: int) -> str:
-        """What there is to say of an exit that is no access."""
-        vcpu = self._vcpu
-        if result == Exit.SYSTEM_EVENT:
-            return f"type {vcpu.system_event()}"
-        if result == Exit.SHUTDOWN:
-            return "triple fault"
-        if result == Exit.FAIL_ENTRY:
-            return f"hardware reason {vcpu.entry_failure():#x}"
-        if result == Exit.INTERNAL_ERROR:
-            suberror, _ = vcpu.internal_error()
-            return "emulation failed" if suberror == INTERNAL_ERROR_EMULATION else f"suberror {suberror}"
-        return ""
 
     def close(self, now: int = 0) -> None:
         """The exit has been served, at the time `now`; 0 if it has not."""
@@ -307,13 +271,61 @@ class _Watch:
             event.value, self._answer = self._answer, None
         else:
             *_, block = vcpu.pio_block()
-            event.data = bytes(block[: DATA_LIMIT - DATA_LIMIT % event.size])
+            event.data = _head(block, event.size)
+
+
+class _Access(NamedTuple):
+    """What an exit is about, in the terms of `Event`."""
+
+    kind: str
+    address: int | None = None
+    size: int = 0
+    items: int = 1
+    is_write: bool = False
+    value: int | None = None
+    data: bytes = b""
+
+
+def _access(vcpu: VCPU, result: int) -> _Access:
+    """Read it out of what `VCPU.enter` returned and of the shared page."""
+    if result >= PIO:
+        key = result >> 32 & 0xFFFFF
+        is_write = bool(key & OUTPUT_KEY)
+        return _Access("pio", key & 0xFFFF, key >> 16 & 7, 1, is_write, result & 0xFFFFFFFF if is_write else None)
+    if result == Exit.IO:
+        port, size, count, is_write, block = vcpu.pio_block()
+        return _Access("pio", port, size, count, is_write, None, _head(block, size) if is_write else b"")
+    if result == Exit.MMIO:
+        address, size, value, is_write = vcpu.mmio()
+        return _Access("mmio", address, size, 1, is_write, value if is_write else None)
+    if result in (Exit.RDMSR, Exit.WRMSR):
+        index, value = vcpu.msr()
+        is_write = result == Exit.WRMSR
+        return _Access("msr", index, 8, 1, is_write, value if is_write else None)
+    return _Access(exit_name(result).lower())
+
+
+def _head(block: Any, size: int) -> bytes:
+    """As many whole items of a block as an event keeps."""
+    return bytes(block[: DATA_LIMIT - DATA_LIMIT % size])
+
+
+def _reason(vcpu: VCPU, result: int) -> str:
+    """What there is to say of an exit that is no access."""
+    if result == Exit.SYSTEM_EVENT:
+        return f"type {vcpu.system_event()}"
+    if result == Exit.SHUTDOWN:
+        return "triple fault"
+    if result == Exit.FAIL_ENTRY:
+        return f"hardware reason {vcpu.entry_failure():#x}"
+    if result == Exit.INTERNAL_ERROR:
+        suberror, _ = vcpu.internal_error()
+        return "emulation failed" if suberror == INTERNAL_ERROR_EMULATION else f"suberror {suberror}"
+    return ""
 
 
 def _guest_time() -> int:
     """Nanoseconds that the kernel accounts this thread as a vCPU's (proc(5), /proc/pid/stat, guest_time)."""
-    import os
-
     with open("/proc/thread-self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return int(fields[40]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
