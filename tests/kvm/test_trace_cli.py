@@ -93,10 +93,20 @@ def test_the_exit_status_is_the_guests(image: Callable[[bytes], Path]) -> None:
 
 def test_a_guest_that_is_talked_to(guest: Guest, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    done = pykvm("trace", guest("echo"), "--out", path, "--terminal", "-t", LIMIT, stdin=b"hello\nexit 3\n")
-    assert done.returncode == 7
-    assert b"echo: hello" in done.stdout
-    assert b"By kind" in done.stdout
+    process = subprocess.Popen(
+        [*PYKVM, "trace", guest("echo"), "--out", path, "--terminal", "-t", str(LIMIT)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"ready"  # before that, it would throw away what comes
+        process.stdin.write(b"hello\nexit 3\n")
+        process.stdin.close()
+        output = process.stdout.read()
+        assert process.wait(LIMIT) == 7
+    assert b"echo: hello" in output
+    assert b"By kind" in output
     names = [entry["name"] for entry in json.loads(path.read_text())["traceEvents"]]
     assert "COM1 RBR -> 'h'" in names
 
