@@ -66,6 +66,7 @@ class Rig:
         self.edges: list[bool] = []
         self.irq = IrqLine(self.edges.append)
         self.uart = Uart16550("COM1", COM1, self.irq, self.wire)
+        self.inb(LSR)  # it listens
 
     def inb(self, register: int) -> int:
         return self.uart.read(register, 1)
@@ -175,7 +176,7 @@ def test_reset_drops_what_was_received_and_goes_on_with_what_waits() -> None:
     rig = fifo_rig()
     rig.wire.type(bytes(range(20)))
     rig.uart.reset()
-    assert rig.inb(RBR) == 16
+    assert rig.inb(RBR) == 16, "the first 16 were in the FIFO"
     assert [rig.inb(r) for r in (IER, LCR, MCR)] == [0, 0, 0]
 
 
@@ -757,6 +758,27 @@ def test_input_that_waits_when_a_state_is_restored_is_pulled() -> None:
     twin.uart.restore(rig.uart.save())
     assert twin.irq.level
     assert bytes(twin.inb(RBR) for _ in range(2)) == b"bc"  # "a" was in the receiver of before
+
+
+@pytest.mark.parametrize("how", ["LSR", "RBR", "IIR", "interrupt"])
+def test_input_before_the_guest_asks_for_any_is_not_lost_when_it_clears_the_fifos(how: str) -> None:
+    wire = Wire()
+    wire.waiting = b"early"
+    irq = IrqLine(lambda level: None)
+    uart = Uart16550("COM1", COM1, irq, wire)
+    uart.write(FCR, 1, 0x07)
+    uart.write(MCR, 1, 0x0B)
+    twin = Uart16550("COM1", COM1, IrqLine(lambda level: None), wire)
+    twin.restore(uart.save())
+    assert wire.waiting == b"early"
+    if how == "interrupt":
+        twin.write(IER, 1, 0x01)
+    elif how == "RBR":
+        assert twin.read(RBR, 1) == ord("e")
+    else:
+        twin.read({"LSR": LSR, "IIR": IIR}[how], 1)
+    assert wire.waiting == b""
+    assert twin.read(LSR, 1) & 0x01
 
 
 @pytest.mark.parametrize(
