@@ -494,9 +494,9 @@ class Machine:
                 self._limit = self.loop.call_at(self._started + timeout, partial(self._time_is_up, timeout))
             watch = partial(self._watch_sleep, [], SLEEP_CHECK_MIN)
             self._sleep_watch = self.loop.call_at(self._started + SLEEP_CHECK_MIN, watch)
-            self.loop.start()
-            for runner in self.runners:
+            for runner in self.runners:  # before the I/O thread: the guest begins at once
                 runner.start()
+            self.loop.start()
 
     def _time_is_up(self, limit: float) -> None:
         due = self._started + limit + (self.debugger.stopped_time() if self.debugger is not None else 0)
