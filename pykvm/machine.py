@@ -11,27 +11,30 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from functools import cache, cached_property, partial
 from types import TracebackType
 
 from . import boot
-from .boot import detect, rom
+from .boot import detect
+from .boot.rom import Rom
 from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
 from .device import Access, Device, FunctionDevice, IrqLine, Range
-from .disk import SECTOR, Disk
+from .disk import Disk
 from .errors import ConfigError, PykvmError
 from .eventloop import EventLoop, Timer
-from .kvm import VCPU, VM, MpState, MsrRange, System
+from .halts import HaltWatch
+from .kvm import VCPU, VM, MsrRange, System
 from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
 from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
+from .power import make_vm, reset
 from .runner import OUTPUT_KEY, Crash, Route, Runner
+from .starting import Image, Loader, Start, find_vga_bios, read_image
 from .typed import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from .x86 import cpuid
-from .x86.registers import RFLAGS_IF
 
 if TYPE_CHECKING:
     from .crash.replay import Checkpoint
@@ -41,26 +44,11 @@ if TYPE_CHECKING:
     from .snapshot.timeline import Timeline, WrittenDisks
 
 DEFAULT_MEMORY = "128M"
-IMAGE_LIMIT = 1 << 30
-"""Bytes of the largest image file that is read."""
-IDENTITY_MAP_ADDRESS = 0xFEFFC000
-TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE_SIZE
-"""One page and three for Intel CPUs without unrestricted guest mode, just below the largest firmware."""
 SIGNAL_CHECK = 0.5
 """Seconds that `wait` sleeps at most: a Ctrl-C just before it falls asleep does not wake it."""
-
-SLEEP_CHECK_MIN, SLEEP_CHECK_MAX = 0.001, 0.05
-"""Seconds between two looks whether any CPU has run: they grow from the first to the second."""
 SCREEN_CHECK = 0.02
 """Seconds between two looks at the screen."""
-LAPIC_LVT = (0x320, 0x330, 0x340, 0x350, 0x360, 0x370)
-"""Offsets of the local vector table in the local APIC's page (SDM volume 3A, 10.5.1)."""
-LAPIC_SVR = 0xF0
-LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
 
-VGA_BIOSES = ("vgabios-isavga.bin", "vgabios.bin")
-
-Image = str | os.PathLike[str] | bytes
 Resource = TypeVar("Resource", bound="Closeable | None")
 MsrHandler = Callable[[int | None], int | None]
 AccessHandler = Callable[[Access], int | None]
@@ -168,9 +156,8 @@ class Machine:
         self._holds = 0  # reasons for the vCPUs to stay out of the guest
         self._parked = 0  # vCPU threads that wait for the last hold to go
         self._at_rest: list[Callable[[], None]] = []  # what is to be called once all vCPUs are out of the guest
-        self._halt_check = False
         self._limit: Timer | None = None
-        self._sleep_watch: Timer | None = None
+        self._halts = HaltWatch(self, self._halted)
         self._closed = False
         self.debugger: Debugger | None = None
         self._msrs: dict[int, MsrHandler] = {}
@@ -184,15 +171,15 @@ class Machine:
         self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
         self.entry: boot.EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
-        self._load_again: Callable[[], object] | None = None
+        self._loader: Loader | None = None
         self.no_reboot = no_reboot
         self.resets = 0
         """How often the guest has reset the machine."""
         try:
             self.system = _system()
             self.memory = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
-            self.rom = None if firmware is None else self._own(rom.Rom(_content(firmware)))
-            self.vga_bios = None if firmware is None or isinstance(firmware, bytes) else _vga_bios(firmware)
+            self.rom = None if firmware is None else self._own(Rom(read_image(firmware)))
+            self.vga_bios = None if firmware is None else find_vga_bios(firmware)
             self.loop = self._own(EventLoop(self.lock, self._loop_failed, "pykvm I/O"))
             cards = [nic if isinstance(nic, Nic) else Nic(nic) for nic in nics]
             for card in cards:
@@ -200,18 +187,13 @@ class Machine:
             self.disks = [self._own_disk(disk) for disk in disks]
             self.floppy = self._own_disk(floppy)
             options = boot.Options(mode, load, entry, command_line, modules, cpus)
-            content, kind = None, format
-            if image is not None:
-                content = _content(image)
-                kind = detect.choose(content, options, format)
-                if kind in detect.FROM_DISK:
-                    self._insert(kind, image, content)
-            has_bios = kind in detect.FROM_DISK and self.rom is None
-            if self.floppy is not None and not has_bios:
-                raise ConfigError("only pykvm's own BIOS knows a floppy disk: neither kernel nor firmware sees it")
+            start = Start(image, options, format, self.rom)
+            self._insert(start)
             self._create(cpus)
-            self.pc = Pc(self, serial_ports, cards, has_bios=has_bios)
-            self._load_first(content, options, kind)
+            self.pc = Pc(self, serial_ports, cards, has_bios=start.has_bios)
+            self._loader = start.loader(self.memory, (self.floppy, *self.disks))
+            if self._loader is not None and not self.memory.private:  # RAM that begins as an image has it all
+                self._load(self._loader)
         except BaseException:
             self.close()
             raise
@@ -230,29 +212,23 @@ class Machine:
             disk = open_disk(disk)
         return self._own(disk)
 
-    def _insert(self, format: str, image: Image, content: bytes) -> None:
-        """Attach the disk image to start from. What the guest writes to it is forgotten with the machine."""
-        from .disk.image import open_disk
-        from .disk.memory import MemoryDisk
-        from .disk.overlay import OverlayDisk
-
-        if isinstance(image, bytes) or len(content) % SECTOR:
-            disk: Disk = OverlayDisk(MemoryDisk(content))
-        else:
-            disk = open_disk(image, "discard")
-        self._own(disk)
-        if format == detect.DISK:
+    def _insert(self, start: Start) -> None:
+        """Attach the image that is a disk to start from."""
+        disk = self._own(start.open_disk())
+        if disk is not None and start.kind == detect.DISK:
             self.disks.insert(0, disk)
-        elif self.floppy is None:
+        elif disk is not None:
+            if self.floppy is not None:
+                raise ConfigError("the image is a floppy disk, and there is one already")
             self.floppy = disk
-        else:
-            raise ConfigError("the image is a floppy disk, and there is one already")
+        if self.floppy is not None and not start.has_bios:
+            raise ConfigError("only pykvm's own BIOS knows a floppy disk: neither kernel nor firmware sees it")
 
     def _create(self, cpus: int) -> None:
         most = self.system.check_extension("MAX_VCPUS")
         if not 1 <= cpus <= most:
             raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
-        self.vm, self.vcpus = self.make_vm(self._resources, cpus, self._map_memory)
+        self.vm, self.vcpus = make_vm(self.system, self._resources, cpus, self._map_memory)
         self.runners = [Runner(self, vcpu) for vcpu in self.vcpus]
         self.set_cpuid(list(self.system.supported_cpuid()))
 
@@ -263,33 +239,6 @@ class Machine:
             readonly = vm.check_extension("READONLY_MEM") > 0
             slot = len(self.memory.regions)
             vm.set_memory(slot, self.rom.gpa, self.rom.size, self.rom.map, readonly=readonly)
-
-    def make_vm(
-        self, stack: ExitStack, cpus: int, map_memory: Callable[[VM], object] | None = None
-    ) -> tuple[VM, list[VCPU]]:
-        """A VM with its chips and vCPUs as they are after power-on; `stack` is to close them.
-
-        It has no memory but by `map_memory`, which is called first of all: once there are chips, KVM waits for all
-        their users at each change of a slot, for milliseconds.
-        """
-        vm = stack.enter_context(closing(self.system.create_vm()))
-        if map_memory is not None:
-            map_memory(vm)
-        if vm.check_extension("SET_TSS_ADDR"):
-            vm.set_tss_address(TSS_ADDRESS)
-            vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
-        vm.create_irqchip()
-        vm.create_pit()
-        # As the MADT and the MP table say: the PIT is on input 2 of the IOAPIC.
-        vm.set_gsi_routing(
-            [(irq, irq // 8, irq % 8) for irq in range(16)] + [(irq, 2, irq or 2) for irq in range(24) if irq != 2]
-        )
-        vcpus = [stack.enter_context(closing(vm.create_vcpu(number))) for number in range(cpus)]
-        # Firmware leaves the first CPU's local APIC enabled (SVR bit 8): without it, its INIT and SIPI go nowhere.
-        lapic = bytearray(vcpus[0].get_lapic())
-        lapic[LAPIC_SVR : LAPIC_SVR + 4] = (0x1FF).to_bytes(4, "little")
-        vcpus[0].set_lapic(bytes(lapic))
-        return vm, vcpus
 
     def set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
         """Have the CPUs answer CPUID with these leaves, which nobody changes any more. Before the first run."""
@@ -309,35 +258,15 @@ class Machine:
 
     def load(self, image: Image, options: boot.Options | None = None, format: str | None = None) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
-        return self._load(partial(detect.load, _content(image), self.memory, options or boot.Options(), format))
+        return self._load(partial(detect.load, read_image(image), self.memory, options or boot.Options(), format))
 
-    def _load_first(self, content: bytes | None, options: boot.Options, format: str | None) -> None:
-        """Load what the machine was made for, unless its RAM begins as an image, which has it."""
-        if self.rom is not None:
-            if format is not None and format not in detect.FROM_DISK:
-                raise ConfigError(f"a firmware starts from disks, and the image is {format!r}")
-            loader = partial(self.rom.load, self.memory)
-        elif format in detect.FROM_DISK:
-            disks = [disk for disk in (self.floppy, *self.disks) if disk is not None]
-            if not disks:
-                raise ConfigError("there is no disk to start from")
-            loader = partial(detect.load, disks[0].read_at(0, SECTOR), self.memory, options, detect.DISK)
-        elif content is not None:
-            loader = partial(detect.load, content, self.memory, options, format)
-        else:
-            return
-        if self.memory.private:
-            self._load_again = partial(self._load, loader)
-        else:
-            self._load(loader)
-
-    def _load(self, loader: Callable[[], boot.EntryState]) -> boot.EntryState:
+    def _load(self, loader: Loader) -> boot.EntryState:
+        self._loader = loader
         self.entry = state = loader()
         first = self.vcpus[0]
         first.set_registers(state.registers)
         # KVM knows best where the local APIC is and which CPU is the first.
         first.set_system_registers(state.system.copy(apic_base=first.get_system_registers().apic_base))
-        self._load_again = partial(self._load, loader)
         return state
 
     @property
@@ -492,8 +421,7 @@ class Machine:
             self._live = len(self.runners)
             if timeout is not None:
                 self._limit = self.loop.call_at(self._started + timeout, partial(self._time_is_up, timeout))
-            watch = partial(self._watch_sleep, [], SLEEP_CHECK_MIN)
-            self._sleep_watch = self.loop.call_at(self._started + SLEEP_CHECK_MIN, watch)
+            self._halts.start()
             for runner in self.runners:  # before the I/O thread: the guest begins at once
                 runner.start()
             self.loop.start()
@@ -662,10 +590,9 @@ class Machine:
         self._started = 0.0
         self._holds -= len(self._at_rest)
         self._at_rest.clear()
-        self._halt_check = self._reset_asked = False
-        for timer in (self._limit, self._sleep_watch):
-            if timer is not None:
-                timer.cancel()
+        self._halts.stop()
+        if self._limit is not None:
+            self._limit.cancel()
 
     # Looking inside; pause first if it runs
 
@@ -706,21 +633,19 @@ class Machine:
 
     def rebooted(self, reason: str) -> None:
         """The guest reset the machine."""
-        if self.no_reboot or self._load_again is None:
+        if self.no_reboot or self._loader is None:
             self._end(Ending.REBOOTED, reason)
         elif self._reset not in self._at_rest:
             self.at_rest(self._reset)
 
     def _reset(self) -> None:
-        from .reset import reset
-
+        assert self._loader is not None
         self.resets += 1
         reset(self)
-        assert self.entry is not None
-        assert self._load_again is not None
-        for gpa, size in (*((span.gpa, span.size) for span in self.entry.spans), *self.entry.reserved):
-            self.memory.zero(gpa, size)
-        self._load_again()
+        if self.entry is not None:
+            for gpa, size in (*((span.gpa, span.size) for span in self.entry.spans), *self.entry.reserved):
+                self.memory.zero(gpa, size)
+        self._load(self._loader)
         if self.debugger is not None:
             self.debugger.reset()
 
@@ -801,14 +726,7 @@ class Machine:
 
     # Ending and holding, with the lock held
 
-    def _end(
-        self,
-        ending: Ending,
-        reason: str,
-        *,
-        code: int | None = None,
-        value: int | None = None,
-    ) -> None:
+    def _end(self, ending: Ending, reason: str, *, code: int | None = None, value: int | None = None) -> None:
         """The first to call it decides how the run ended."""
         if self._outcome is not None or not self._started:
             return
@@ -860,60 +778,9 @@ class Machine:
             self._at_rest.pop(0)()
             self.release()
 
-    # Noticing a machine that sleeps for ever: with an in-kernel irqchip `hlt` never leaves the kernel
-
-    def _watch_sleep(self, before: list[int], interval: float) -> None:
-        """Compare the vCPU threads' run time with `before`; where nothing moved, look whether anything ever will."""
-        now = [runner.cpu_time() for runner in self.runners]
-        if now == before and not self._halt_check:
-            self._halt_check = True
-            self.at_rest(self._finish_halt_check)
-        interval = min(interval * 1.5, SLEEP_CHECK_MAX)
-        self._sleep_watch = self.loop.call_at(time.monotonic() + interval, partial(self._watch_sleep, now, interval))
-
-    def _finish_halt_check(self) -> None:
-        """All vCPUs are out of the guest, so what is found holds for all of them at once."""
-        self._halt_check = False
-        if all(self._sleeps_for_ever(vcpu) for vcpu in self.vcpus):
-            if self.debugger is not None and self.debugger.halted():
-                return
+    def _halted(self) -> None:
+        if self.debugger is None or not self.debugger.halted():
             self._end(Ending.HALTED, "every CPU is halted with interrupts off")
-
-    def _sleeps_for_ever(self, vcpu: VCPU) -> bool:
-        """Whether only another CPU could wake this one."""
-        state = vcpu.get_mp_state()
-        if state != MpState.HALTED:
-            return state in (MpState.UNINITIALIZED, MpState.INIT_RECEIVED)
-        if vcpu.get_registers().rflags & RFLAGS_IF or vcpu.get_events().nmi_pending:
-            return False
-        lapic = vcpu.get_lapic()
-        entries = (int.from_bytes(lapic[at : at + 4], "little") for at in LAPIC_LVT)
-        return not any(entry & LVT_DELIVERY == LVT_NMI and not entry & LVT_MASKED for entry in entries)
-
-
-def _vga_bios(firmware: str | os.PathLike[str]) -> bytes | None:
-    """The VGA BIOS that stands beside a firmware: without one, firmware shows nothing."""
-    home = os.path.dirname(os.fspath(firmware))
-    for name in VGA_BIOSES:
-        if os.path.exists(path := os.path.join(home, name)):
-            return read_image(path)
-    return None
-
-
-def _content(image: Image) -> bytes:
-    return image if isinstance(image, bytes) else read_image(image)
-
-
-def read_image(path: str | os.PathLike[str]) -> bytes:
-    """The whole image file; ConfigError if it cannot be read or is absurdly large."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(IMAGE_LIMIT + 1)
-    except OSError as error:
-        raise ConfigError(f"{os.fspath(path)}: {error.strerror}") from error
-    if len(content) > IMAGE_LIMIT:
-        raise ConfigError(f"{os.fspath(path)} is larger than {IMAGE_LIMIT >> 30} GiB: no kernel image is")
-    return content
 
 
 @cache

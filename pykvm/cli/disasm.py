@@ -8,8 +8,9 @@ from itertools import islice
 
 from ..boot import EntryState, Options, Span, detect
 from ..errors import ConfigError
-from ..machine import DEFAULT_MEMORY, read_image
+from ..machine import DEFAULT_MEMORY
 from ..memory import GuestMemory
+from ..starting import read_image
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
 from ..x86.mode import cpu_mode
 from . import ui

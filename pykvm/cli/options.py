@@ -8,8 +8,9 @@ from functools import wraps
 
 from ..boot import Module, detect
 from ..errors import ConfigError
-from ..machine import DEFAULT_MEMORY, Machine, read_image
+from ..machine import DEFAULT_MEMORY, Machine
 from ..memory import parse_size
+from ..starting import read_image
 from ..typed import TYPE_CHECKING, Any, NamedTuple
 from . import ui
 

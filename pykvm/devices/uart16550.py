@@ -66,7 +66,7 @@ _BYTE = [bytes((value,)) for value in range(256)]
 
 _STATE_LIMITS = {
     "ier": 0x0F, "fcr": 0xC1, "lcr": 0xFF, "mcr": 0x1F, "msr": 0xFF, "scr": 0xFF, "divisor": 0xFFFF,
-    "errors": LSR_ERRORS, "thre_pending": 1, "listening": 1,
+    "errors": LSR_ERRORS, "thre_pending": 1,
 }  # fmt: skip
 """The registers in a saved state and the largest value of each."""
 
@@ -75,9 +75,9 @@ class Uart16550(Device):
     """A 16550A at the eight ports from `base` on.
 
     The interrupt request goes out through `irq` while MCR.OUT2 is set. Input is pulled from `backend` when there is
-    room for it, so only loopback can overrun the receiver; and not before the guest has asked for it (by reading LSR,
-    RBR or IIR, or by its interrupt), as if the person at the other end saw that it listens. What was typed or piped in
-    early would else be lost when the guest sets the chip up, which clears the FIFOs.
+    room for it, so only loopback can overrun the receiver; and, unless its interrupt is enabled, at the moment when
+    the guest looks for it (in LSR, RBR or IIR): what is typed or piped in early would else be lost when the guest sets
+    the chip up, which clears the FIFOs.
     """
 
     width = 1
@@ -105,7 +105,6 @@ class Uart16550(Device):
         self._divisor = 12
         self._errors = 0
         self._thre_pending = 0
-        self._listening = 0
         self._rx.clear()
         self._tx.clear()
         self._pull()
@@ -115,8 +114,8 @@ class Uart16550(Device):
 
     def read(self, offset: int, size: int) -> int:
         if offset == LSR:
-            if not self._listening:
-                self._listen()
+            if self._input_waits:
+                self._take_input()
             lsr = self._lsr
             if lsr & LSR_ERRORS:
                 self._errors = 0
@@ -127,7 +126,8 @@ class Uart16550(Device):
                 return self._divisor & 0xFF
             return self._read_rbr()
         if offset == IIR:
-            self._listen()
+            if self._input_waits:
+                self._take_input()
             iir = self._iir
             if iir == IIR_THRE:
                 self._thre_pending = 0
@@ -196,7 +196,8 @@ class Uart16550(Device):
         return bit_names(value, _BITS.get(register, ""))
 
     def _read_rbr(self) -> int:
-        self._listen()
+        if self._input_waits and not self._rx:
+            self._take_input()
         if not self._rx:
             return 0
         character = self._rx.popleft() & 0xFF
@@ -207,8 +208,7 @@ class Uart16550(Device):
     def _write_ier(self, value: int) -> None:
         rising = value & ~self._ier
         self._ier = value
-        if value & IER_RECEIVED:
-            self._listen()
+        self._pull()
         if rising & IER_THRE:
             # The data sheet is silent on an interrupt that was masked or taken before, but the chip asks again each
             # time it is enabled with THR empty, and drivers start their output this way.
@@ -226,8 +226,8 @@ class Uart16550(Device):
         if changed or value & (FCR_ENABLE | FCR_CLEAR_TRANSMITTER) == FCR_ENABLE | FCR_CLEAR_TRANSMITTER:
             self._tx.clear()
         self._fcr = value & 0xC1 if enable else 0
-        self._pull()
         self._update()
+        self._pull()
 
     def _write_mcr(self, value: int) -> None:
         self._mcr = value
@@ -255,6 +255,8 @@ class Uart16550(Device):
 
         Linux answers a break on its console with the magic SysRq key.
         """
+        if self._input_waits:
+            self._take_input()
         if not self._mcr & MCR_LOOP and self._room():
             self.moved_by_host = True
             self._rx.append(LSR_BI << 8)
@@ -296,18 +298,20 @@ class Uart16550(Device):
         if not self._fcr:
             self._rx[0] = character
 
-    def _listen(self) -> None:
-        if not self._listening:
-            self._listening = 1
-            self._pull()
-            self._update()
+    def _pull(self) -> None:
+        """Input may have come, or there is room for more: take it, or leave it until the guest looks."""
+        self._input_waits = True
+        if self._ier & IER_RECEIVED:
+            self._take_input()
 
-    def _pull(self) -> bool:
+    def _take_input(self) -> bool:
         """Take as much input as there is room for: whether any came. The serial input is cut off in loopback mode."""
-        if not self._listening or self._mcr & MCR_LOOP or not (room := self._room()):
+        self._input_waits = False
+        if self._mcr & MCR_LOOP or not (room := self._room()):
             return False
         data = self._backend.read(room)[:room]
         self._rx.extend(data)
+        self._update()
         return bool(data)
 
     def _on_input(self) -> None:
@@ -391,7 +395,8 @@ class Uart16550(Device):
             setattr(self, f"_{name}", value)
         self._rx = deque(rx)
         self._tx = bytearray(tx)
-        self.moved_by_host = self._pull()
         self._update()
+        self._input_waits = True
+        self.moved_by_host = bool(self._ier & IER_RECEIVED) and self._take_input()
         if stalled and self._backend.ready:  # nobody else will say that it has become ready
             self._on_ready()

@@ -1,0 +1,71 @@
+"""Noticing a machine that sleeps for ever: with an in-kernel irqchip `hlt` never leaves the kernel."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from .kvm import VCPU, MpState
+from .typed import TYPE_CHECKING
+from .x86.registers import RFLAGS_IF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .eventloop import Timer
+    from .machine import Machine
+
+CHECK_MIN, CHECK_MAX = 0.001, 0.05
+"""Seconds between two looks whether any CPU has run: they grow from the first to the second."""
+LAPIC_LVT = (0x320, 0x330, 0x340, 0x350, 0x360, 0x370)
+"""Offsets of the local vector table in the local APIC's page (SDM volume 3A, 10.5.1)."""
+LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
+
+
+class HaltWatch:
+    """Calls `halted`, with the machine's lock held and no vCPU in the guest, when nothing can wake `machine` again.
+
+    As long as the vCPUs' threads use time of a CPU nothing is asked of KVM.
+    """
+
+    def __init__(self, machine: Machine, halted: Callable[[], None]) -> None:
+        self._machine, self._halted = machine, halted
+        self._checking = False
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Begin to watch. With the machine's lock held, as all here."""
+        self._checking = False
+        self._watch([], 0)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _watch(self, before: list[int], interval: float) -> None:
+        """Compare the vCPU threads' run time with `before`; where nothing moved, look whether anything ever will."""
+        now = [runner.cpu_time() for runner in self._machine.runners]
+        if now == before and not self._checking:
+            self._checking = True
+            self._machine.at_rest(self._check)
+        interval = min(max(interval * 1.5, CHECK_MIN), CHECK_MAX)
+        self._timer = self._machine.loop.call_at(time.monotonic() + interval, partial(self._watch, now, interval))
+
+    def _check(self) -> None:
+        """All vCPUs are out of the guest, so what is found holds for all of them at once."""
+        self._checking = False
+        if all(_sleeps_for_ever(vcpu) for vcpu in self._machine.vcpus):
+            self._halted()
+
+
+def _sleeps_for_ever(vcpu: VCPU) -> bool:
+    """Whether only another CPU could wake this one."""
+    state = vcpu.get_mp_state()
+    if state != MpState.HALTED:
+        return state in (MpState.UNINITIALIZED, MpState.INIT_RECEIVED)
+    if vcpu.get_registers().rflags & RFLAGS_IF or vcpu.get_events().nmi_pending:
+        return False
+    lapic = vcpu.get_lapic()
+    entries = (int.from_bytes(lapic[at : at + 4], "little") for at in LAPIC_LVT)
+    return not any(entry & LVT_DELIVERY == LVT_NMI and not entry & LVT_MASKED for entry in entries)
