@@ -581,7 +581,9 @@ def test_the_pit_ticks_on_after_a_restore() -> None:
         machine.memory.write(0x300200, gate(0x101000))  # vector 0x20: the same handler
         snapshot = taken_at(machine, Moment(exits=exits_of(machine, 0x81)))
     with snapshot.fork(prepare=prepare_irq) as fork:
-        assert fork.run(LIMIT).value == 3
+        outcome = fork.run(LIMIT)
+        assert outcome.value is not None
+        assert outcome.value >= 3  # a slow host lets ticks pile up
 
 
 def gate(handler: int) -> bytes:
