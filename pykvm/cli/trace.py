@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, PykvmError
@@ -171,6 +172,8 @@ class Lines:
     """Writes events to standard output as they come, one a line."""
 
     def __init__(self, as_json: bool, instructions: bool = False) -> None:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # a guest that waits shows what it did last
         self._write = sys.stdout.write
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self.show = self._json if as_json else self._instruction if instructions else self._text

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, hexcode, leaves_no_traceback, pykvm
+from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, hexcode, leaves_no_traceback, pykvm
 
 Guest = Callable[[str], Path]
 FLAT = ("--format", "flat", "--mode", "64")
@@ -89,6 +90,23 @@ def test_instructions(image: Callable[[bytes], Path]) -> None:
 def test_the_exit_status_is_the_guests(image: Callable[[bytes], Path]) -> None:
     assert pykvm("trace", image(hexcode("b0 03") + EXIT_AL + HALT), *FLAT, "--summary").returncode == 7
     assert pykvm("trace", image(hexcode("0f 0b")), *FLAT, "--summary").returncode == 122
+
+
+def test_ctrl_c_ends_the_run_and_leaves_the_summary(image: Callable[[bytes], Path]) -> None:
+    path = image(hexcode("e6 80") + SPIN)
+    process = subprocess.Popen(
+        [*PYKVM, "trace", path, *FLAT, "-t", str(LIMIT)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert b"served" in process.stdout.readline()
+        assert b"port 0x80" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        output = process.stdout.read()
+        assert process.wait(LIMIT) == 130
+        assert leaves_no_traceback([process.stderr.read()])
+    assert b"By kind" in output
 
 
 def test_a_guest_that_is_talked_to(guest: Guest, tmp_path: Path) -> None:
