@@ -27,6 +27,8 @@ UNROLLED = 100
 IN = b"\xec"
 
 Prepare = Callable[[Machine], object]
+Times = tuple[int, int]
+"""Wall-clock and CPU nanoseconds."""
 
 
 def program(turns: int) -> bytes:
@@ -40,20 +42,20 @@ def program(turns: int) -> bytes:
 
 
 class Marker(Device):
-    """Takes the time at each write."""
+    """Takes the time, and the CPU time of the vCPU's thread, at each write."""
 
     name = "marker"
     ports = (Range(MARK, 1),)
 
     def __init__(self) -> None:
-        self.marks: list[int] = []
+        self.marks: list[Times] = []
 
     def write(self, offset: int, size: int, value: int) -> None:
-        self.marks.append(time.perf_counter_ns())
+        self.marks.append((time.perf_counter_ns(), time.thread_time_ns()))
 
 
-def run(image: bytes, prepare: Prepare) -> int:
-    """Nanoseconds between the marks."""
+def run(image: bytes, prepare: Prepare) -> Times:
+    """Between the marks."""
     marker = Marker()
     with Machine(image, format="flat", memory="4M") as machine:
         machine.add(marker)
@@ -61,7 +63,8 @@ def run(image: bytes, prepare: Prepare) -> int:
         outcome = machine.run(120)
     if outcome.ending != Ending.EXITED:
         raise RuntimeError(f"the guest did not come to its end: {outcome}")
-    return marker.marks[1] - marker.marks[0]
+    (wall, cpu), (wall_end, cpu_end) = marker.marks
+    return wall_end - wall, cpu_end - cpu
 
 
 def nothing(machine: Machine) -> None:
@@ -88,8 +91,11 @@ def measure(settings: Settings) -> list[Table]:
     image = program(turns)
     exits = Table(
         f"One exit (in COM1 LSR), µs, of {count} in a row",
-        ["tracing", "µs", "on/off", "middle half"],
-        notes=["The loop that serves exits is the same in all: a tracer is the vCPU's way into the guest."],
+        ["tracing", "µs", "on/off", "middle half", "CPU", "CPU on/off", "middle half"],
+        notes=[
+            "The loop that serves exits is the same in all: a tracer is the vCPU's way into the guest.",
+            "CPU: time of the vCPU's thread alone, the steadier one on a busy machine.",
+        ],
     )
     with scratch() as directory:
 
@@ -109,8 +115,10 @@ def measure(settings: Settings) -> list[Table]:
         contestants = {name: lambda prepare=prepare: run(image, prepare) for name, prepare in ways.items()}
         results = in_turn(contestants, settings.rounds(15, 3))
     for name, times in results.items():
-        off = results["off"]
-        exits.rows.append([name, median(times) / count / 1000, ratio(times, off), spread(times, off)])
+        row: list[str | float] = [name]
+        for ours, off in zip(zip(*times, strict=True), zip(*results["off"], strict=True), strict=True):
+            row += [median(ours) / count / 1000, ratio(ours, off), spread(ours, off)]
+        exits.rows.append(row)
 
     short = program(max(turns // 20, 1))
     instructions = Table("Single-stepping, µs an instruction", ["", "µs", "instructions/s"])
@@ -122,7 +130,7 @@ def measure(settings: Settings) -> list[Table]:
             nonlocal executed
             executed += 1
 
-        wall = run(short, lambda machine, step=step: InstructionTracer(machine, step))
+        wall, _ = run(short, lambda machine, step=step: InstructionTracer(machine, step))
         steps.append(wall / executed / 1000)
     instructions.rows.append(["`in`, counted", median(steps), round(1e6 / median(steps))])
     return [exits, instructions]
