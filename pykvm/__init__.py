@@ -17,7 +17,7 @@ from .typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .boot import ImageError as ImageError
     from .console.port import WaitFailed as WaitFailed
-    from .crash import CrashReport as CrashReport
+    from .crash.report import CrashReport as CrashReport
     from .device import Access as Access
     from .device import Device as Device
     from .device import IrqLine as IrqLine
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Access": "device",
     "ConfigError": "errors",
-    "CrashReport": "crash",
+    "CrashReport": "crash.report",
     "Device": "device",
     "DeviceError": "machine",
     "Ending": "outcome",

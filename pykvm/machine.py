@@ -459,11 +459,16 @@ class Machine:
         """Complete the outcome: all threads have ended, so that everything holds still."""
         self._explained = True
         outcome = outcome._replace(exits=sum(runner.exits for runner in self.runners))
-        if outcome.ending in (Ending.CRASHED, Ending.HALTED):
+        if outcome.ending is Ending.CRASHED or (outcome.ending is Ending.HALTED and self._may_be_in_handler()):
             from .crash.explain import explain
 
             outcome = explain(self, outcome, self._crash, self._checkpoint)
         self._outcome = outcome
+
+    def _may_be_in_handler(self) -> bool:
+        from .crash.frames import any_frames
+
+        return any_frames(self)
 
     @property
     def outcome(self) -> Outcome | None:

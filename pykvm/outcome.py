@@ -7,7 +7,7 @@ import enum
 from .typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from .crash import CrashReport
+    from .crash.report import CrashReport
 
 
 class Ending(enum.StrEnum):

@@ -2,10 +2,6 @@
 
 `explain` makes the report of a machine whose run has ended. `report` has what a report is, as data; `text` prints one.
 `examine` puts one together: `cause` finds the chain of exceptions and says it in a sentence, `backtrace` reads the
-stack, `source` the image's debug information, `handler` finds out whether a CPU that halted did so in an exception
-handler, and `replay` gets back a state that KVM has thrown away. What the architecture says is in `pykvm.x86`.
+stack, `source` the image's debug information, `frames` and `handler` find out whether a CPU that halted did so in an
+exception handler, and `replay` gets back a state that KVM has thrown away. `pykvm.x86` has the architecture's part.
 """
-
-from .report import CrashReport
-
-__all__ = ["CrashReport"]

@@ -7,15 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import PykvmError
-from ..kvm import KvmError, MpState
+from ..kvm import KvmError
 from ..kvm.vm import PIC_MASTER, PIC_SLAVE
 from ..memory import GuestMemory, GuestMemoryError
 from ..outcome import Outcome
 from ..runner import NOT_EMULATED, NOT_ENTERED, TRIPLE_FAULT, Crash
-from ..x86.cpu import Cpu
-from ..x86.cpuid import find
 from ..x86.disasm import MAX_INSTRUCTION
 from ..x86.registers import CR0_PE, Registers, SystemRegisters
+from .frames import cpu_of, halted_cpus
 from .handler import find_interrupted
 from .scene import Kind, Places, Scene
 
@@ -58,8 +57,9 @@ def _replayed(machine: Machine, crash: Crash, checkpoint: Checkpoint, scene: Sce
     keep, exits = machine.keep_instructions, machine.runners[crash.cpu].exits
     try:
         fault = replay(checkpoint, crash.cpu, exits, keep, machine.replay_limit, _chain)
-    except PykvmError as error:
-        why = f"a second run of the guest did not meet the fault: {error}"
+    except Exception as error:  # the first run has ended well enough to be reported, whatever befalls the second
+        what = str(error) if isinstance(error, PykvmError) else f"{type(error).__name__}: {error}"
+        why = f"a second run of the guest did not meet the fault: {what}"
         return _examine(replace(scene, notes=[*scene.notes, why]))
     with fault.machine:
         cpu = cpu_of(fault.machine, fault.registers, fault.system)
@@ -87,14 +87,11 @@ def _last(machine: Machine, registers: Registers, system: SystemRegisters) -> tu
 
 def _explain_halt(machine: Machine, outcome: Outcome) -> Outcome:
     """The outcome of a machine whose CPUs all sleep: with a report if one of them does in an exception handler."""
-    for vcpu in machine.vcpus:
-        if vcpu.get_mp_state() != MpState.HALTED:
-            continue
-        registers, system = vcpu.get_registers(), vcpu.get_system_registers()
-        places = Places(machine.entry.symbols if machine.entry is not None else None)
-        interrupted = find_interrupted(cpu_of(machine, registers, system), places.place)
+    places = Places(machine.entry.symbols if machine.entry is not None else None)
+    for number, cpu in halted_cpus(machine):
+        interrupted = find_interrupted(cpu, places.place)
         if interrupted is not None:
-            scene = scene_of(machine, Crash(vcpu.id, "halted in an exception handler"), registers, system)
+            scene = scene_of(machine, Crash(number, "halted in an exception handler"), cpu.registers, cpu.system)
             report = _examine(replace(scene, kind=Kind.HALT, interrupted=interrupted))
             return outcome._replace(reason=f"{outcome.reason}; {report.summary}", report=report)
     return outcome
@@ -132,13 +129,6 @@ def _kind(cause: str) -> Kind:
     if cause == NOT_EMULATED:
         return Kind.EMULATION
     return Kind.ENTRY if cause.startswith(NOT_ENTERED) else Kind.OTHER
-
-
-def cpu_of(machine: Machine, registers: Registers, system: SystemRegisters) -> Cpu:
-    """That state, with the machine's memory and the width of its physical addresses."""
-    leaf = find(machine.cpuid_in_use, 0x80000008)
-    bits = leaf.eax & 0xFF if leaf is not None else 36
-    return Cpu(registers, system, machine.memory.read, min(max(bits, 32), 52))
 
 
 def _is_ram(memory: GuestMemory) -> Callable[[int], bool]:

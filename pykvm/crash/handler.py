@@ -9,36 +9,20 @@ over from an interrupt of long ago has no such calls below it.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..x86.cpu import Cpu
-from ..x86.descriptors import NULL_SELECTORS, RPL, TASK_GATE, Descriptor, Gate
+from ..x86.descriptors import RPL, TASK_GATE, Descriptor, Gate
 from ..x86.exceptions import BP, WITH_ERROR_CODE, error_code_words, vector_name
 from ..x86.mode import cpu_mode
-from ..x86.registers import RFLAGS_RESERVED
+from .frames import Frame, frames
 from .report import Interrupted, Place
 
 EXCEPTIONS = 32
-MAX_WORDS = 512
-"""Words of the stack that are searched for a frame."""
-MAX_STEPS = 4000
+MAX_STEPS = 8192
 """Instructions of handlers that are followed, altogether."""
-_FLAGS_ZERO = ~0x3F7FD7
-"""Bits of RFLAGS that are never set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What the CPU pushed, without the error code, at linear `address`."""
-
-    address: int
-    rip: int
-    selector: int
-    rflags: int
-    rsp: int
 
 
 class _Point(NamedTuple):
@@ -51,8 +35,6 @@ class _Point(NamedTuple):
 
 def find_interrupted(cpu: Cpu, place: Callable[[int], Place]) -> Interrupted | None:
     """What the exception handler that the CPU stands in interrupted; None if it stands in none. Never raises."""
-    if not cpu.protected or cpu.mode.bits == 16:
-        return None
     handlers: _Handlers | None = None
     for frame in frames(cpu):
         handlers = handlers or _Handlers(cpu)
@@ -60,38 +42,6 @@ def find_interrupted(cpu: Cpu, place: Callable[[int], Place]) -> Interrupted | N
         if vectors:
             return _describe(cpu, frame, vectors, place)
     return None
-
-
-def frames(cpu: Cpu) -> Iterator[Frame]:
-    """All that looks like an exception's frame on the stack, from the stack pointer on."""
-    width = 8 if cpu.long else 4
-    raw = cpu.peek(cpu.stack, MAX_WORDS * width)
-    words = array("Q" if cpu.long else "I", raw[: len(raw) // width * width])
-    count = 5 if cpu.long else 3
-    for at, selector in enumerate(words[1 : len(words) - count + 2]):
-        if not 3 < selector < 1 << 16:
-            continue
-        rip, rflags = words[at], words[at + 2]
-        address = cpu.stack + at * width
-        if not rflags & RFLAGS_RESERVED or rflags & _FLAGS_ZERO:
-            continue
-        if cpu.long and ((address + 5 * width) % 16 or not _stack_segment(cpu, words[at + 4])):
-            continue
-        code = cpu.descriptor(selector)
-        if not isinstance(code, Descriptor) or not code.is_code or not code.present:
-            continue
-        ring = selector & RPL
-        if cpu.check_linear(rip, 1, fetch=True, user=ring == 3) is not None:
-            continue
-        rsp = words[at + 3] if cpu.long else address + 3 * width
-        yield Frame(address, rip, selector, rflags, rsp)
-
-
-def _stack_segment(cpu: Cpu, selector: int) -> bool:
-    if selector in NULL_SELECTORS:
-        return True
-    found = cpu.descriptor(selector) if selector < 1 << 16 else None
-    return isinstance(found, Descriptor) and found.is_writable_data
 
 
 class _Handlers:
@@ -122,8 +72,11 @@ class _Handlers:
         seen: set[tuple[int, int]] = set()
         while waiting:
             point = waiting.pop()
-            if (point.address, point.rsp) in seen or self._steps >= MAX_STEPS or point.rsp < cpu.stack:
+            if (point.address, point.rsp) in seen or point.rsp < cpu.stack:
                 continue
+            self._steps += 1
+            if self._steps > MAX_STEPS:
+                return False
             seen.add((point.address, point.rsp))
             if point.address == cpu.pc and point.rsp == cpu.stack:
                 return True
@@ -137,7 +90,6 @@ class _Handlers:
 
     def _instruction(self, address: int) -> Any | None:
         if address not in self._decoded:
-            self._steps += 1
             code = self._cpu.peek(address, 15)
             self._decoded[address] = self._decode(code, address, self._cpu.mode.bits)
         return self._decoded[address]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import BRIEF, EXIT_AL, HALT, LIMIT, SPIN, STATE_LOST, flat, hexcode
+from helpers import BRIEF, EXIT_AL, HALT, LIMIT, SPIN, flat, hexcode
 
 from pykvm import ConfigError, Ending, ImageError, Machine, PykvmError
 
@@ -133,8 +133,6 @@ def test_a_triple_fault_is_a_crash_with_a_report(guest: Guest, name: str) -> Non
     assert "triple fault" in report.cause
     assert "triple fault" in outcome.reason
     assert "triple fault" in str(report)
-    if STATE_LOST:
-        return
     assert report.symbol.split("+")[0] == function
     assert report.mode.startswith("64-bit mode")
     assert report.instruction is not None
@@ -147,7 +145,6 @@ def test_a_triple_fault_is_a_crash_with_a_report(guest: Guest, name: str) -> Non
     assert f"{report.registers.rip:016x}" in str(report)
 
 
-@pytest.mark.skipif(STATE_LOST, reason="AMD's KVM resets the CPU at a triple fault")
 def test_a_report_has_the_registers_as_the_guest_left_them() -> None:
     code = hexcode(
         """
@@ -173,7 +170,6 @@ def test_a_report_has_the_registers_as_the_guest_left_them() -> None:
     assert facts["code"] == report.code.hex()
 
 
-@pytest.mark.skipif(STATE_LOST, reason="AMD's KVM resets the CPU at a triple fault")
 @pytest.mark.parametrize(
     ("name", "mode", "address", "text"),
     [

@@ -1,0 +1,87 @@
+"""What looks like an exception's frame on a stack, as the CPU pushes it (Intel SDM volume 3A, 6.12.1 and 6.14.2).
+
+It is looked for at the end of every run that ends in a halt, so nothing here takes long, nor to import.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..kvm import MpState
+from ..x86.cpu import Cpu
+from ..x86.cpuid import find
+from ..x86.descriptors import NULL_SELECTORS, RPL, Descriptor
+from ..x86.registers import RFLAGS_RESERVED, Registers, SystemRegisters
+
+if TYPE_CHECKING:
+    from ..machine import Machine
+
+MAX_WORDS = 512
+"""Words of the stack that are searched for a frame."""
+_FLAGS_ZERO = ~0x3F7FD7
+"""Bits of RFLAGS that are never set."""
+
+
+class Frame(NamedTuple):
+    """What the CPU pushed, without the error code, at linear `address`."""
+
+    address: int
+    rip: int
+    selector: int
+    rflags: int
+    rsp: int
+
+
+def cpu_of(machine: Machine, registers: Registers, system: SystemRegisters) -> Cpu:
+    """A CPU in that state, with the machine's memory and the width of its physical addresses."""
+    leaf = find(machine.cpuid_in_use, 0x80000008)
+    bits = leaf.eax & 0xFF if leaf is not None else 36
+    return Cpu(registers, system, machine.memory.read, min(max(bits, 32), 52))
+
+
+def halted_cpus(machine: Machine) -> Iterator[tuple[int, Cpu]]:
+    """The CPUs that sleep in HLT, by number."""
+    for vcpu in machine.vcpus:
+        if vcpu.get_mp_state() == MpState.HALTED:
+            yield vcpu.id, cpu_of(machine, vcpu.get_registers(), vcpu.get_system_registers())
+
+
+def any_frames(machine: Machine) -> bool:
+    """Whether a CPU that sleeps has anything like an exception's frame on its stack: most have not."""
+    return any(next(frames(cpu), None) is not None for _, cpu in halted_cpus(machine))
+
+
+def frames(cpu: Cpu) -> Iterator[Frame]:
+    """All that looks like an exception's frame on the stack, from the stack pointer on."""
+    if not cpu.protected or cpu.mode.bits == 16:
+        return
+    width = 8 if cpu.long else 4
+    raw = cpu.peek(cpu.stack, MAX_WORDS * width)
+    words = array("Q" if cpu.long else "I", raw[: len(raw) // width * width])
+    count = 5 if cpu.long else 3
+    for at, selector in enumerate(words[1 : len(words) - count + 2]):
+        if not 3 < selector < 1 << 16:
+            continue
+        rip, rflags = words[at], words[at + 2]
+        address = cpu.stack + at * width
+        if not rflags & RFLAGS_RESERVED or rflags & _FLAGS_ZERO:
+            continue
+        if cpu.long and ((address + 5 * width) % 16 or not _stack_segment(cpu, words[at + 4])):
+            continue
+        code = cpu.descriptor(selector)
+        if not isinstance(code, Descriptor) or not code.is_code or not code.present:
+            continue
+        ring = selector & RPL
+        if cpu.check_linear(rip, 1, fetch=True, user=ring == 3) is not None:
+            continue
+        rsp = words[at + 3] if cpu.long else address + 3 * width
+        yield Frame(address, rip, selector, rflags, rsp)
+
+
+def _stack_segment(cpu: Cpu, selector: int) -> bool:
+    if selector in NULL_SELECTORS:
+        return True
+    found = cpu.descriptor(selector) if selector < 1 << 16 else None
+    return isinstance(found, Descriptor) and found.is_writable_data
