@@ -21,8 +21,8 @@ from .frames import Frame, frames
 from .report import Interrupted, Place
 
 EXCEPTIONS = 32
-MAX_STEPS = 8192
-"""Instructions of handlers that are followed, altogether."""
+MAX_STEPS, MAX_CODE = 8192, 2048
+"""Instructions of handlers that are followed, altogether, and how many different ones."""
 
 
 class _Point(NamedTuple):
@@ -48,9 +48,9 @@ class _Handlers:
     """Follows the code of exception handlers."""
 
     def __init__(self, cpu: Cpu) -> None:
-        from ..x86.faults import decode
+        from ..x86.faults import decoder
 
-        self._decode = decode
+        self._decode = decoder(cpu.mode.bits)
         self._cpu = cpu
         self._width = 8 if cpu.long else 4
         self._steps = 0
@@ -91,7 +91,7 @@ class _Handlers:
     def _instruction(self, address: int) -> Any | None:
         if address not in self._decoded:
             code = self._cpu.peek(address, 15)
-            self._decoded[address] = self._decode(code, address, self._cpu.mode.bits)
+            self._decoded[address] = self._decode(code, address) if len(self._decoded) < MAX_CODE else None
         return self._decoded[address]
 
     def _word(self, address: int) -> int | None:

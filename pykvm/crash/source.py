@@ -145,5 +145,9 @@ _lines: weakref.WeakKeyDictionary[SymbolTable, SourceLines] = weakref.WeakKeyDic
 def source_lines(symbols: SymbolTable) -> SourceLines:
     """The lines of the file that the symbols are from, kept as long as they are: reading them takes a while."""
     if symbols not in _lines:
-        _lines[symbols] = SourceLines(bytes(symbols.image), symbols.bias)
+        try:
+            image = bytes(symbols.image)
+        except ValueError:  # a mapping that was closed
+            image = b""
+        _lines[symbols] = SourceLines(image, symbols.bias)
     return _lines[symbols]

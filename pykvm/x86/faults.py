@@ -78,11 +78,11 @@ class Unreadable(Exception):
     """Memory that the answer depends on is not RAM."""
 
 
-def decode(code: bytes, address: int, bits: int) -> Any | None:
-    """The first instruction of `code` with all its details, as capstone gives it; None if there is none."""
+def decoder(bits: int) -> Callable[[bytes, int], Any | None]:
+    """A function of code and its address: the first instruction with all its details, as capstone gives it, if any."""
     engine = capstone.Cs(capstone.CS_ARCH_X86, _MODES[bits])
     engine.detail = True
-    return next(engine.disasm(code, address, 1), None)
+    return lambda code, address: next(engine.disasm(code, address, 1), None)
 
 
 def next_event(cpu: Cpu) -> Event | None:
@@ -93,7 +93,7 @@ def next_event(cpu: Cpu) -> Event | None:
     fetched = fetch(cpu)
     if isinstance(fetched, Event):
         return fetched
-    insn = decode(fetched, cpu.pc, cpu.mode.bits)
+    insn = decoder(cpu.mode.bits)(fetched, cpu.pc)
     if insn is None:
         if not fetched:
             return None
