@@ -154,6 +154,9 @@ class Cpu:
             if last is not None and last.value & PTE_P and found.reason and "reserved" in found.reason:
                 code |= PF_P | PF_RSVD
                 why = f"{linear:#x}, whose {last.name} has reserved bits set"
+            elif found.reason and "cannot be read" in found.reason:
+                leads = f"its {last.name} is {last.value:#x}" if last is not None else f"CR3 is {self.system.cr3:#x}"
+                why = f"{linear:#x}, whose page tables are not in RAM: {leads}"
             else:
                 why = f"{linear:#x}, which is not mapped"
             return Event(PF, code, why, linear, found)

@@ -174,6 +174,15 @@ def test_code_that_is_not_there():
     assert raised(cpu) == (GP, 0, "the CPU is to execute at 0x8000000000000000, which is not a canonical address")
 
 
+def test_page_tables_that_are_not_there():
+    cpu, _ = long_cpu()
+    where = "the CPU is to execute at 0x8000, whose page tables are not in RAM"
+    assert raised(change(cpu, cr3=0x108000)) == (PF, 0, f"{where}: CR3 is 0x108000")
+    cpu, ram = long_cpu()
+    ram.write_int(TABLES, 8, 1 << 39 | 3)
+    assert raised(cpu) == (PF, 0, f"{where}: its PML4E is 0x8000000003")
+
+
 def test_an_instruction_that_runs_into_the_next_page():
     cpu, ram = long_cpu(rip=0x6FFE)
     ram.write(0x6FFE, bytes.fromhex("48 b8"))  # mov rax, and eight bytes that are elsewhere
