@@ -42,7 +42,8 @@ def explain(machine: Machine, outcome: Outcome, crash: Crash | None, checkpoint:
     scene = scene_of(machine, crash, vcpu.get_registers(), vcpu.get_system_registers())
     lost = scene.kind is Kind.TRIPLE_FAULT and state_is_lost(scene.cpu.registers, scene.cpu.system)
     if lost:
-        scene = replace(scene, seen="lost")
+        why = [] if checkpoint is not None else ["no second run was made: nothing was kept to start it from"]
+        scene = replace(scene, seen="lost", notes=why)
     if checkpoint is not None and (lost or machine.keep_instructions):
         report = _replayed(machine, crash, checkpoint, scene, lost)
     else:

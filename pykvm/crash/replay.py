@@ -37,6 +37,8 @@ Examine = Callable[["Machine", Registers, SystemRegisters], "list[Delivery]"]
 
 EXITS_BEFORE = 2
 """Exits before the last one from which on a guest is stepped."""
+MAX_COPY = 64 << 20
+"""Bytes of RAM that are copied at a start for nothing but a crash that may never come."""
 MAX_STEPS = 1 << 20
 """Instructions that are stepped in one attempt."""
 MAX_ATTEMPTS = 8
@@ -60,7 +62,8 @@ class Checkpoint:
             timeline = machine.timeline
             base = timeline.base
             if base is None:
-                return cls(timeline.take_aside(), {})
+                asked_for = machine.keep_instructions > 0
+                return cls(timeline.take_aside(), {}) if asked_for or machine.memory.committed() <= MAX_COPY else None
             # It was put back to a snapshot, perhaps for the thousandth time: what differs since then is little.
             snapshot = replace(base, consoles=[console.save() for console in machine.pc.all_consoles])
             pages = sorted(machine.memory.written or ())

@@ -411,7 +411,3 @@ def test_the_command_line_shows_it(guest: Guest) -> None:
     assert f"divides by zero (#DE), {NO_IDT}." in errors
     assert "last instructions:" in errors
     assert "\x1b" not in errors  # it is no terminal
-    done = pykvm("run", guest("crash-divide"), "--json", "--last-instructions", 4)
-    facts = json.loads(done.stdout)
-    assert len(facts["report"]["last"]) == 4
-    assert NO_IDT in facts["report"]["explanation"]
