@@ -62,7 +62,7 @@ def exit_status(outcome: Outcome) -> int:
     help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
 )  # fmt: skip
 @ui.option(
-    "--last-instructions", type=ui.IntRange(0, 100_000), default=0, metavar="N",
+    "--last-instructions", type=ui.IntRange(0, 1000), default=0, metavar="N",
     help="Have a crash report show the N instructions before the crash.",
 )  # fmt: skip
 @ui.option("--snapshot-at", metavar="TEXT|exits:N", help="Save a snapshot when TEXT has come on the serial port.")

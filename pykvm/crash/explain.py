@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 RESET_RIP, RESET_CS = 0xFFF0, 0xF000
 """Of a CPU after INIT, whose other registers but RDX are zero (SDM volume 3A, table 9-1)."""
+MAX_KEPT = 1000
+"""Instructions before a crash that a report shows at most."""
 LAPIC_ISR = 0x100
 IRQCHIP_STATE, PIC_ISR, PIC_BASE = 8, 3, 5
 """struct kvm_irqchip and, in it, kvm_pic_state: last_irr, irr, imr, isr, priority_add, irq_base."""
@@ -55,7 +57,7 @@ def _replayed(machine: Machine, crash: Crash, checkpoint: Checkpoint, scene: Sce
     """The report with what a second run of the guest tells."""
     from .replay import replay
 
-    keep, exits = machine.keep_instructions, machine.runners[crash.cpu].exits
+    keep, exits = min(max(machine.keep_instructions, 0), MAX_KEPT), machine.runners[crash.cpu].exits
     try:
         fault = replay(checkpoint, crash.cpu, exits, keep, machine.replay_limit, _chain)
     except Exception as error:  # the first run has ended well enough to be reported, whatever befalls the second
@@ -67,7 +69,11 @@ def _replayed(machine: Machine, crash: Crash, checkpoint: Checkpoint, scene: Sce
         last = [_last(fault.machine, *state) for state in fault.last]
         if lost:
             found = scene_of(fault.machine, crash, fault.registers, fault.system)
-            return _examine(replace(found, seen="by replay", symbols=scene.symbols, last=last))
+            notes = []
+            if fault.exits != exits:
+                other = f"the second run crashed after {fault.exits} exits, the first after {exits}"
+                notes.append(f"{other}: this may be another fault")
+            return _examine(replace(found, seen="by replay", symbols=scene.symbols, last=last, notes=notes))
         if cpu.pc != scene.cpu.pc:
             why = f"a second run of the guest met another fault, at {cpu.pc:#x}: its last instructions are not shown"
             return _examine(replace(scene, notes=[*scene.notes, why]))

@@ -90,6 +90,8 @@ class Fault:
     system: SystemRegisters
     last: list[tuple[Registers, SystemRegisters]]
     """The CPU before each of the instructions that led there, the oldest first."""
+    exits: int
+    """After how many exits of that CPU it came."""
 
 
 class NotMet(PykvmError):
@@ -125,7 +127,7 @@ def replay(
                 handler = _entered(examine(machine, registers, system))
                 met = handler is None or attempt.crash_step in entered
                 if met:
-                    return Fault(machine, registers, system, attempt.states[:-1])
+                    return Fault(machine, registers, system, attempt.states[:-1], attempt.crashed_at or 0)
                 # Its handler was entered, and there no step is reported. The next time, it is we who enter it.
                 entered.add(attempt.crash_step)
             elif attempt.crashed_at is not None and start > 0:
