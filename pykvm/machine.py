@@ -145,7 +145,7 @@ class Machine:
         self._crash: Crash | None = None
         self._checkpoint: Checkpoint | None = None
         self.keep_instructions = 0
-        """How many instructions before a crash its report is to show, at most 1000. A second run, a replay, finds them."""
+        """How many instructions before a crash its report is to show, at most 1000: a replay finds them."""
         self.replay_limit = 5.0
         """Seconds that a crash report may take for a replay: where KVM forgets the state of a CPU at a triple fault, or
         with `keep_instructions`. 0: no replays."""

@@ -45,11 +45,12 @@ def backtrace(
     top = _return_on_top(cpu, function(address), address, stack, width)
     if top is not None:
         frames.append(Frame(_caller(top, place), "frame pointer"))
-    elif chain and _makes_no_frame(cpu, function(address), address):
+    if not chain and cpu.mode.bits > 16:
+        found = _guesses(cpu, place, function, stack, MAX_SCAN)
+        frames += found[1:] if found and found[0].place.address == top else found
+    elif chain and top is None and _makes_no_frame(cpu, function(address), address):
         words = (chain[0][0] - stack) // width
         frames += _guesses(cpu, place, function, stack, min(words, MAX_FRAMELESS))[:1]
-    elif not chain and cpu.mode.bits > 16:
-        frames += _guesses(cpu, place, function, stack, MAX_SCAN)
     frames += [Frame(_caller(link[1], place), "frame pointer") for link in chain]
     return frames[:MAX_FRAMES]
 
