@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from pykvm.bios.disk import floppy, hard_disk
 from pykvm.boot import EntryState, ImageError, Module, Options, bios, detect
 from pykvm.disk.memory import MemoryDisk
+from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
 from pykvm.x86.symbols import MAX_NAME
 
@@ -223,7 +224,7 @@ def load(image: bytes, ram: GuestMemory, options: Options, format_name: str | No
     """Load within bounds, symbols included; None if the image was refused."""
     state = None
     with bounded(len(image) + sum(len(module.data) for module in options.modules)):
-        with suppress(ImageError):
+        with suppress(ImageError, ConfigError):
             state = detect.load(image, ram, options, format_name)
         if state is not None and state.symbols is not None:
             list(state.symbols)
