@@ -7,6 +7,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -432,6 +433,30 @@ text:   .asciz  "Loading"
         assert machine.run(LIMIT).ending == "halted"
         assert machine.serial.text == "Loading"
         assert machine.screen.text == "Loading"
+
+
+def test_data_are_where_programs_look_for_them(assemble: Assemble) -> None:
+    """IBM PC/AT Technical Reference, section 5; the EBDA's segment as since the PS/2."""
+    with boot(assemble(STOP), disks=[MemoryDisk(bytes(512))], serial_ports=2) as machine:
+        assert machine.run(LIMIT).ending == "halted"
+        word = partial(machine.memory.read_int, size=2)
+        byte = partial(machine.memory.read_int, size=1)
+        assert [word(0x400 + 2 * number) for number in range(4)] == [0x3F8, 0x2F8, 0, 0]
+        assert word(0x410) >> 9 & 7 == 2, "serial ports"
+        assert word(0x413) == 639
+        assert (word(0x40E) << 4, byte(word(0x40E) << 4)) == (639 << 10, 1), "the EBDA, and its size"
+        assert (byte(0x449), word(0x44A), byte(0x484)) == (3, 80, 24)
+        assert word(0x463) == 0x3D4
+        assert byte(0x475) == 2, "hard disks"
+        assert word(0x41A) == word(0x41C), "no key waits"
+        ticks = machine.memory.read_int(0x46C, 4)
+        assert 0 <= ticks < 0x1800B0
+        vectors = [(word(4 * number + 2), word(4 * number)) for number in range(256)]
+        tables = (0x1D, 0x1F, 0x41, 0x43, 0x46)
+        assert {vectors[number] for number in tables} == {(0, 0)}
+        assert {segment for number, (segment, _) in enumerate(vectors) if number not in tables} == {0xF000}
+        assert machine.memory.read(0xFFFF0, 1) == b"\xea", "a far jump, where the CPU starts"
+        assert byte(0xFFFFE) == 0xFC, "a PC/AT"
 
 
 def test_nothing_to_start(assemble: Assemble) -> None:
