@@ -90,7 +90,7 @@ def command(
       0              the guest halted or powered off, or you left by Ctrl-A X
       value * 2 + 1  it wrote value to the exit port 0xF4 (modulo 256)
       2              nothing was run: bad usage, image, or host
-      120            the guest reset the machine
+      120            the guest reset the machine, with --no-reboot
       122            it crashed
       124            the time limit was over
       126            a device failed
