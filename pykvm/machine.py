@@ -716,11 +716,13 @@ class Machine:
             while (self._holds or runner.held) and self._outcome is None:
                 self._parked += 1
                 self._changed.notify_all()
-                if self._parked == self._live:
-                    self._run_at_rest()
-                while (self._holds or runner.held) and self._outcome is None:
-                    self._changed.wait()
-                self._parked -= 1
+                try:
+                    if self._parked == self._live:
+                        self._run_at_rest()
+                    while (self._holds or runner.held) and self._outcome is None:
+                        self._changed.wait()
+                finally:
+                    self._parked -= 1
             return self._outcome is None
 
     def runner_left(self) -> None:
@@ -780,8 +782,11 @@ class Machine:
     def _run_at_rest(self) -> None:
         """All vCPUs are out, and none goes back in while the lock is held."""
         while self._at_rest and self._outcome is None:
-            self._at_rest.pop(0)()
-            self.release()
+            callback = self._at_rest.pop(0)
+            try:
+                callback()
+            finally:
+                self.release()
 
     def _halted(self) -> None:
         if self.debugger is None or not self.debugger.halted():

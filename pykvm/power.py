@@ -57,7 +57,11 @@ def reset(machine: Machine) -> None:
     from .kvm.saved import SavedState, state_msrs
 
     for device in (*machine.ports.devices, *machine.mmio.devices):
-        device.reset()
+        try:
+            device.reset()
+        except Exception as error:
+            machine.failed(error, device.name or type(device).__name__)
+            return
     with ExitStack() as stack:
         vm, vcpus = make_vm(machine.system, stack, len(machine.vcpus))
         for vcpu in vcpus:

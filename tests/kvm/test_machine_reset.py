@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from features import FEATURES
 from helpers import LIMIT, assembled, flat
 
-from pykvm import Ending, Machine
+from pykvm import Device, DeviceError, Ending, Machine, Range
 from pykvm.debug.control import Control, Why
 from pykvm.debug.probes import int3_works
 from pykvm.disk.memory import MemoryDisk
@@ -302,15 +303,18 @@ def test_a_loop_of_resets_ends_with_the_time_limit(tmp_path: Path) -> None:
 def test_a_loop_of_resets_can_be_stopped_and_paused(tmp_path: Path) -> None:
     with flat(assembled(ENDLESS.format(mark=MARK), tmp_path, ORIGIN, 32), 32) as machine:
         machine.start(LIMIT)
+        descriptors = set()
         for _ in range(5):
             machine.pause()
             resets = machine.resets
             assert machine.memory.read_int(MARK, 4) in (resets, resets + 1)
+            descriptors.add(len(os.listdir("/proc/self/fd")))
             machine.resume()
+        assert len(descriptors) == 1, "each reset makes a VM, and gives it back"
         assert machine.stop().ending is Ending.STOPPED
 
 
-# By the host
+# By a person
 
 COUNT_STARTS = f"""
         incb    {MARK}
@@ -339,6 +343,51 @@ def test_the_reset_button(tmp_path: Path) -> None:
         machine.pc.debug_console.wait_for("\1", LIMIT)
         machine.reset()
         assert machine.wait().ending is Ending.REBOOTED
+
+
+def test_ctrl_alt_delete_under_the_bios(tmp_path: Path) -> None:
+    code = f"incb {MARK}\nmov {MARK}, %al\nout %al, $0xE9\nsti\n1: hlt\njmp 1b\n.org 510\n.word 0xAA55"
+    with Machine(assembled(code, tmp_path, 0x7C00, 16), memory="4M") as machine:
+        machine.start(LIMIT)
+        machine.pc.debug_console.wait_for("\1", LIMIT)
+        for key in ("ctrl", "alt", "delete"):
+            machine.keyboard.press(key)
+        machine.pc.debug_console.wait_for("\2", LIMIT)
+        assert machine.resets == 1
+
+
+def test_the_power_button_is_told_to_the_guest(tmp_path: Path) -> None:
+    """By PWRBTN_STS, bit 8 of PM1_STS at port 0x600 (ACPI 4.8.3.1.1)."""
+    code = "mov $'>', %al\nout %al, $0xE9\nmov $0x600, %dx\n1: in %dx, %ax\ntest $0x100, %ax\njz 1b\nmov $7, %al\nout %al, $0xF4"
+    with flat(assembled(code, tmp_path, ORIGIN, 64)) as machine:
+        machine.start(LIMIT)
+        machine.pc.debug_console.wait_for(">", LIMIT)
+        assert machine.outcome is None
+        machine.power_button()
+        assert machine.wait().value == 7
+
+
+def test_a_device_that_fails_at_a_reset_ends_the_run(tmp_path: Path) -> None:
+    class Broken(Device):
+        name = "broken"
+        ports = (Range(0x500, 1),)
+        works = True
+
+        def reset(self) -> None:
+            if not self.works:
+                raise ZeroDivisionError("no such luck")
+
+    with flat(assembled("mov $0xFE, %al\nout %al, $0x64\n1: jmp 1b", tmp_path, ORIGIN, 64), cpus=2) as machine:
+        device = Broken()
+        machine.add(device)
+        before = machine.snapshot()
+        device.works = False
+        with pytest.raises(DeviceError, match="broken raised ZeroDivisionError: no such luck"):
+            machine.run(LIMIT)
+        device.works = True
+        machine.restore(before)
+        machine.no_reboot = True
+        assert machine.run(LIMIT).ending is Ending.REBOOTED
 
 
 def test_the_reset_button_of_a_paused_machine(tmp_path: Path) -> None:
