@@ -12,6 +12,9 @@ from debian import KERNEL, package
 from helpers import LIMIT, assembled, elf32, pykvm, pykvm_each
 from PIL import Image
 
+from pykvm.cli import invoke
+from pykvm.display import font
+
 Guest = Callable[[str], Path]
 
 
@@ -323,3 +326,17 @@ def test_mistakes_are_told_in_words(guest: Guest) -> None:
             (["run", guest("hello64"), "--json", "--display", "terminal"], "--json prints nothing else"),
         ]
     )
+
+
+def test_a_picture_without_a_console_font(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the screen's text there is one all the same."""
+    monkeypatch.setattr(font, "SYSTEM_FONTS", ())
+    font.system_font.cache_clear()
+    picture = tmp_path / "screen.png"
+    assert invoke(["screenshot", str(guest("hello32")), str(picture)]) == 2
+    assert "drawing a screen needs a console font" in capsys.readouterr().err
+    assert not picture.exists()
+    assert invoke(["screenshot", str(guest("hello32")), str(picture), "--text"]) == 0
+    assert picture.exists()

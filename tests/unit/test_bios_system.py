@@ -221,6 +221,11 @@ def test_trace() -> None:
         "INT 10h AX=1234 BX=0001 CX=0002 DX=0003 -> AX=1234 BX=0001 CX=0002 DX=0003",
         "INT 10h AH=0E print !",
     ]
+    lines.clear()
+    for _ in range(3):
+        pc.call(0x12)
+    pc.bios.log.flush()
+    assert lines == ["INT 12h conventional memory -> 639 KiB", "INT 12h conventional memory -> 639 KiB (2 more)"]
 
 
 def test_trace_of_a_packet_outside_memory() -> None:
