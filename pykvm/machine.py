@@ -112,7 +112,7 @@ class Machine:
     knows, as drive A.
 
     A guest that resets the machine starts anew, as often as it likes; with `no_reboot` the run ends as REBOOTED. It
-    does so, too, where there is nothing to start anew: a machine without an image, or from a snapshot.
+    does so, too, where there is nothing to start anew: a machine without an image, or from a kernel's snapshot.
 
     The machine owns its back ends: `close()`, or the end of a `with` block, closes them.
     Raises ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM.

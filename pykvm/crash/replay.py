@@ -275,7 +275,7 @@ class _Attempt:
         return False
 
     def reset(self) -> None:
-        """It is never told: a fork has no image to start anew from, so its run ends where the guest resets it."""
+        """Exits are counted on."""
 
     def ended(self) -> None:
         """The run has ended."""
