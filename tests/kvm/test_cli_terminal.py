@@ -168,10 +168,11 @@ def test_sigterm_restores_the_terminal(guest: Guest, session: Session) -> None:
     assert session.mode() == session.before
 
 
-def test_a_terminal_that_goes_away_ends_the_run(guest: Guest) -> None:
+@pytest.mark.parametrize("display", ["serial", "terminal"])
+def test_a_terminal_that_goes_away_ends_the_run(guest: Guest, display: str) -> None:
     near, far = pty.openpty()
     process = subprocess.Popen(
-        [*PYKVM, "run", str(guest("echo"))],
+        [*PYKVM, "run", str(guest("bios")), "--display", display],
         cwd=ROOT,
         stdin=far,
         stdout=far,
@@ -182,7 +183,7 @@ def test_a_terminal_that_goes_away_ends_the_run(guest: Guest) -> None:
     try:
         os.close(far)
         text = b""
-        while b"ready" not in text:
+        while b"Escape" not in text:
             text += os.read(near, 4096)
         os.close(near)  # SIGHUP
         _, errors = process.communicate(timeout=LIMIT)
