@@ -124,6 +124,18 @@ def test_registers() -> None:
             assert client.ask(wrong) == b"E16", wrong
 
 
+@pytest.mark.needs("hw-breakpoints")
+def test_a_breakpoint_is_met_again_after_each_reset() -> None:
+    with served(hexcode("90\n b0 fe; mov al, 0xfe\n e6 64; out 0x64, al") + SPIN) as client:
+        assert client.ask(b"Z0,100001,1") == b"OK"
+        for resets in range(3):
+            assert client.go(b"c").startswith(b"T05thread:1;")
+            assert client.ask(b"p10") == (START + 1).to_bytes(8, "little").hex().encode()
+            assert client.ask(b"p0") == (b"00" * 8)
+            assert client.control.machine.resets == resets
+            client.go(b"s")  # over the breakpoint, as gdb does
+
+
 def test_memory() -> None:
     with served(SPIN, memory="1M", load=0x7C00, entry=0x7C00) as client:
         assert client.ask(b"m7c00,2") == SPIN.hex().encode()
