@@ -176,7 +176,7 @@ def linux_with_a_shell(command_line: str = "", **options: Any) -> Machine:
 @pytest.mark.needs("ring0-sse", "ring0-x87")
 def test_linux_on_its_console_and_after_a_reboot() -> None:
     with linux_with_a_shell(cpus=2) as machine:
-        machine.start(LINUX_LIMIT)
+        machine.start(2 * LINUX_LIMIT)
         serial = machine.serial
         for word in ("hello", "reboot"):
             serial.wait_for("ready> ", LINUX_LIMIT)
@@ -201,7 +201,7 @@ def test_linux_on_its_console_and_after_a_reboot() -> None:
 )
 def test_linux_reboots_each_way(way: str, reason: str) -> None:
     """By the keyboard controller, by ACPI's reset register, by the PCI bridge's (arch/x86/kernel/reboot.c)."""
-    with linux_with_a_shell(f"reboot={way}", no_reboot=True) as machine:
+    with linux_with_a_shell(f"quiet reboot={way}", no_reboot=True) as machine:
         machine.start(LINUX_LIMIT)
         machine.serial.wait_for("ready> ", LINUX_LIMIT)
         machine.serial.send("reboot\n")

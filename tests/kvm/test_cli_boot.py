@@ -153,7 +153,7 @@ def test_linux_with_an_initrd(tmp_path: Path) -> None:
 
     (kernel,) = (package(KERNEL) / "boot").glob("vmlinuz-*")
     (tmp_path / "initrd").write_bytes(initrd())
-    done = pykvm("run", kernel, "-m", "256M", "-i", tmp_path / "initrd", "-a", "console=ttyS0 panic=-1")
+    done = pykvm("run", kernel, "-m", "256M", "-i", tmp_path / "initrd", "-a", "console=ttyS0 panic=-1 quiet")
     assert done.returncode == 0
     assert INIT_TEXT in done.stdout
 
