@@ -181,10 +181,10 @@ class _Attempt:
         """Whether it came to a crash of that CPU while it was stepped."""
         outcome = self._machine.run(seconds)
         if not self.states:
-            if outcome.ending is Ending.TIMED_OUT:
-                self.story = f"it came only to the {self._exits}th exit in {seconds:.1f} s"
-                if self._stepping:
-                    self.story = f"{self.steps} instructions after the last exits it was still running"
+            if self.steps and outcome.ending in (Ending.TIMED_OUT, Ending.STOPPED):
+                self.story = f"{self.steps} instructions after exit {self._start} it still ran, and time was up"
+            elif outcome.ending is Ending.TIMED_OUT:
+                self.story = f"it came only to exit {self._exits} of {self._start} in {seconds:.1f} s"
             else:
                 self.story = f"it ended as {outcome.ending}: {outcome.reason}"
         return bool(self.states)

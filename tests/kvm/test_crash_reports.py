@@ -337,6 +337,22 @@ def test_a_replay_has_an_end() -> None:
     assert outcome.report.last == []
 
 
+def test_a_long_way_to_the_fault_is_given_up_in_time() -> None:
+    code = hexcode(
+        """
+        b9 a0 86 01 00 ; mov ecx, 100000
+        ff c9 ; dec ecx
+        75 fc ; jnz back to it
+        0f 0b ; ud2
+        """
+    )
+    with flat(code) as machine:
+        machine.keep_instructions, machine.replay_limit = 4, 0.05
+        report = machine.run(LIMIT).report
+    assert report is not None
+    assert any("instructions after exit 0 it still ran, and time was up" in note for note in report.notes), report.notes
+
+
 def test_input_that_waits_at_the_start_is_in_the_replay() -> None:
     with flat(DIES_OF_INPUT) as machine:
         machine.keep_instructions = 2
