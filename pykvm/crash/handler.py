@@ -48,7 +48,7 @@ class _Handlers:
     """Follows the code of exception handlers."""
 
     def __init__(self, cpu: Cpu) -> None:
-        from ..x86.faults import decoder
+        from ..x86.instruction import decoder
 
         self._decode = decoder(cpu.mode.bits)
         self._cpu = cpu

@@ -1,26 +1,24 @@
 """Which exception the instruction that a CPU stands before would raise, found by going through its checks.
 
 Sources: Intel SDM volume 2 ("Protected Mode Exceptions" and "64-Bit Mode Exceptions" of each instruction) and volume
-3A, 5.5 to 5.8 (segments and control transfers), 5.9 (privileged instructions), 2.5 (control registers); AMD APM
-volume 3.
+3A, 5.9 (privileged instructions), 2.5 (control registers); AMD APM volume 3. `selectors` has the checks of segments.
 
-Instructions are taken apart by capstone. What depends on more than registers, tables and memory (an MSR that the CPU
-lacks, a pending x87 error) is not decided, or marked as a guess.
+What depends on more than registers, tables and memory (an MSR that the CPU lacks, a pending x87 error) is not decided,
+or marked as a guess.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import capstone
 from capstone import x86_const as x86
 
 from .cpu import Cpu
-from .descriptors import CONFORMING, NULL_SELECTORS, RPL, TSS_TYPES, WRITABLE
 from .disasm import MAX_INSTRUCTION
-from .exceptions import BP, DB, DE, GP, NM, NP, SS, UD, Event, Kind
+from .exceptions import BP, DB, DE, GP, NM, UD, Event, Kind
+from .instruction import SEGMENTS, Unreadable, decoder
 from .paging import PAGE_SIZE
 from .registers import (
     CR0_CD,
@@ -35,12 +33,9 @@ from .registers import (
     EFER_LME,
     EFER_SCE,
     RFLAGS_IOPL_SHIFT,
-    RFLAGS_NT,
-    RFLAGS_VM,
 )
+from .selectors import Selectors
 
-_MODES = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
-_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss")
 MSR_EFER = 0xC0000080
 _CANONICAL_MSRS = frozenset({0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x175, 0x176})
 """LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE, SYSENTER_ESP, SYSENTER_EIP."""
@@ -72,17 +67,6 @@ _SSE_GROUPS = frozenset(
     }
 )  # fmt: skip
 _FPU_GROUPS = frozenset({x86.X86_GRP_FPU, x86.X86_GRP_MMX})
-
-
-class Unreadable(Exception):
-    """Memory that the answer depends on is not RAM."""
-
-
-def decoder(bits: int) -> Callable[[bytes, int], Any | None]:
-    """A function of code and its address: the first instruction with all its details, as capstone gives it, if any."""
-    engine = capstone.Cs(capstone.CS_ARCH_X86, _MODES[bits])
-    engine.detail = True
-    return lambda code, address: next(engine.disasm(code, address, 1), None)
 
 
 def next_event(cpu: Cpu) -> Event | None:
@@ -122,26 +106,8 @@ def fetch(cpu: Cpu) -> bytes | Event:
     return cpu.peek(cpu.pc, MAX_INSTRUCTION)
 
 
-class _Checks:
+class _Checks(Selectors):
     """The checks of one instruction, in about the order of the manuals."""
-
-    def __init__(self, cpu: Cpu, insn: Any) -> None:
-        self.cpu, self.insn = cpu, insn
-        self.name: str = insn.mnemonic.split()[-1]
-        self.text = f"`{insn.mnemonic} {insn.op_str}`".replace(" `", "`")
-        self.operands = insn.operands
-        wide = insn.prefix[2] == 0x66
-        bits = cpu.mode.bits
-        self.width = 2 if wide else 8 if bits == 64 else 4 if bits == 32 else 2
-        if bits == 16 and wide:
-            self.width = 4
-
-    def event(self, vector: int, code: int | None, does: str, **more: Any) -> Event:
-        return Event(vector, code if self.cpu.protected else None, f"{self.text} {does}", **more)
-
-    def about(self, event: Event | None, verb: str) -> Event | None:
-        """An access's exception as this instruction's."""
-        return replace(event, why=f"{self.text} {verb} {event.why}") if event is not None else None
 
     def run(self) -> Event | None:
         for check in (self.opcode, self.privilege, self.memory, self.stack, self.special):
@@ -149,41 +115,6 @@ class _Checks:
             if event is not None:
                 return event
         return None
-
-    # Values
-
-    def register(self, name: str) -> int:
-        return read_register(self.cpu, name)
-
-    def offset(self, memory: Any) -> tuple[str, int]:
-        """The segment and the offset in it of an operand in memory."""
-        insn = self.insn
-        base = insn.reg_name(memory.base) if memory.base else ""
-        index = insn.reg_name(memory.index) if memory.index else ""
-        at = memory.disp + (self.register(index) * memory.scale if index not in ("", "riz", "eiz") else 0)
-        if base in ("rip", "eip"):
-            at += self.cpu.registers.rip + insn.size
-        elif base:
-            at += self.register(base)
-        if memory.segment:
-            segment = insn.reg_name(memory.segment)
-        else:
-            segment = "ss" if base in ("rsp", "esp", "sp", "rbp", "ebp", "bp") else "ds"
-        return segment, at & (1 << 8 * insn.addr_size) - 1
-
-    def value(self, operand: Any) -> int:
-        """What an operand is now; Unreadable if memory does not say."""
-        if operand.type == x86.X86_OP_IMM:
-            return int(operand.imm)
-        if operand.type == x86.X86_OP_REG:
-            return self.register(self.insn.reg_name(operand.reg))
-        return self.load(*self.offset(operand.mem), operand.size)
-
-    def load(self, segment: str, offset: int, size: int) -> int:
-        value = self.cpu.peek_int(self.cpu.linear(segment, offset), size)
-        if value is None:
-            raise Unreadable
-        return value
 
     # Checks
 
@@ -348,160 +279,15 @@ class _Checks:
             target = self.value(self.operands[0])
         return self.outside(target & (1 << 8 * self.width) - 1, self.cpu.system.cs.limit, "jumps to")
 
-    def outside(self, target: int, limit: int, verb: str, long_code: bool | None = None) -> Event | None:
-        """#GP for a jump's target that no code can be at."""
-        if self.cpu.mode.bits == 64 if long_code is None else long_code:
-            if not self.cpu.canonical(target):
-                return self.event(GP, 0, f"{verb} {target:#x}, which is not a canonical address")
-        elif target > limit:
-            return self.event(GP, 0, f"{verb} {target:#x}, beyond the code segment's limit {limit:#x}")
-        return None
-
-    def far_target(self) -> Event | None:
-        if not self.cpu.protected:
-            return None
-        if len(self.operands) == 2:
-            selector, target = (operand.imm for operand in self.operands)
-        else:
-            operand = self.operands[0]
-            segment, offset = self.offset(operand.mem)
-            size = max(operand.size - 2, 2)
-            target = self.load(segment, offset, size)
-            selector = self.load(segment, offset + size, 2)
-        return self.code_selector(selector & 0xFFFF, target, "jumps to", outward=False)
-
-    def far_return(self) -> Event | None:
-        if not self.cpu.protected:
-            return None
-        at = self.cpu.registers.rsp & self.cpu.stack_mask
-        target, selector = self.load("ss", at, self.width), self.load("ss", at + self.width, 2)
-        return self.code_selector(selector, target, "returns to", outward=True)
-
-    def code_selector(self, selector: int, target: int, verb: str, *, outward: bool) -> Event | None:
-        """The checks of CS for a far jump, or a return (`outward`), which may lead to a less privileged ring."""
-        cpu = self.cpu
-        what = f"{verb} code segment {selector:#x}"
-        if selector in NULL_SELECTORS:
-            return self.event(GP, 0, f"{verb} code segment {selector:#x}, the null selector")
-        code = selector & ~RPL
-        found = cpu.descriptor(selector)
-        if isinstance(found, Event):
-            return self.about(found, f"{verb} code segment")
-        if not found.is_code:
-            if not found.s and not outward:
-                return None  # a gate or a task: not followed
-            return self.event(GP, code, f"{what}, which is {found.words}")
-        if cpu.long and found.l and found.db:
-            return self.event(GP, code, f"{what}, which has both L and D set")
-        rpl = selector & RPL
-        if outward:
-            refused = rpl < cpu.cpl or (found.dpl > rpl if found.type & CONFORMING else found.dpl != rpl)
-        elif found.type & CONFORMING:
-            refused = found.dpl > cpu.cpl
-        else:
-            refused = rpl > cpu.cpl or found.dpl != cpu.cpl
-        if refused:
-            return self.event(GP, code, f"{what} ({found.words}), which ring {cpu.cpl} must not go to")
-        if not found.present:
-            return self.event(NP, code, f"{what}, which is marked not present")
-        return self.outside(target, found.limit, verb, bool(cpu.long and found.l))
-
-    def interrupt_return(self) -> Event | None:
-        cpu = self.cpu
-        if not cpu.protected:
-            return None
-        width = {"iret": 2, "iretd": 4, "iretq": 8}[self.name]
-        at = cpu.registers.rsp & cpu.stack_mask
-
-        def word(number: int) -> int:
-            return self.load("ss", at + number * width & cpu.stack_mask, width)
-
-        if cpu.registers.rflags & RFLAGS_NT:
-            return (
-                self.event(GP, 0, "returns from a task that long mode does not have (NT is set)") if cpu.long else None
-            )
-        rip, selector, flags = word(0), word(1) & 0xFFFF, word(2)
-        if not cpu.long and flags & RFLAGS_VM:
-            return None
-        event = self.code_selector(selector, rip, "returns to", outward=True)
-        if event is not None:
-            return event
-        if cpu.mode.bits == 64 or selector & RPL > cpu.cpl:
-            stack = word(4) & 0xFFFF
-            ring = selector & RPL
-            if stack in NULL_SELECTORS and cpu.long and ring < 3 and stack & RPL == ring:
-                return None
-            return self.stack_selector(stack, ring, "returns to the stack segment")
-        return None
-
-    def stack_selector(self, selector: int, ring: int, verb: str) -> Event | None:
-        if selector in NULL_SELECTORS:
-            return self.event(GP, 0, f"{verb} {selector:#x}, the null selector")
-        code = selector & ~RPL
-        found = self.cpu.descriptor(selector)
-        if isinstance(found, Event):
-            return self.about(found, verb)
-        if selector & RPL != ring or found.dpl != ring or not found.is_writable_data:
-            return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which is no stack of ring {ring}")
-        if not found.present:
-            return self.event(SS, code, f"{verb} {selector:#x}, which is marked not present")
-        return None
-
-    def load_task_register(self) -> Event | None:
-        selector = self.value(self.operands[0]) & 0xFFFF
-        if selector in NULL_SELECTORS:
-            return self.event(GP, 0, "loads TR with the null selector")
-        found = self.cpu.descriptor(selector)
-        if isinstance(found, Event):
-            return self.about(found, "loads TR with")
-        if found.s or found.type not in (1, 9):
-            busy = ": a TSS can be loaded only once" if not found.s and found.type in TSS_TYPES else ""
-            return self.event(GP, selector & ~RPL, f"loads TR with {selector:#x} ({found.words}){busy}")
-        if not found.present:
-            return self.event(NP, selector & ~RPL, f"loads TR with {selector:#x}, which is marked not present")
-        return None
-
     def move(self) -> Event | None:
         target, source = self.operands
         if target.type != x86.X86_OP_REG:
             return None
         name = self.insn.reg_name(target.reg)
-        if name in _SEGMENTS:
+        if name in SEGMENTS:
             return self.segment(name, self.value(source) & 0xFFFF)
         if name[:2] == "cr":
             return self.control_register(name, self.value(source))
-        return None
-
-    def pop_segment(self) -> Event | None:
-        name = self.insn.reg_name(self.operands[0].reg) if self.operands[0].type == x86.X86_OP_REG else ""
-        if name not in _SEGMENTS:
-            return None
-        return self.segment(name, self.load("ss", self.cpu.registers.rsp & self.cpu.stack_mask, 2))
-
-    def segment(self, name: str, selector: int) -> Event | None:
-        """The checks of a data segment register's load."""
-        cpu = self.cpu
-        verb = f"loads {name} with"
-        if not cpu.protected:
-            return None
-        if name == "cs":
-            return self.event(UD, None, "loads CS, which only jumps may")
-        if name == "ss":
-            if selector in NULL_SELECTORS and cpu.mode.bits == 64 and cpu.cpl < 3 and selector & RPL == cpu.cpl:
-                return None
-            return self.stack_selector(selector, cpu.cpl, verb)
-        if selector in NULL_SELECTORS:
-            return None
-        found = cpu.descriptor(selector)
-        if isinstance(found, Event):
-            return self.about(found, verb)
-        code = selector & ~RPL
-        if not found.s or (found.is_code and not found.type & WRITABLE):
-            return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which cannot be read")
-        if not (found.is_code and found.type & CONFORMING) and max(selector & RPL, cpu.cpl) > found.dpl:
-            return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which ring {cpu.cpl} must not use")
-        if not found.present:
-            return self.event(NP, code, f"{verb} {selector:#x}, which is marked not present")
         return None
 
     def control_register(self, name: str, value: int) -> Event | None:
@@ -549,43 +335,3 @@ class _Checks:
     def msr_event(self, verb: str, why: str = "", *, certain: bool = True) -> Event:
         why = why or ", which this machine does not have, or not for this value"
         return self.event(GP, 0, f"{verb} MSR {self.cpu.registers.rcx & 0xFFFFFFFF:#x}{why}", certain=certain)
-
-
-_WHOLE = {
-    "a": "rax",
-    "b": "rbx",
-    "c": "rcx",
-    "d": "rdx",
-    "si": "rsi",
-    "di": "rdi",
-    "bp": "rbp",
-    "sp": "rsp",
-    "ip": "rip",
-}
-
-
-def read_register(cpu: Cpu, name: str) -> int:
-    """The value of the register that has this name, in any width; Unreadable if it is none of `cpu`'s."""
-    if name in _SEGMENTS:
-        return int(getattr(cpu.system, name).selector)
-    if name in ("cr0", "cr2", "cr3", "cr4", "cr8"):
-        return int(getattr(cpu.system, name))
-    if name[0] == "r" and name[1:2].isdigit():
-        number, mask = name.rstrip("dwb"), {"d": 0xFFFFFFFF, "w": 0xFFFF, "b": 0xFF}.get(name[-1], (1 << 64) - 1)
-        return int(getattr(cpu.registers, number)) & mask
-    if name in ("rip", "eip", "ip"):
-        return cpu.registers.rip
-    for stem, whole in _WHOLE.items():
-        value: int = getattr(cpu.registers, whole)
-        long_stem = f"{stem}x" if len(stem) == 1 else stem
-        if name == f"r{long_stem}":
-            return value
-        if name == f"e{long_stem}":
-            return value & 0xFFFFFFFF
-        if name == long_stem:
-            return value & 0xFFFF
-        if name == f"{stem}l":
-            return value & 0xFF
-        if name == f"{stem}h":
-            return value >> 8 & 0xFF
-    raise Unreadable

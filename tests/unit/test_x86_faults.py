@@ -22,7 +22,8 @@ from x86_machine import (
 )
 
 from pykvm.x86.exceptions import BP, DB, DE, GP, NM, NP, PF, SS, UD, Kind
-from pykvm.x86.faults import Unreadable, next_event, read_register
+from pykvm.x86.faults import next_event
+from pykvm.x86.instruction import Unreadable, read_register
 from pykvm.x86.registers import CR0_EM, CR0_TS, CR0_WP, CR4_SMAP, CR4_SMEP, EFER_NXE
 
 NOWHERE = 1 << 40
