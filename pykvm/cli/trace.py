@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TOP = 20
 """Rows of a table in the summary."""
 INTERRUPTED_STATUS = 130
+PLACE, PLACE_AND_LINE = 44, 68
+"""Columns for the instruction and where it is."""
 
 
 @ui.command("trace")
@@ -48,6 +50,7 @@ INTERRUPTED_STATUS = 130
 )  # fmt: skip
 @ui.option("--cpu", "cpu_numbers", multiple=True, type=ui.IntRange(min=0), help="Only exits of this CPU.")
 @ui.option("--instructions", is_flag=True, help="Show every instruction instead, by single-stepping: slow.")
+@ui.option("--lines", is_flag=True, help="Tell the source lines, too, if the image has debug information.")
 @ui.option("--summary", "only_summary", is_flag=True, help="Show what it amounts to, and not every exit.")
 @ui.option(
     "-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.json",
@@ -66,6 +69,7 @@ def command(
     addresses: tuple[str, ...],
     cpu_numbers: tuple[int, ...],
     instructions: bool,
+    lines: bool,
     only_summary: bool,
     out: str | None,
     terminal: bool,
@@ -97,15 +101,15 @@ def command(
             stack.callback(_close, file, out)
             sinks.append(file)
         elif not only_summary:
-            sinks.append(Lines(as_json, instructions).show)
+            sinks.append(Lines(as_json, instructions, PLACE_AND_LINE if lines else PLACE).show)
         if instructions:
             from ..trace.instructions import InstructionEvents
 
             tracer = None
             outlet = Outlet(machine, sinks, limit)
-            InstructionEvents(machine, outlet, chosen)
+            InstructionEvents(machine, outlet, chosen, lines=lines)
         else:
-            tracer = Tracer(machine, sinks, chosen, limit)
+            tracer = Tracer(machine, sinks, chosen, limit, lines=lines)
             outlet = tracer.outlet
         run = run_on_terminal if terminal else Machine.run
         return _run(machine, partial(run, machine, timeout), tracer, outlet, summary, as_json)
@@ -171,17 +175,18 @@ def span(text: str) -> Span:
 class Lines:
     """Writes events to standard output as they come, one a line."""
 
-    def __init__(self, as_json: bool, instructions: bool = False) -> None:
+    def __init__(self, as_json: bool, instructions: bool = False, width: int = PLACE) -> None:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a guest that waits shows what it did last
         self._write = sys.stdout.write
+        self._width = width
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self.show = self._json if as_json else self._instruction if instructions else self._text
         if instructions:
             return
         if not as_json:
             self._write(
-                self._style(f"{'ms':>10}  cpu  {'access':<46}  {'instruction':<44}{'run':>9}{'served':>9}\n", 2)
+                self._style(f"{'ms':>10}  cpu  {'access':<46}  {'instruction':<{width}}{'run':>9}{'served':>9}\n", 2)
             )
 
     def _json(self, event: Event) -> None:
@@ -197,15 +202,16 @@ class Lines:
             what = self._style(what, 31)
         where = f"{event.site.place}: {event.site.text or '?'}"
         self._write(
-            f"{event.time / 1e6:10.3f}  {event.cpu:>3}  {what}  {where:<44}"
+            f"{event.time / 1e6:10.3f}  {event.cpu:>3}  {what}  {where:<{self._width}}"
             + self._style(f"{event.run / 1000:9.1f}{event.served / 1000:9.1f}\n", 2)
         )
 
     def _instruction(self, event: Event) -> None:
         site = event.site
-        symbol = f"<{site.symbol}>" if site.symbol else ""
+        symbol = (f"<{site.symbol}>" if site.symbol else "") + (f" {site.source}" if site.source else "")
         address, code = self._style(f"{site.address:>12x}", 33), self._style(f"{site.code.hex(' '):<30}", 2)
-        self._write(f"{event.time / 1e6:10.3f}  {event.cpu:>3}  {address}  {symbol:<28}  {code}  {site.text or '?'}\n")
+        place = f"{address}  {symbol:<{self._width - 16}}"
+        self._write(f"{event.time / 1e6:10.3f}  {event.cpu:>3}  {place}  {code}  {site.text or '?'}\n")
 
     def _style(self, text: str, code: int) -> str:
         return f"\033[{code}m{text}\033[0m" if self._colour else text

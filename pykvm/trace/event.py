@@ -15,17 +15,22 @@ SHOWN_DATA = 8
 
 
 class Site(NamedTuple):
-    """Where the guest was: the linear `address` of the instruction, its code and text, and the symbol it is in."""
+    """Where the guest was: the linear `address` of the instruction, its code and text, and the symbol it is in.
+
+    `source` is its source line, such as "serial.c:57"; "" if nobody asked, or the image does not say.
+    """
 
     address: int
     symbol: str
     code: bytes
     text: str
+    source: str = ""
 
     @property
     def place(self) -> str:
-        """The symbol, or else the address."""
-        return self.symbol or f"{self.address:#x}"
+        """The symbol, or else the address, with the source line."""
+        place = self.symbol or f"{self.address:#x}"
+        return f"{place} {self.source}" if self.source else place
 
 
 @dataclass(slots=True)
@@ -106,6 +111,7 @@ class Event:
             "data": self.data.hex() if self.data else None,
             "rip": self.site.address,
             "symbol": self.site.symbol or None,
+            "source": self.site.source or None,
             "code": self.site.code.hex(),
             "instruction": self.site.text or None,
             "run": self.run / 1000,

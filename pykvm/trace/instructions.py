@@ -52,10 +52,10 @@ class InstructionTracer:
 class InstructionEvents:
     """Makes events of the instructions that `filter` passes, by their address and CPU, for `outlet`."""
 
-    def __init__(self, machine: Machine, outlet: Outlet, filter: Filter) -> None:
+    def __init__(self, machine: Machine, outlet: Outlet, filter: Filter, *, lines: bool = False) -> None:
         self._outlet = outlet
         self._filter = filter
-        self._sites = Sites(machine)
+        self._sites = Sites(machine, lines)
         self._began = 0
         self._next: list[Site | None] = [None] * len(machine.vcpus)
         InstructionTracer(machine, self._executed, self._executing)

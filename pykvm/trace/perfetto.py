@@ -36,6 +36,8 @@ class TraceFile:
         args: dict[str, Any] = {"rip": f"{event.site.address:#x}", "number": event.number}
         if event.site.symbol:
             args["symbol"] = event.site.symbol
+        if event.site.source:
+            args["source"] = event.site.source
         if event.site.text:
             args["instruction"] = event.site.text
         if event.address is not None:

@@ -7,11 +7,13 @@ it on themselves, and so does a string instruction that is not done.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
+from ..crash.source import source_lines
 from ..kvm import VCPU
 from ..kvm.vcpu import Position
 from ..machine import Machine
@@ -40,12 +42,14 @@ class _Known(NamedTuple):
 
 
 class Sites:
-    """The places in `machine` that its vCPUs have left the guest at."""
+    """The places in `machine` that its vCPUs have left the guest at; with their source `lines` if that is asked."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, lines: bool = False) -> None:
         self._machine = machine
         self._symbols = machine.entry.symbols if machine.entry is not None else None
         self._known: dict[tuple[Position, str, int], _Known] = {}
+        self._reading = threading.Lock()  # several vCPUs' threads read symbols and lines, which are not made for it
+        self._lines = source_lines(self._symbols) if lines and self._symbols is not None else None
         self._past = out_moves_rip()
         disassemble(b"\x90", 0, 64)  # not at the first exit: it takes a tenth of a second to import
 
@@ -72,9 +76,11 @@ class Sites:
 
     def site(self, address: int, code: bytes, text: str) -> Site:
         """A site with its symbol."""
-        found = self._symbols.lookup(address) if self._symbols is not None else None
+        with self._reading:
+            found = self._symbols.lookup(address) if self._symbols is not None else None
+            source = self._lines.lookup(address) if self._lines is not None else ""
         symbol = "" if found is None else found[0] + (f"+{found[1]:#x}" if found[1] else "")
-        return Site(address, symbol, code, text)
+        return Site(address, symbol, code, text, source)
 
     def _look(self, cpu: Cpu, position: Position, kind: str, size: int, port: int) -> Instruction | None:
         linear, bits = position.linear, position.bits
@@ -96,7 +102,8 @@ class Sites:
 
     def _before(self, cpu: Cpu, linear: int, bits: int, fits: Callable[[Instruction], bool]) -> Instruction | None:
         """The instruction that ends at `linear`: found from its function, else the longest that fits."""
-        found = self._symbols.lookup(linear - 1) if self._symbols is not None else None
+        with self._reading:
+            found = self._symbols.lookup(linear - 1) if self._symbols is not None else None
         if found is not None and found[1] < FUNCTION_LIMIT:
             size = found[1] + 1
             code = cpu.peek(linear - size, size)

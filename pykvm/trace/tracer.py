@@ -129,11 +129,18 @@ class Tracer:
     """Traces `machine`, which has not been started, to `sinks`: each is called with every event that `filter` passes.
 
     A sink is called in a vCPU's thread, without the machine's lock, one call at a time. If it raises OSError the run is
-    ended, and `outlet.error` says why. `limit` ends the run after so many events.
+    ended, and `outlet.error` says why. `limit` ends the run after so many events. With `lines` the events' sites have
+    the source lines that the image's debug information tells.
     """
 
     def __init__(
-        self, machine: Machine, sinks: Sequence[Sink], filter: Filter | None = None, limit: int | None = None
+        self,
+        machine: Machine,
+        sinks: Sequence[Sink],
+        filter: Filter | None = None,
+        limit: int | None = None,
+        *,
+        lines: bool = False,
     ) -> None:
         machine.system.require("SYNC_REGS")
         self.machine = machine
@@ -141,7 +148,7 @@ class Tracer:
         self.outlet = Outlet(machine, sinks, limit)
         self.began = 0
         """When the first CPU entered the guest, in nanoseconds of time.perf_counter_ns."""
-        self.sites = Sites(machine)
+        self.sites = Sites(machine, lines)
         self.kernel: list[dict[str, int]] = []
         """What KVM counted for each CPU, since it was made: `kvm.stats`. There once `finish` has been called."""
         self._watches = [_Watch(self, runner) for runner in machine.runners]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import BRIEF, EXIT_AL, HALT, LIMIT, SPIN, flat, hexcode
+from helpers import BRIEF, EXIT_AL, HALT, LIMIT, ROOT, SPIN, flat, hexcode
 
 from pykvm import Access, Device, DeviceError, Ending, GeneralProtection, Machine, Range
 from pykvm.kvm import VCPU, MpState
@@ -217,6 +217,19 @@ def test_calls_to_the_bios_are_told_in_words(guest: Guest) -> None:
     assert calls[0] == "POST"
     assert "INT 10h AH=0E print b" in calls
     assert any(call.startswith("INT 13h AH=02 read ") for call in calls)
+
+
+def test_source_lines_go_along_if_they_are_asked_for(guest: Guest) -> None:
+    with Machine(guest("hello64")) as machine:
+        events: list[Event] = []
+        tracer = Tracer(machine, [events.append], Filter(devices=("acpi",)), lines=True)
+        machine.run(LIMIT)
+        tracer.finish()
+    (event,) = events
+    header = ROOT / "guests/lib/x86.h"
+    (line,) = [at for at, text in enumerate(header.read_text().splitlines(), 1) if '"outw' in text]
+    assert event.site.source == f"guests/lib/x86.h:{line}"  # inlined into poweroff()
+    assert event.site.place == f"{event.site.symbol} guests/lib/x86.h:{line}"
 
 
 # Filters, limits, sinks
