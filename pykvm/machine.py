@@ -38,6 +38,7 @@ from .x86 import cpuid
 
 if TYPE_CHECKING:
     from .crash.replay import Checkpoint
+    from .debug.gdb import GdbServer
     from .display import Screen
     from .net import NetBackend
     from .snapshot import Snapshot
@@ -607,6 +608,15 @@ class Machine:
             if self.debugger is not None or self._closed:
                 raise PykvmError("a debugger is attached to this machine already, or it is closed")
             self.debugger = self._own(debugger)
+
+    def gdb(self, address: str = ":1234") -> GdbServer:
+        """Serve the machine to gdb, stopped, at a TCP port of this host or a UNIX socket, until it is closed.
+
+        See `debug.gdb.GdbServer`; its `target` is what gdb is to be told. ConfigError if the address cannot be used.
+        """
+        from .debug.gdb import GdbServer
+
+        return GdbServer(self, address)
 
     def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
         """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""

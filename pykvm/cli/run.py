@@ -152,9 +152,7 @@ def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
     """Have gdb stop the machine at its start, and say how to call it."""
     from shlex import join
 
-    from ..debug.gdb import GdbServer
-
-    server = GdbServer(machine, address)
+    server = machine.gdb(address)
     symbols = [kernel] if kernel and machine.entry is not None and machine.entry.symbols is not None else []
     ui.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
 

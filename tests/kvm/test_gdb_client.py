@@ -52,7 +52,7 @@ def interrupt_until_done(process: subprocess.Popen[str]) -> str:
 
 def gdb(machine: Machine, *commands: str, symbols: Path | None = None) -> str:
     """What gdb says when it is attached to `machine` from its first instruction on and given `commands`."""
-    with GdbServer(machine, ":0") as server:
+    with machine.gdb(":0") as server:
         machine.start(LIMIT)
         output, _ = start_gdb(server, *commands, symbols=symbols).communicate(timeout=LIMIT)
     return output
