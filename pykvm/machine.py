@@ -467,7 +467,7 @@ class Machine:
         self._outcome = outcome
 
     def _may_be_in_handler(self) -> bool:
-        from .crash.frames import any_frames
+        from .crash.suspect import any_frames
 
         return any_frames(self)
 

@@ -1,7 +1,4 @@
-"""What looks like an exception's frame on a stack, as the CPU pushes it (Intel SDM volume 3A, 6.12.1 and 6.14.2).
-
-It is looked for at the end of every run that ends in a halt, so nothing here takes long, nor to import.
-"""
+"""What looks like an exception's frame on a stack, as the CPU pushes it (Intel SDM volume 3A, 6.12.1 and 6.14.2)."""
 
 from __future__ import annotations
 
@@ -14,14 +11,13 @@ from ..x86.cpu import Cpu
 from ..x86.cpuid import find
 from ..x86.descriptors import NULL_SELECTORS, RPL, Descriptor
 from ..x86.registers import RFLAGS_RESERVED, Registers, SystemRegisters
+from .suspect import FLAGS_ZERO
 
 if TYPE_CHECKING:
     from ..machine import Machine
 
 MAX_WORDS = 512
 """Words of the stack that are searched for a frame."""
-_FLAGS_ZERO = ~0x3F7FD7
-"""Bits of RFLAGS that are never set."""
 
 
 class Frame(NamedTuple):
@@ -48,11 +44,6 @@ def halted_cpus(machine: Machine) -> Iterator[tuple[int, Cpu]]:
             yield vcpu.id, cpu_of(machine, vcpu.get_registers(), vcpu.get_system_registers())
 
 
-def any_frames(machine: Machine) -> bool:
-    """Whether a CPU that sleeps has anything like an exception's frame on its stack: most have not."""
-    return any(next(frames(cpu), None) is not None for _, cpu in halted_cpus(machine))
-
-
 def frames(cpu: Cpu) -> Iterator[Frame]:
     """All that looks like an exception's frame on the stack, from the stack pointer on."""
     if not cpu.protected or cpu.mode.bits == 16:
@@ -66,7 +57,7 @@ def frames(cpu: Cpu) -> Iterator[Frame]:
             continue
         rip, rflags = words[at], words[at + 2]
         address = cpu.stack + at * width
-        if not rflags & RFLAGS_RESERVED or rflags & _FLAGS_ZERO:
+        if not rflags & RFLAGS_RESERVED or rflags & FLAGS_ZERO:
             continue
         if cpu.long and ((address + 5 * width) % 16 or not _stack_segment(cpu, words[at + 4])):
             continue
