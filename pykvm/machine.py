@@ -152,6 +152,7 @@ class Machine:
         with `keep_instructions`. 0: no replays."""
         self._ending = threading.Lock()  # held to look at a machine whose run has ended, and to close it
         self._explained = False  # the outcome is complete, with its report
+        self._stop_at_start: str | None = None
         self._started = 0.0
         self._live = 0  # vCPU threads that have not ended
         self._holds = 0  # reasons for the vCPUs to stay out of the guest
@@ -426,6 +427,8 @@ class Machine:
             for runner in self.runners:  # before the I/O thread: the guest begins at once
                 runner.start()
             self.loop.start()
+            if self._stop_at_start is not None:
+                self._end(Ending.STOPPED, self._stop_at_start)
 
     def _time_is_up(self, limit: float) -> None:
         due = self._started + limit + (self.debugger.stopped_time() if self.debugger is not None else 0)
@@ -482,8 +485,12 @@ class Machine:
         return self.wait()
 
     def request_stop(self, reason: str) -> None:
-        """End the run without waiting for its end: for devices, handlers and the I/O thread."""
+        """End the run without waiting for its end: for devices, handlers and the I/O thread.
+
+        A machine that has not been started ends at its start.
+        """
         with self.lock:
+            self._stop_at_start = reason
             self._end(Ending.STOPPED, reason)
 
     def pause(self) -> None:
@@ -593,6 +600,7 @@ class Machine:
         """Be as before the start; all threads have ended."""
         self._outcome = self._error = self._crash = None
         self._explained = False
+        self._stop_at_start = None
         self._started = 0.0
         self._holds -= len(self._at_rest)
         self._at_rest.clear()

@@ -470,3 +470,14 @@ def test_a_machine_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             Machine(HALT, disks=[disk], cpus=0)
     assert _open_things() == before
+
+
+def test_a_stop_before_the_start_ends_the_run_at_its_start() -> None:
+    with flat(SPIN) as machine:
+        before = machine.snapshot()
+        machine.request_stop("not today")
+        assert machine.outcome is None
+        outcome = machine.run(LIMIT)
+        assert (outcome.ending, outcome.reason) == (Ending.STOPPED, "not today")
+        machine.restore(before)
+        assert machine.run(BRIEF).ending is Ending.TIMED_OUT
