@@ -125,7 +125,7 @@ class Keyboard:
             self._controller.type_text(text)
 
     def press(self, key: str) -> None:
-        """Press a key of `devices.i8042.KEYS`, for example "a", "enter" or "f1"; ValueError for any other name."""
+        """Press a key of `devices.ps2_keyboard.KEYS`, such as "a", "enter" or "f1"; ValueError for any other name."""
         with self._lock:
             self._controller.press(key)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pykvm.bus import PortBus
 from pykvm.device import IrqLine
-from pykvm.devices.i8042 import I8042, KEYS, TYPING_LIMIT, Port92
+from pykvm.devices.i8042 import I8042, Port92
+from pykvm.devices.ps2_keyboard import KEYS, TYPING_LIMIT
 
 NORMAL = "\0\x1b1234567890-=\b\tqwertyuiop[]\n\0asdfghjkl;'`\0\\zxcvbnm,./\0*\0 "
 SHIFTED = '\0\x1b!@#$%^&*()_+\b\tQWERTYUIOP{}\n\0ASDFGHJKL:"~\0|ZXCVBNM<>?\0*\0 '
