@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import weakref
 from collections.abc import Iterator
 
@@ -29,6 +28,8 @@ class OverlayDisk:
     read_only = False
 
     def __init__(self, base: Disk) -> None:
+        import tempfile  # slow to import, and machines without such a disk import this module, too
+
         self.base = base
         self.size = base.size
         self.writes = 0

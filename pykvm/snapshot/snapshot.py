@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,12 @@ if TYPE_CHECKING:
     from ..machine import Machine
     from ..net import NetBackend
     from ..pc import Nic
+
+
+def _new_id() -> str:
+    """A random UUID of the kernel's: the module `uuid` takes long to import."""
+    with open("/proc/sys/kernel/random/uuid") as source:
+        return source.read().strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Snapshot:
     """Whether a reset by the guest ends the run."""
     parent_id: str | None = None
     """The `id` of the snapshot that the machine was put back to, or had taken, before this one."""
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str = field(default_factory=_new_id)
     created: float = field(default_factory=time.time)
     """Seconds since 1970."""
     screen: str = ""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 from ..device import Device
@@ -109,14 +108,18 @@ class Timeline:
 
     @cached_property
     def _shape(self) -> Shape:
-        machine, firmware = self._machine, self._firmware
+        machine, firmware, digest = self._machine, self._firmware, ""
+        if firmware is not None:
+            from hashlib import sha256
+
+            digest = sha256(firmware.rom).hexdigest()
         return Shape(
             machine.memory.size,
             len(machine.vcpus),
             len(machine.pc.consoles),
             tuple(machine.pc.station_addresses),
             machine.pc.bios is not None,
-            sha256(firmware.rom).hexdigest() if firmware is not None else "",
+            digest,
         )
 
     def _disks(self) -> list[Disk | None]:

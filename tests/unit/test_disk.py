@@ -160,7 +160,7 @@ def test_image_without_permission(image: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
     code = """
-import os, sys
+import os, sys, tempfile  # all that is imported, while it may be read
 from pykvm.disk.image import open_disk
 from pykvm.errors import ConfigError
 os.chdir(os.path.dirname(sys.argv[1]))
