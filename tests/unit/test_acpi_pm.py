@@ -216,7 +216,7 @@ def perform(rig: Rig, operation: tuple[Any, ...]) -> object:
     return None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(OPERATION, max_size=25), st.lists(OPERATION, max_size=25), st.integers(0, 1 << 50))
 def test_a_restored_device_behaves_as_the_saved_one(before: list[Any], after: list[Any], other_clock: int) -> None:
     rig = Rig()
@@ -233,7 +233,7 @@ def test_a_restored_device_behaves_as_the_saved_one(before: list[Any], after: li
     assert twin.pm.save() == rig.pm.save()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(Rig().pm.save())),

@@ -1163,7 +1163,7 @@ def exercise(pc: Pc, accesses: list[tuple[bool, int, int, int, int]]) -> None:
 
 
 @given(ACCESSES, st.sampled_from([(5000, None), (5000, 3), (None, 5000), (None, None)]), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_sequence_of_accesses_raises(
     accesses: list[tuple[bool, int, int, int, int]], sizes: tuple[int | None, int | None], read_only: bool
 ) -> None:
@@ -1177,7 +1177,7 @@ def test_no_sequence_of_accesses_raises(
 @given(
     st.dictionaries(st.sampled_from(sorted(Pc(MemoryDisk(1)).channel.save()["drives"][0])), JUNK, max_size=3), ACCESSES
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_restore_of_a_hostile_state_raises_value_error_or_is_harmless(
     junk: dict[str, object], accesses: list[tuple[bool, int, int, int, int]]
 ) -> None:
@@ -1218,7 +1218,7 @@ COMMANDS = {  # (write, addressing): commands
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 4, 8, 16]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_model(seed: int, multiple: int) -> None:
     choose = random.Random(seed)
     total = 1008  # one cylinder of 16 heads and 63 sectors, so that each sector has a CHS address

@@ -134,7 +134,7 @@ REGISTER = st.one_of(st.integers(0, 0xFFFFFFFF), st.sampled_from((0, 1, 0x55AA, 
 FUNCTION = st.one_of(st.integers(0, 0xFFFF), st.integers(0, 0x20).map(lambda ah: ah << 8 | 1), st.just(0xE820))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(VECTORS),
     FUNCTION,

@@ -260,7 +260,7 @@ def test_the_unchanged_image_is_loaded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", seeds())
-@settings(max_examples=IMAGES, deadline=None)
+@settings(max_examples=IMAGES)
 @given(data=st.data())
 def test_a_changed_image_is_loaded_or_refused(name: str, data: st.DataObject) -> None:
     image = data.draw(hostile(seeds()[name]))
@@ -325,7 +325,7 @@ def test_work_grows_with_the_image_alone(make: Callable[[], bytes]) -> None:
 ADDRESS = st.none() | st.integers(-10, 1 << 33) | st.integers(0, 0x210000) | st.sampled_from(POWERS)
 
 
-@settings(max_examples=IMAGES, deadline=None)
+@settings(max_examples=IMAGES)
 @given(st.sampled_from([None, 16, 32, 64, 7]), ADDRESS, ADDRESS, st.integers(0, 0x2000), MEMORY)
 def test_a_flat_image_is_entered_inside_ram_or_refused(
     mode: int | None, at: int | None, entry: int | None, size: int, memory: str
@@ -345,7 +345,7 @@ GEOMETRY = st.tuples(*[st.sampled_from([0, 1, 2, 18, 63, 255, 256, 512, 0xFFFF])
 SIZES = st.sampled_from([512, 1024, 1024 * 360, 1024 * 1440, 1024 * 2880]) | st.integers(0, 1 << 20)
 
 
-@settings(max_examples=IMAGES, deadline=None)
+@settings(max_examples=IMAGES)
 @given(st.binary(max_size=3), GEOMETRY, st.lists(ENTRY, max_size=4), SIZES, st.booleans(), MEMORY, st.integers(0))
 def test_any_disk_is_started_from_or_refused(
     jump: bytes,

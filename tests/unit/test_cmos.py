@@ -358,7 +358,7 @@ def test_alarm_in_12_hour_binary_mode(rig: Rig) -> None:
         st.sampled_from([0xFF, *range(24)]), st.sampled_from([0xFF, *range(60)]), st.sampled_from([0xFF, *range(60)])
     ),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_next_alarm_is_the_first_match_found_by_counting(second: int, alarm: tuple[int, int, int]) -> None:
     rig = Rig(START // 86400 * 86400 + second)
     rig.put(B, 0x26)
@@ -444,7 +444,7 @@ def perform(rig: Rig, operation: tuple[Any, ...]) -> object:
     return rig.rtc.next_event()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(OPERATION, max_size=30), st.lists(OPERATION, max_size=30))
 def test_a_restored_clock_behaves_as_the_saved_one(before: list[Any], after: list[Any]) -> None:
     rig = Rig()
@@ -460,7 +460,7 @@ def test_a_restored_clock_behaves_as_the_saved_one(before: list[Any], after: lis
         assert twin.irq.level == rig.irq.level
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 99), min_size=7, max_size=7), st.sampled_from([0x02, 0x06]))
 def test_any_valid_date_reads_back_as_set(digits: list[int], mode: int) -> None:
     """Any time that a calendar has, set in either encoding, is the time that is read."""
@@ -487,7 +487,7 @@ VALUE = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from(sorted(Rig().rtc.save())), VALUE), st.booleans(), st.booleans())
 def test_a_hostile_state_raises_value_error_only(damage: dict[str, Any], repair: bool, run: bool) -> None:
     rig = Rig()

@@ -75,7 +75,7 @@ def check(cpu: Cpu, kind: Kind, symbols: SymbolTable | None = None) -> CrashRepo
     return report
 
 
-SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
 @SETTINGS

@@ -299,7 +299,7 @@ def test_overlay_has_no_name_on_the_host(image: Path, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("size", [SECTOR, CLUSTER, 3 * CLUSTER + SECTOR, 8 * CLUSTER, 9 * CLUSTER - SECTOR])
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_overlay_model(size: int, data: st.DataObject) -> None:
     with tempfile.NamedTemporaryFile() as file:
         base = bytes(at * 31 >> 4 & 0xFF for at in range(size))

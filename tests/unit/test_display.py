@@ -273,7 +273,7 @@ def test_a_file_that_is_no_font(tmp_path: Path, data: bytes) -> None:
         load(write(tmp_path / "font.psf", data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from([psf1(256), psf2(256, b"a\xff" * 256)]), st.integers(0, 4500), st.binary(max_size=12))
 def test_a_damaged_font_is_a_font_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, at: int, damage: bytes
@@ -493,7 +493,7 @@ SCREENS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(SCREENS, st.sampled_from([(80, 25), (80, 25), (3, 3), (2, 1), (0, 0)])), max_size=8))
 def test_the_terminal_always_shows_the_last_screen(draws: list[tuple[Screen, tuple[int, int]]]) -> None:
     terminal = FakeTerminal()

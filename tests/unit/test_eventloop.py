@@ -50,7 +50,7 @@ def test_callbacks_run_in_the_loops_thread_with_the_lock_held(harness: Harness) 
     assert seen.get(timeout=LIMIT) == ("test I/O", True)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=12))
 def test_timers_come_in_order_and_not_too_early(delays: list[int]) -> None:
     harness = Harness()

@@ -102,7 +102,7 @@ def test_reset_forgets_a_word_begun() -> None:
     assert calls == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(b"Shutdownx\x00"), max_size=30), st.lists(st.sampled_from(b"Shutdownx"), max_size=30))
 def test_a_restored_shutdown_port_goes_on_where_it_was(before: list[int], after: list[int]) -> None:
     counts = [0, 0]
@@ -129,7 +129,7 @@ def test_shutdown_port_refuses_a_state_that_cannot_be(state: dict[str, Any]) -> 
         ShutdownPort(lambda: None).restore(state)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from([0xE9, 0xF4, 0xF7, 0x501, 0x502, 0x8900]),
     st.sampled_from([1, 2, 4]),

@@ -312,7 +312,7 @@ def device_with_files(memory: GuestMemory) -> FwCfg:
     return device
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(before=st.lists(OPERATION, max_size=15), after=st.lists(OPERATION, max_size=15))
 def test_a_restored_device_behaves_as_the_saved_one(memory: GuestMemory, before: list[Any], after: list[Any]) -> None:
     one, two = device_with_files(memory), device_with_files(memory)
@@ -325,7 +325,7 @@ def test_a_restored_device_behaves_as_the_saved_one(memory: GuestMemory, before:
     assert one.save() == two.save()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     change=st.dictionaries(
         st.sampled_from(["key", "offset", "dma_high"]),

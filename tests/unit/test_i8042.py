@@ -516,7 +516,7 @@ class Xv6Console:
             self.extended = False
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text("".join(chr(code) for code in range(0x20, 0x7F)) + "\n\t\b\x1b", max_size=200))
 def test_xv6_reads_what_is_typed(text: str) -> None:
     rig = Rig()
@@ -643,7 +643,7 @@ def perform(rig: Rig, operation: tuple[Any, ...]) -> object:
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(OPERATION, max_size=40), st.lists(OPERATION, max_size=40))
 def test_a_restored_controller_behaves_as_the_saved_one(before: list[Any], after: list[Any]) -> None:
     rig = Rig()
@@ -682,7 +682,7 @@ VALUE = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(st.sampled_from(sorted(Rig().kbc.save())), VALUE, max_size=2),
     st.dictionaries(st.sampled_from(sorted(Rig().kbc.keyboard.save())), VALUE, max_size=2),

@@ -636,7 +636,7 @@ def test_a_boundary_one_below_the_ring_protects_it_too(running: Rig) -> None:
 SIZES = st.one_of(st.sampled_from((14, 60, 248, 249, 1514)), st.integers(60, 1514))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(SIZES, st.integers(0, 9)), max_size=80), st.integers())
 def test_ring_keeps_frames_whole_and_in_order(arrivals: list[tuple[int, int]], seed: int) -> None:
     rig = Rig()
@@ -668,7 +668,7 @@ LIKELY = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.one_of(ACCESS, LIKELY, st.integers(0, 1600)), max_size=60), st.booleans())
 def test_no_access_raises(steps: list[tuple[int, int, int] | int], started: bool) -> None:
     rig = Rig()

@@ -209,7 +209,7 @@ def perform(host: PciHost, offset: int, size: int, value: int, is_write: bool) -
     return got
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(ACCESS, max_size=30), st.lists(ACCESS, max_size=30))
 def test_a_restored_host_behaves_as_the_saved_one(before: list[Any], after: list[Any]) -> None:
     one, two = PciHost(), PciHost()
@@ -232,7 +232,7 @@ def test_a_saved_state_does_not_change_with_the_host(rig: Rig) -> None:
 GARBAGE = st.one_of(st.none(), st.integers(), st.text(max_size=3), st.floats(), st.lists(st.lists(st.integers())))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(["address", "spaces"]), GARBAGE)
 def test_a_hostile_state_raises_value_error_only(name: str, value: Any) -> None:
     host = PciHost()

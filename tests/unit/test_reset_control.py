@@ -84,7 +84,7 @@ def test_a_word_at_cf9_is_a_byte_to_each_of_two_ports(rig: Rig) -> None:
     assert rig.bus.read(PORT, 2) == 0xFF06  # nothing is at 0xCFA
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 255), max_size=20), st.lists(st.integers(0, 255), max_size=20))
 def test_a_restored_register_behaves_as_the_saved_one(before: list[int], after: list[int]) -> None:
     one, two = Rig(), Rig()

@@ -72,7 +72,7 @@ def test_a_program_without_debug_information(program: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.needs("gcc")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_broken_files_are_refused_in_words(
     program: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

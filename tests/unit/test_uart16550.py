@@ -717,7 +717,7 @@ def perform(rig: Rig, operation: tuple[Any, ...]) -> object:
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(before=st.lists(OPERATION, max_size=40), after=st.lists(OPERATION, max_size=40))
 def test_a_restored_uart_behaves_as_the_saved_one(before: list[Any], after: list[Any]) -> None:
     rig = Rig()
@@ -811,7 +811,7 @@ def test_a_state_that_cannot_be_is_refused_and_changes_nothing(change: dict[str,
     assert rig.uart.save() == state
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(Rig().uart.save())),

@@ -203,7 +203,7 @@ def test_the_retrace_is_within_the_blanked_part_of_the_picture(rig: Rig) -> None
     assert seen == {0, BLANKED, RETRACE | BLANKED}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     # Never a whole picture at a time: such a driver would meet the beam at the same place for ever, on a real VGA too.
     st.lists(
@@ -439,7 +439,7 @@ def perform(rig: Rig, operation: tuple[Any, ...]) -> object:
     return None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(OPERATION, max_size=30), st.lists(OPERATION, max_size=30), st.integers(0, 1 << 50))
 def test_a_restored_device_behaves_as_the_saved_one(before: list[Any], after: list[Any], clock: int) -> None:
     one, two = Rig(), Rig()
@@ -453,7 +453,7 @@ def test_a_restored_device_behaves_as_the_saved_one(before: list[Any], after: li
     assert two.vga.save() == one.vga.save()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(Rig().vga.save())),
