@@ -232,7 +232,7 @@ class Machine:
             raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
         self.vm, self.vcpus = make_vm(self.system, self._resources, cpus, self._map_memory)
         self.runners = [Runner(self, vcpu) for vcpu in self.vcpus]
-        self.set_cpuid(list(self.system.supported_cpuid()))
+        self.set_cpuid(cpuid.in_virtual_machine(self.system.supported_cpuid()))
 
     def _map_memory(self, vm: VM) -> None:
         for slot, region in enumerate(self.memory.regions):

@@ -7,6 +7,7 @@ from 0x40000000 on belong to the hypervisor.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from ..data import Data
 
@@ -14,6 +15,8 @@ SIGNIFICANT_INDEX = 1 << 0
 """In `CpuidEntry.flags`: the leaf depends on the index in ECX (the KVM API's number for it)."""
 
 HYPERVISOR_LEAF = 0x40000000
+HYPERVISOR_PRESENT = 1 << 31
+"""Leaf 1, ECX: always 0 on a CPU, 1 in a virtual machine. Without it guests do not look at the leaf above."""
 _BRAND_LEAVES = (0x80000002, 0x80000003, 0x80000004)
 _TOPOLOGICAL = (0x1, 0x4, 0x80000008, 0x8000001E)
 """Leaves in which the topology is something besides others; 0xB and 0x1F are nothing else."""
@@ -122,6 +125,11 @@ def brand(entries: list[CpuidEntry]) -> str:
     leaves = [find(entries, function) for function in _BRAND_LEAVES]
     words = [word for leaf in leaves if leaf is not None for word in (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx)]
     return _text(*words)
+
+
+def in_virtual_machine(entries: Sequence[CpuidEntry]) -> list[CpuidEntry]:
+    """The list with leaf 1 saying that there is a hypervisor, which most KVMs leave to user space to say."""
+    return [entry.copy(ecx=entry.ecx | HYPERVISOR_PRESENT) if entry.function == 1 else entry for entry in entries]
 
 
 def hypervisor(entries: list[CpuidEntry]) -> str:

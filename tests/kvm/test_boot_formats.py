@@ -183,7 +183,7 @@ def test_linux_on_its_console_and_after_a_reboot() -> None:
             serial.send(f"{word}\n")
             serial.wait_for(f"you said: {word}", LINUX_LIMIT)
         serial.wait_for("2 ready> ", LINUX_LIMIT)
-        assert machine.resets == 1
+        assert machine.resets == 1, serial.text
         serial.send("off\n")
         outcome = machine.wait()
         assert (outcome.ending, outcome.code) == (Ending.EXITED, 0)

@@ -128,3 +128,9 @@ def test_hypervisor_signature() -> None:
     assert (len(entries), entries[0].eax) == (1, 0x40000001)
     with pytest.raises(ValueError, match="12 letters"):
         cpuid.set_hypervisor(entries, "thirteen long")
+
+
+def test_a_virtual_machine_says_so() -> None:
+    given = [CpuidEntry(0, eax=1), CpuidEntry(1, eax=5, ecx=0x201)]
+    assert cpuid.in_virtual_machine(given) == [CpuidEntry(0, eax=1), CpuidEntry(1, eax=5, ecx=0x80000201)]
+    assert given[1].ecx == 0x201
