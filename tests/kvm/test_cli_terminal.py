@@ -29,14 +29,14 @@ class Session:
         self.text = b""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: object) -> None:
-        """Run the command line as the terminal's foreground job."""
+    def start(self, *arguments: object, stderr: int | None = None) -> None:
+        """Run the command line as the terminal's foreground job, with its standard error there, too, or as told."""
         self.process = subprocess.Popen(
             [*PYKVM, *map(str, arguments)],
             cwd=ROOT,
             stdin=self._far,
             stdout=self._far,
-            stderr=self._far,
+            stderr=self._far if stderr is None else stderr,
             env={**os.environ, "COLORTERM": ""},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no other thread runs yet
@@ -71,12 +71,18 @@ class Session:
         """The terminal's modes now."""
         return termios.tcgetattr(self._far)
 
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+    def hang_up(self) -> None:
+        """Close the terminal: SIGHUP for the job."""
         os.close(self.near)
         os.close(self._far)
+        self.near = -1
+
+    def close(self) -> None:
+        if self.process is not None:
+            with self.process:  # closes its pipes and waits for it
+                self.process.kill()
+        if self.near >= 0:
+            self.hang_up()
 
 
 @pytest.fixture
@@ -166,32 +172,6 @@ def test_sigterm_restores_the_terminal(guest: Guest, session: Session) -> None:
     session.process.terminate()
     assert session.end() == 143
     assert session.mode() == session.before
-
-
-@pytest.mark.parametrize("display", ["serial", "terminal"])
-def test_a_terminal_that_goes_away_ends_the_run(guest: Guest, display: str) -> None:
-    near, far = pty.openpty()
-    process = subprocess.Popen(
-        [*PYKVM, "run", str(guest("bios")), "--display", display],
-        cwd=ROOT,
-        stdin=far,
-        stdout=far,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no other thread runs yet
-    )
-    try:
-        os.close(far)
-        text = b""
-        while b"Escape" not in text:
-            text += os.read(near, 4096)
-        os.close(near)  # SIGHUP
-        _, errors = process.communicate(timeout=LIMIT)
-        assert process.returncode != 0
-        assert b"Traceback" not in errors
-    finally:
-        process.kill()
-        process.wait()
 
 
 # The screen: what the process draws is read by a terminal emulator
@@ -341,6 +321,17 @@ def test_a_terminal_smaller_than_the_screen_shows_a_part(keys: Path, display: Di
     assert display.show("ready.") == 0
     display.type(b"\x01x")
     assert display.end() == 0
+
+
+@pytest.mark.parametrize("kind", ["serial", "terminal"])
+def test_a_terminal_that_goes_away_ends_the_run(guest: Guest, display: Display, kind: str) -> None:
+    display.start("run", guest("bios"), "--display", kind, stderr=subprocess.PIPE)
+    display.show("bios: two ticks; press keys, Escape ends")
+    display.hang_up()
+    assert display.process is not None
+    _, errors = display.process.communicate(timeout=LIMIT)
+    assert display.process.returncode != 0
+    assert b"Traceback" not in errors
 
 
 def test_a_machine_without_a_screen_is_refused_in_words(display: Display, guest: Guest) -> None:
