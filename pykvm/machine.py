@@ -684,7 +684,8 @@ class Machine:
             read, write, offset = ports.read_unclaimed, ports.write_unclaimed, port
         else:  # it must be split: the long way through the bus
             read, write, offset = ports.read, ports.write, port
-        route: Route = (write if key & OUTPUT_KEY else read, offset, size)
+        is_output = bool(key & OUTPUT_KEY)
+        route: Route = (write if is_output else read, offset, size, is_output)
         self.port_routes[key] = route
         return route
 

@@ -25,15 +25,15 @@ KICK = signal.SIGRTMIN
 """The signal that takes a thread out of KVM_RUN."""
 
 OUTPUT_KEY = 1 << 19
-"""In a port access's key (bits 32-51 of what KVM_RUN returned: port, size << 16): set for output."""
+"""In a port access's key (what KVM_RUN returned, without its lower 32 bits: port, size << 16): set for output."""
 
 TRIPLE_FAULT = "triple fault"
 NOT_EMULATED = "KVM cannot emulate the instruction"
 NOT_ENTERED = "the CPU cannot enter this state"
 """Why a CPU cannot go on, in words. The last has the hardware's reason behind it."""
 
-Route = tuple[Callable[..., int | None], int, int]
-"""How a port access is served: (function, offset, size), called with the value behind them for output."""
+Route = tuple[Callable[..., int | None], int, int, bool]
+"""How a port access is served: (function, offset, size, whether it is output: then the value is given behind them)."""
 
 
 class Crash(NamedTuple):
@@ -125,12 +125,14 @@ class Runner:
             while True:
                 if result >= PIO:
                     # The path that every guest takes all the time: no layer is visited twice on it.
-                    key = result >> 32 & 0xFFFFF
                     exits += 1
                     acquire()  # `with` takes twice the time
                     try:
-                        function, offset, size = routes.get(key) or machine.route_port(key)
-                        if key & OUTPUT_KEY:
+                        try:
+                            function, offset, size, is_output = routes[result >> 32]
+                        except KeyError:
+                            function, offset, size, is_output = machine.route_port(result >> 32)
+                        if is_output:
                             function(offset, size, result & 0xFFFFFFFF)
                             value = None
                         else:

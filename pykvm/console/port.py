@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 OUTPUT_LIMIT = 4 << 20
 """Bytes of output that are kept, the newest ones: a guest that floods its port must not fill the host's memory."""
+OUTPUT_MOST = 2 * OUTPUT_LIMIT
+"""Beyond so many bytes the oldest are dropped, down to `OUTPUT_LIMIT`."""
 
 INPUT_LIMIT = 1 << 20
 """Bytes of input that may wait for the guest."""
@@ -63,7 +65,7 @@ class ConsolePort:
         """What the guest sent."""
         output = self._output
         output += data
-        if len(output) > 2 * OUTPUT_LIMIT:
+        if len(output) > OUTPUT_MOST:
             self._dropped += len(output) - OUTPUT_LIMIT
             del output[:-OUTPUT_LIMIT]
         if self._waiters:
@@ -103,7 +105,7 @@ class ConsolePort:
         dropped, cursor = state.get("dropped"), state.get("cursor")
         if type(output) is not bytes or type(waiting) is not bytes:
             raise ValueError(f"{self.name}: output and input are not both bytes")
-        if len(output) > 2 * OUTPUT_LIMIT or len(waiting) > INPUT_LIMIT:
+        if len(output) > OUTPUT_MOST or len(waiting) > INPUT_LIMIT:
             raise ValueError(f"{self.name}: more output or input than is ever kept")
         if type(dropped) is not int or type(cursor) is not int or dropped < 0 or cursor < 0:
             raise ValueError(f"{self.name}: the positions {dropped!r} and {cursor!r} cannot be")

@@ -32,7 +32,7 @@ GENERATIONS = 64
 
 
 class Extent(NamedTuple):
-    """A part of a file that has content, with its CRC-32 (as zlib computes it)."""
+    """A part of a file that has content, with its CRC-32 (as zlib computes it, and isal in a third of the time)."""
 
     offset: int
     length: int

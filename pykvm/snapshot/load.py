@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from isal.isal_zlib import crc32
 
 from ..boot.rom import MAX_SIZE
 from ..disk.overlay import CLUSTER
@@ -216,7 +217,7 @@ def _verify(image: Image, parts: list[Extent]) -> None:
     outside = pages_in(image.root.data(), size) & ~pages_in(((part.offset, part.length) for part in parts), size)
     with memoryview(image.map) as view:
         for part in parts:
-            if zlib.crc32(view[part.offset : part.offset + part.length]) != part.crc:
+            if crc32(view[part.offset : part.offset + part.length]) != part.crc:
                 raise ValueError(f"{MEMORY} has other content at {part.offset:#x} than was saved")
         for offset, length in chunks(runs(outside)):
             if view[offset : offset + length] != bytes(length):
@@ -260,7 +261,7 @@ def _firmware(home: int, state: dict[str, Any], shape: Shape) -> Firmware | None
 
 def _content(fd: int, part: Extent, name: str) -> bytes:
     content = _read(fd, part.offset, part.length)
-    if zlib.crc32(content) != part.crc:
+    if crc32(content) != part.crc:
         raise ValueError(f"{name} has other content at {part.offset:#x} than was saved")
     return content
 

@@ -8,10 +8,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from ..disk.overlay import CLUSTER
 from ..memory import PAGE_SIZE
@@ -148,9 +149,9 @@ def _write_extents(path: str, size: int, parts: Iterable[tuple[int, bytes]]) -> 
                 done += os.pwrite(fd, memoryview(content)[done:], offset + done)
             last = made[-1] if made else None
             if last is not None and last[0] + last[1] == offset and last[1] + len(content) <= CHUNK:
-                last[1:] = last[1] + len(content), zlib.crc32(content, last[2])
+                last[1:] = last[1] + len(content), crc32(content, last[2])
             else:
-                made.append([offset, len(content), zlib.crc32(content)])
+                made.append([offset, len(content), crc32(content)])
         os.fsync(fd)
     finally:
         os.close(fd)

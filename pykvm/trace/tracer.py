@@ -296,7 +296,7 @@ class _Access(NamedTuple):
 def _access(vcpu: VCPU, result: int) -> _Access:
     """Read it out of what `VCPU.enter` returned and of the shared page."""
     if result >= PIO:
-        key = result >> 32 & 0xFFFFF
+        key = result >> 32
         is_write = bool(key & OUTPUT_KEY)
         return _Access("pio", key & 0xFFFF, key >> 16 & 7, 1, is_write, result & 0xFFFFFFFF if is_write else None)
     if result == Exit.IO:

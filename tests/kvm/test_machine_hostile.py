@@ -67,6 +67,7 @@ def test_random_accesses_to_every_device_do_no_harm(guest: Guest) -> None:
 
 def test_of_a_flood_the_end_is_kept(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(port, "OUTPUT_LIMIT", 1000)
+    monkeypatch.setattr(port, "OUTPUT_MOST", 2000)
     came, enough = 0, threading.Event()
 
     def count(data: bytes) -> None:
