@@ -777,11 +777,13 @@ class Machine:
     def hold(self) -> None:
         """Have all vCPUs come out of the guest and stay out, without waiting for it. Calls nest."""
         self._holds += 1
-        self._interrupt()
+        if self._parked != self._live:  # those that are out look again before they go in
+            self._interrupt()
 
     def wait_held(self) -> None:
         """After `hold`, wait until all vCPUs are out. Not from a device or handler."""
-        self._changed.wait_for(lambda: self._parked == self._live)
+        while self._parked != self._live:
+            self._changed.wait()
 
     def release(self) -> None:
         """Undo one `hold`."""
