@@ -31,12 +31,13 @@ from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
 from .power import make_vm, reset
-from .runner import OUTPUT_KEY, Crash, Route, Runner
+from .runner import OUTPUT_KEY, UNHANDLED, Crash, Route, Runner
 from .starting import Image, Loader, Start, find_vga_bios, read_image
 from .typed import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from .x86 import cpuid
 
 if TYPE_CHECKING:
+    from .bios.call import Call
     from .crash.replay import Checkpoint
     from .debug.gdb import GdbServer
     from .display import Screen
@@ -467,6 +468,10 @@ class Machine:
             from .crash.explain import explain
 
             outcome = explain(self, outcome, self._crash, self._checkpoint)
+        elif outcome.ending is Ending.TIMED_OUT:
+            from .crash.whereabouts import whereabouts
+
+            outcome = outcome._replace(reason=f"{outcome.reason}; {whereabouts(self)}")
         self._outcome = outcome
 
     def _may_be_in_handler(self) -> bool:
@@ -709,11 +714,16 @@ class Machine:
         else:
             self._end(Ending.CRASHED, f"the guest reported its own crash (system event {kind})")
 
-    def crashed(self, vcpu: VCPU, cause: str, code: bytes = b"") -> None:
+    def unhandled(self, frame: Call) -> None:
+        """An exception came that the program has left to the BIOS. In the thread of the vCPU that met it."""
+        vcpu = next(runner.vcpu for runner in self.runners if runner.is_current())
+        self.crashed(vcpu, UNHANDLED, frame=frame)
+
+    def crashed(self, vcpu: VCPU, cause: str, code: bytes = b"", frame: Call | None = None) -> None:
         """`vcpu` cannot go on; `code` are the instruction's bytes if the exit told them."""
         if self.debugger is not None and self.debugger.crashed(vcpu, cause, code):
             return
-        self._crash = Crash(vcpu.id, cause, code)
+        self._crash = Crash(vcpu.id, cause, code, frame)
         self._end(Ending.CRASHED, f"{cause}, CPU {vcpu.id}")
 
     def failed(self, error: Exception, who: str) -> None:

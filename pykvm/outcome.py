@@ -20,7 +20,8 @@ class Ending(enum.StrEnum):
     REBOOTED = "rebooted"
     """The guest reset the machine."""
     CRASHED = "crashed"
-    """Triple fault, an instruction that KVM cannot emulate, or a state that cannot be entered; see `report`."""
+    """Triple fault, an exception in real mode that was left to the BIOS, an instruction that KVM cannot emulate, or a
+    state that cannot be entered; see `report`."""
     TIMED_OUT = "timed out"
     """The time limit was over."""
     STOPPED = "stopped"

@@ -238,6 +238,7 @@ class Pc:
             memory_map=memory_map(machine.memory),
             output=(self.consoles or [self.debug_console])[0].write,
             on_reset=machine.rebooted,
+            on_exception=machine.unhandled,
         )
         machine.add(self.bios)
 

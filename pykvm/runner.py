@@ -18,6 +18,7 @@ from .kvm.vcpu import INTERNAL_ERROR_EMULATION, PIO, Exit, exit_name, prepare_ki
 from .typed import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from .bios.call import Call
     from .bus import Claim
     from .machine import Machine
 
@@ -31,6 +32,8 @@ TRIPLE_FAULT = "triple fault"
 NOT_EMULATED = "KVM cannot emulate the instruction"
 NOT_ENTERED = "the CPU cannot enter this state"
 """Why a CPU cannot go on, in words. The last has the hardware's reason behind it."""
+UNHANDLED = "unhandled exception"
+"""The same: the program has left it to the BIOS, which has no better idea than to stop."""
 
 Route = tuple[Callable[..., int | None], int, int, bool]
 """How a port access is served: (function, offset, size, whether it is output: then the value is given behind them)."""
@@ -42,6 +45,8 @@ class Crash(NamedTuple):
     cpu: int
     cause: str
     code: bytes = b""
+    frame: Call | None = None
+    """UNHANDLED: the registers that the BIOS's stub has saved."""
 
 
 class WayIn(Protocol):

@@ -30,8 +30,8 @@ FLOPPY_PARAMETERS = 0xEFC7
 RESET = 0xFFF0
 
 SERVICES = (0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x1A)
-EXCEPTIONS = (0x00, 0x04, 0x06, 0x07)
-"""The vectors below 8 that nobody ignores: division, overflow, invalid opcode, no coprocessor."""
+EXCEPTIONS = (0x00, 0x04, 0x06, 0x07, 0x0A, 0x0B, 0x0C, 0x0D, 0x0E)
+"""The exceptions that nobody ignores. From 0Ah on they share their vectors with interrupts of the first 8259."""
 
 _SETUP = (
     (0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01), (0x21, 0xB8),
@@ -88,14 +88,15 @@ _FIRST_8259 = """
         50                  ; push ax
         b0 0b e6 20         ; mov al, 0x0b; out 0x20, al   ; which interrupts are in service?
         e4 20               ; in al, 0x20
-        84 c0               ; test al, al
-        74 @trap            ; jz trap                      ; none: it is the CPU's exception of this number
+        a8 {bit:02x}        ; test al, bit
+        74 @none            ; jz none
         b0 20 e6 20         ; mov al, 0x20; out 0x20, al   ; end of interrupt
         58                  ; pop ax
-        83 c4 02            ; add sp, 2
         cf                  ; iret
-trap:   58                  ; pop ax
+none:   58                  ; pop ax
 """
+"""What is not in service has not come from the 8259: it is the CPU's exception, or of IRQ 7 a spurious one, which is
+no interrupt at all (8259A data sheet, "Interrupt Sequence", the note on step 4)."""
 _SECOND_8259 = """
         50                  ; push ax
         b0 20 e6 a0 e6 20   ; mov al, 0x20; out 0xa0, al; out 0x20, al
@@ -113,6 +114,10 @@ _NEW_STACK = """
         bc 00 7c            ; mov sp, 0x7c00
         9c 0e 50            ; pushf; push cs; push ax      ; where to go on is the host's to say
 """
+
+
+def _first_8259(vector: int) -> str:
+    return _FIRST_8259.format(bit=1 << vector - 8)
 
 
 class _Assembler:
@@ -160,8 +165,10 @@ class Rom:
         silent = assembler.code("cf")  # iret
         self.vectors = [(SEGMENT, silent)] * 256
         self._trap = assembler.code(_TRAP)
-        for vector in (*EXCEPTIONS, *SERVICES):
+        for vector in SERVICES:
             self._enter(vector, self._stub(vector))
+        for vector in EXCEPTIONS:
+            self._enter(vector, self._stub(vector, _first_8259(vector) if vector >= 8 else ""))
         self.vectors[0x40], self.vectors[0x42] = self.vectors[0x13], self.vectors[0x10]
         self._hardware_interrupts()
         self._bootstrap()
@@ -180,11 +187,7 @@ class Rom:
         assembler = self._assembler
         self._enter(0x08, assembler.code(_TIMER))
         self._enter(0x09, self._stub(0x09, "50 b0 20 e6 20 58"))  # push ax; end of interrupt; pop ax
-        check = assembler.code(_FIRST_8259)
-        assembler.jump(self._trap)
-        for vector in range(0x0A, 0x10):
-            self._enter(vector, assembler.code(f"6a {vector:02x}"))
-            assembler.jump(check)
+        self._enter(0x0F, assembler.code(_first_8259(0x0F) + "cf"))
         end = assembler.code(_SECOND_8259)
         for vector in range(0x71, 0x78):
             self._enter(vector, end)

@@ -15,7 +15,7 @@ from .clock import Clock
 from .disk import HARD_DISK, Disks, Drive
 from .keyboard import Keys
 from .redirect import Redirect
-from .rom import BASE, POST_CALL, RESET_CALL, SEGMENT, SIZE, TRAP_PORT, rom
+from .rom import BASE, EXCEPTIONS, POST_CALL, RESET_CALL, SEGMENT, SIZE, TRAP_PORT, rom
 from .serial import Serial
 from .system import System
 from .video import Video
@@ -25,26 +25,14 @@ REAL_MODE_TOP = 0x110000
 """No address that real mode can form is as high."""
 COM_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
 
-EXCEPTIONS = {
-    0x00: "divide error",
-    0x04: "overflow",
-    0x06: "invalid opcode",
-    0x07: "no coprocessor",
-    0x0A: "invalid TSS",
-    0x0B: "segment not present",
-    0x0C: "stack fault",
-    0x0D: "general protection",
-    0x0E: "page fault",
-    0x0F: "spurious interrupt",
-}
-
 
 class Bios(Device):
     """Answers the stubs in the ROM (see `rom`), which whoever loads the guest puts into memory.
 
     `drives` are what INT 13h knows, and `boot` the number of the one to start from. `memory_map` lists (address, size,
     E820 type). What INT 10h prints goes to `output`, too. `on_reset` is called with a sentence when the guest jumps to
-    the reset vector or Ctrl-Alt-Del is pressed. `now` gives nanoseconds of a monotonic clock.
+    the reset vector or Ctrl-Alt-Del is pressed, and `on_exception` with the frame of an exception that the program has
+    left to the BIOS. `now` gives nanoseconds of a monotonic clock.
 
     ConfigError if `memory` has not the whole first MiB, where a BIOS and its data are.
     """
@@ -63,6 +51,7 @@ class Bios(Device):
         memory_map: Sequence[tuple[int, int, int]] = (),
         output: Callable[[bytes], None],
         on_reset: Callable[[str], None],
+        on_exception: Callable[[Call], None],
         now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         if memory.regions[0].size < BASE + SIZE:
@@ -71,6 +60,7 @@ class Bios(Device):
         self._bus = ports
         self._boot = boot
         self._on_reset = on_reset
+        self._on_exception = on_exception
         self.log = trace.Log()
         """Set its `emit` to see each call in words; `flush` it at the end."""
         redirect = self._redirect = Redirect(ports, output)
@@ -171,8 +161,11 @@ class Bios(Device):
 
     def _exception(self, call: Call) -> None:
         """An exception that the program has no handler for. A PC would run on as if nothing were, or for ever here."""
-        what = EXCEPTIONS[call.vector]
-        self._halt(call, f"the program met an exception: {what} (#{call.vector}) at {call.cs:04X}:{call.ip:04X}")
+        from ..x86.exceptions import vector_name, vector_title
+
+        what = f"{vector_title(call.vector)} ({vector_name(call.vector)})"
+        self._on_exception(Call(self._memory, call.address))
+        self._halt(call, f"the program met an exception: {what} at {call.cs:04X}:{call.ip:04X}")
 
     def _halt(self, call: Call, why: str) -> None:
         for character in f"\r\nBIOS: {why}\r\n".encode():

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..x86.cpu import Cpu
 from ..x86.delivery import Delivery, deliver_all
-from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_title
+from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_name, vector_title
 from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
 from ..x86.registers import CR0_PG, EFER_LMA
@@ -121,6 +121,22 @@ def _alike(problem: str) -> str:
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
+
+
+def unhandled_event(cpu: Cpu, vector: int) -> Event:
+    """The exception `vector` of the instruction that the CPU stands before, with its reason as far as that is clear."""
+    event = next_event(cpu)
+    if event is not None and event.vector == vector:
+        return event
+    return Event(vector, None, f"the CPU raised {vector_name(vector)}, {vector_title(vector)}")
+
+
+def explain_unhandled(event: Event) -> str:
+    """The sentence for an exception in real mode that the program has left to the BIOS."""
+    name = "" if event.name in event.why else f" ({event.name})"
+    return _capital(
+        f"{event.why}{name}, and the program has no handler for it: vector {event.vector:#x} leads to the BIOS"
+    )
 
 
 def explain_emulation(cpu: Cpu, text: str, is_ram: Callable[[int], bool]) -> str:

@@ -13,7 +13,16 @@ from ..x86.exceptions import PF, PF_ID, PF_P, PF_RSVD, PF_U, PF_W, Event
 from ..x86.paging import PAGE_SIZE, PTE_NX, PTE_RW, PTE_US
 from ..x86.registers import CR0_PG
 from .backtrace import backtrace
-from .cause import as_data, chain_of, explain_emulation, explain_entry, explain_triple_fault, first_event
+from .cause import (
+    as_data,
+    chain_of,
+    explain_emulation,
+    explain_entry,
+    explain_triple_fault,
+    explain_unhandled,
+    first_event,
+    unhandled_event,
+)
 from .report import CrashReport, Frame, Place, StackWord, TableEntry, Translated
 from .scene import Kind, Places, Scene
 
@@ -89,6 +98,8 @@ class _Examiner:
         return self.part(name, make, [])
 
     def chain(self) -> list[Delivery]:
+        if self.scene.vector is not None:
+            return [Delivery(unhandled_event(self.cpu, self.scene.vector))]
         if self.scene.kind is not Kind.TRIPLE_FAULT:
             return []
         chain = chain_of(self.cpu, first_event(self.cpu, self.scene.in_service))
@@ -105,6 +116,8 @@ class _Examiner:
             address = chain[0].event.address if chain else None
             symbol = self.places.symbol(address) if address is not None else ""
             return sentence.replace(f" {address:#x},", f" {address:#x} <{symbol}>,", 1) if symbol else sentence
+        if scene.kind is Kind.UNHANDLED and chain:
+            return explain_unhandled(chain[0].event)
         if scene.kind is Kind.EMULATION:
             return explain_emulation(cpu, instruction.text if instruction else "", scene.is_ram)
         if scene.kind is Kind.ENTRY:

@@ -14,7 +14,7 @@ from ..outcome import Outcome
 from ..runner import NOT_EMULATED, NOT_ENTERED, TRIPLE_FAULT, Crash
 from ..x86.disasm import MAX_INSTRUCTION
 from ..x86.registers import CR0_PE, Registers, SystemRegisters
-from .frames import cpu_of, halted_cpus
+from .frames import before_call, cpu_of, halted_cpus
 from .handler import find_interrupted
 from .scene import Kind, Places, Scene
 
@@ -41,7 +41,10 @@ def explain(machine: Machine, outcome: Outcome, crash: Crash | None, checkpoint:
     if crash is None:
         return _explain_halt(machine, outcome)
     vcpu = machine.vcpus[crash.cpu]
-    scene = scene_of(machine, crash, vcpu.get_registers(), vcpu.get_system_registers())
+    registers, system = vcpu.get_registers(), vcpu.get_system_registers()
+    if crash.frame is not None:
+        return _explain_unhandled(machine, outcome, crash, *before_call(crash.frame, registers, system))
+    scene = scene_of(machine, crash, registers, system)
     lost = scene.kind is Kind.TRIPLE_FAULT and state_is_lost(scene.cpu.registers, scene.cpu.system)
     if lost:
         why = [] if checkpoint is not None else ["no second run was made: nothing was kept to start it from"]
@@ -50,6 +53,19 @@ def explain(machine: Machine, outcome: Outcome, crash: Crash | None, checkpoint:
         report = _replayed(machine, crash, checkpoint, scene, lost)
     else:
         report = _examine(scene)
+    return outcome._replace(reason=report.summary, report=report)
+
+
+def _explain_unhandled(
+    machine: Machine, outcome: Outcome, crash: Crash, registers: Registers, system: SystemRegisters
+) -> Outcome:
+    """The outcome for an exception that the BIOS took, whose stub has saved what the CPU was then."""
+    assert crash.frame is not None
+    notes = []
+    if machine.keep_instructions:
+        notes.append("the last instructions: an exception that the BIOS takes is not looked for in a second run")
+    scene = scene_of(machine, crash, registers, system)
+    report = _examine(replace(scene, kind=Kind.UNHANDLED, vector=crash.frame.vector, notes=notes))
     return outcome._replace(reason=report.summary, report=report)
 
 

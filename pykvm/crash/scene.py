@@ -19,6 +19,7 @@ class Kind(enum.Enum):
     EMULATION = enum.auto()
     ENTRY = enum.auto()
     HALT = enum.auto()
+    UNHANDLED = enum.auto()
     OTHER = enum.auto()
 
 
@@ -41,6 +42,8 @@ class Scene:
     """Linear address, bytes and width (bits) of the instructions before this one."""
     notes: Sequence[str] = ()
     interrupted: Interrupted | None = None
+    vector: int | None = None
+    """UNHANDLED: the exception."""
 
 
 class Places:

@@ -87,6 +87,10 @@ def next_event(cpu: Cpu) -> Event | None:
             if event is not None:
                 return replace(event, why=f"the instruction reaches into {event.why}")
         return Event(UD, None, f"the bytes {fetched[:8].hex(' ')} are no instruction")
+    rip, limit = cpu.registers.rip, cpu.system.cs.limit
+    if cpu.mode.bits != 64 and rip + insn.size - 1 > limit:
+        why = f"the instruction at cs:{rip:#x} reaches beyond the code segment's limit {limit:#x}"
+        return Event(GP, 0 if cpu.protected else None, why)
     try:
         return _Checks(cpu, insn).run()
     except Unreadable:
@@ -99,7 +103,8 @@ def fetch(cpu: Cpu) -> bytes | Event:
     if not cpu.canonical(cpu.pc):
         return Event(GP, 0, f"the CPU is to execute at {cpu.pc:#x}, which is not a canonical address")
     if cpu.mode.bits != 64 and rip > limit:
-        return Event(GP, 0, f"the CPU is to execute at cs:{rip:#x}, beyond the code segment's limit {limit:#x}")
+        why = f"the CPU is to execute at cs:{rip:#x}, beyond the code segment's limit {limit:#x}"
+        return Event(GP, 0 if cpu.protected else None, why)
     event = cpu.check_page(cpu.pc, fetch=True)
     if event is not None:
         return replace(event, why=f"the CPU is to execute at {event.why}")

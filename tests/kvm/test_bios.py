@@ -270,18 +270,58 @@ def test_wait_is_not_too_short(assemble: Assemble, microseconds: int) -> None:
         assert time.monotonic() - began >= microseconds / 1e6
 
 
+BAD_CR4 = "mov $0x80000000, %eax\nmov %eax, %cr4"
+
+
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "words", "why"),
     [
-        ("ud2", "invalid opcode (#6)"),
-        ("xor %cx, %cx\ndiv %cx", "divide error (#0)"),
-        ("mov $0x80000000, %eax\nmov %eax, %cr4", "general protection (#13)"),
+        ("ud2", "invalid opcode (#UD)", "`ud2` is the instruction that is invalid on purpose (#UD)"),
+        ("xor %cx, %cx\ndiv %cx", "divide error (#DE)", "`div cx` divides by zero (#DE)"),
+        (BAD_CR4, "general protection fault (#GP)", "`mov cr4, eax` "),
     ],
 )
-def test_unhandled_exception(assemble: Assemble, code: str, words: str) -> None:
-    with boot(assemble(f"jmp fault\n.org 0x40\nfault: {code}\n{STOP}")) as machine:
-        assert machine.run(LIMIT).ending == "halted"
+def test_unhandled_exception(assemble: Assemble, code: str, words: str, why: str) -> None:
+    image = assemble(f"mov $0x1234, %bx\nmov $0x6000, %sp\njmp fault\n.org 0x40\nfault: {code}\n{STOP}")
+    with boot(image) as machine:
+        outcome = machine.run(LIMIT)
+        assert outcome.ending == "crashed"
         assert f"the program met an exception: {words} at 0000:7C4" in machine.serial.text
+    report = outcome.report
+    assert report is not None
+    assert report.explanation.startswith(why)
+    assert report.explanation.endswith("leads to the BIOS")
+    assert report.instruction is not None
+    assert report.instruction.text in why
+    assert (report.registers.rbx, report.registers.rsp, report.system.cs.selector) == (0x1234, 0x6000, 0)
+    assert 0x7C40 <= report.registers.rip < 0x7C60
+    assert [raised.name for raised in report.raised] == [words.partition("(")[2].strip(")")]
+    assert not report.notes
+
+
+def test_an_exception_while_an_interrupt_is_served(assemble: Assemble) -> None:
+    """#GP has the vector of IRQ 5, and it is the timer's interrupt that is in service."""
+    image = assemble(
+        f"""
+        movw    $hook, 0x1C * 4
+        movw    $0, 0x1C * 4 + 2
+1:      hlt
+        jmp     1b
+hook:   {BAD_CR4}
+        iret
+        """
+    )
+    with boot(image) as machine:
+        outcome = machine.run(LIMIT)
+    assert outcome.ending == "crashed"
+    assert outcome.report is not None
+    assert outcome.report.raised[0].name == "#GP"
+
+
+def test_a_spurious_interrupt_is_none(assemble: Assemble) -> None:
+    with boot(assemble(f"int $0x0F\nmovb $1, 0x600\n{STOP}")) as machine:
+        assert machine.run(LIMIT).ending == "halted"
+        assert machine.memory.read(0x600, 1) == b"\x01"
 
 
 def test_bootstrap_again(assemble: Assemble) -> None:

@@ -427,3 +427,24 @@ def test_the_command_line_shows_it(guest: Guest) -> None:
     assert f"divides by zero (#DE), {NO_IDT}." in errors
     assert "last instructions:" in errors
     assert "\x1b" not in errors  # it is no terminal
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("spin", r"CPU 0 was at 0x100000 <_start> guests/spin\.S:\d+ \(jmp 0x100000\)"),
+        ("echo", r"CPU 0 slept in the hlt before 0x\w+ <main\+0x\w+> guests/\S+"),
+    ],
+)
+def test_of_a_run_without_an_end_the_place_is_told(guest: Guest, name: str, words: str) -> None:
+    with Machine(guest(name)) as machine:
+        outcome = machine.run(3)
+    assert outcome.ending is Ending.TIMED_OUT
+    assert re.fullmatch(rf"the time limit of 3 s is over; {words}", outcome.reason), outcome.reason
+    assert outcome.report is None
+
+
+def test_a_cpu_that_was_never_started_has_no_place() -> None:
+    with flat(hexcode("eb fe"), cpus=2) as machine:
+        outcome = machine.run(0.1)
+    assert outcome.reason == "the time limit of 0.1 s is over; CPU 0 was at 0x100000 (jmp 0x100000)"

@@ -37,6 +37,7 @@ class Pc:
     def __init__(self, drives: Sequence[Drive] | None = None, memory: str = "2M", boot: int = 0x80) -> None:
         self.time = 0
         self.resets: list[str] = []
+        self.exceptions: list[Call] = []
         self.memory = GuestMemory(memory)
         self.bus = PortBus()
         self.console = ConsolePort(threading.RLock())
@@ -61,6 +62,7 @@ class Pc:
             memory_map=MEMORY_MAP,
             output=self.console.write,
             on_reset=self.resets.append,
+            on_exception=self.exceptions.append,
             now=lambda: self.time,
         )
         self.started = self.call(POST_CALL)

@@ -100,17 +100,28 @@ def test_reset_is_told() -> None:
     assert pc.resets == ["the guest jumped to the reset vector"]
 
 
-@pytest.mark.parametrize(("vector", "words"), [(0, "divide error"), (6, "invalid opcode"), (0xD, "general protection")])
+@pytest.mark.parametrize(
+    ("vector", "words"),
+    [(0, "divide error (#DE)"), (6, "invalid opcode (#UD)"), (0xD, "general protection fault (#GP)")],
+)
 def test_unhandled_exception_is_told(vector: int, words: str) -> None:
     pc = Pc()
     call = pc.call(vector)
-    assert f"{words} (#{vector}) at 5678:1234" in pc.console.text
+    assert f"{words} at 5678:1234" in pc.console.text
     assert (call.cs, call.ip) == (0xF000, rom().halt)
+    (frame,) = pc.exceptions
+    assert (frame.vector, frame.cs, frame.ip) == (vector, 0x5678, 0x1234)
 
 
 def test_needs_the_first_mib() -> None:
     with pytest.raises(ConfigError, match="1M"):
-        Bios(GuestMemory("1020K"), PortBus(), output=lambda data: None, on_reset=lambda why: None)
+        Bios(
+            GuestMemory("1020K"),
+            PortBus(),
+            output=lambda data: None,
+            on_reset=lambda why: None,
+            on_exception=lambda frame: None,
+        )
 
 
 def test_frames_outside_memory_are_ignored() -> None:
