@@ -36,7 +36,7 @@ style: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/mypy tools/kvm_under_tcg
-	MYPYPATH=tests $(BIN)/mypy tests/conftest.py tests/debian.py tests/features.py
+	MYPYPATH=tests $(BIN)/mypy tests/conftest.py tests/cache.py tests/debian.py tests/features.py tests/perfetto_sql.py
 
 layers: $(VENV)/.installed-dev
 	$(BIN)/lint-imports

@@ -1,25 +1,19 @@
 """Other people's files for tests, out of Debian packages: `package("multiboot") / "usr/lib/multiboot/examples/kernel"`.
 
-A package is downloaded with apt and unpacked, once, below `$XDG_CACHE_HOME/pykvm-tests` (`~/.cache/pykvm-tests`); nothing
-is installed, and root is not needed. A test whose package cannot be had is skipped by its name. What a test names must
-be in `PACKAGES`: CI has `python tests/debian.py` fetch all of them before the second KVM, which has no network, runs.
+A package is downloaded with apt and unpacked, once, into the cache; nothing is installed, and root is not needed. A test whose package cannot be had is skipped by its name. What a test names must
+be in `PACKAGES`: `.ci/files` fetches all of them before the second KVM, which has no network, runs.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import struct
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pykvm-tests"
+from cache import TIME_LIMIT, Unavailable, cached, output
 
 KERNEL = "linux-image-cloud-amd64"
 """Linux in Debian's flavour for virtual machines: `boot/vmlinuz-*`, and unpacked from it `boot/vmlinux`."""
@@ -29,13 +23,6 @@ PACKAGES = (KERNEL, "busybox-static", "grub-rescue-pc", "memtest86+", "multiboot
 
 DECOMPRESSORS = {b"\x02\x21\x4c\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
 """How a compressed kernel begins, and the program for it."""
-
-TIME_LIMIT = 50.0
-"""Seconds for a download that a test waits for."""
-
-
-class Unavailable(Exception):
-    """A package cannot be had; the message says why."""
 
 
 def package(name: str) -> Path:
@@ -49,31 +36,24 @@ def package(name: str) -> Path:
 @cache
 def _unpacked(name: str, limit: float | None) -> Path:
     assert name in PACKAGES, f"tests/debian.py does not list {name}"
-    target = CACHE / name
-    if target.exists():
-        return target
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            files = Path(scratch, "files")
-            try:
-                _call(["apt-get", "download", _real_name(name)], limit, scratch)
-                (deb,) = Path(scratch).glob("*.deb")
-                _call(["dpkg-deb", "-x", str(deb), str(files)], limit)
-                if name == KERNEL:
-                    _unpack_kernel(files / "boot", limit)
-            except (OSError, subprocess.SubprocessError) as error:
-                raise Unavailable(_words(error)) from error
-            files.rename(target)
-    return target
+
+    def fetch(scratch: Path) -> Path:
+        files = scratch / "files"
+        output(["apt-get", "download", _real_name(name)], limit, scratch)
+        (deb,) = scratch.glob("*.deb")
+        output(["dpkg-deb", "-x", str(deb), str(files)], limit)
+        if name == KERNEL:
+            _unpack_kernel(files / "boot", limit)
+        return files
+
+    return cached(name, fetch)
 
 
 def _real_name(name: str) -> str:
     """The kernel's package has a name that changes with every version; what is called KERNEL only leads to it."""
     if name != KERNEL:
         return name
-    depends = re.search(r"Depends: (linux-image-\S+)", _call(["apt-cache", "depends", KERNEL], None).decode())
+    depends = re.search(r"Depends: (linux-image-\S+)", output(["apt-cache", "depends", KERNEL], None).decode())
     if depends is None:
         raise Unavailable("apt does not know it; run `apt-get update`")
     return depends[1]
@@ -89,20 +69,7 @@ def _unpack_kernel(boot: Path, limit: float | None) -> None:
     program = DECOMPRESSORS.get(payload[:4])
     if program is None:
         raise Unavailable(f"{bzimage.name} is compressed in a way that is not known here")
-    (boot / "vmlinux").write_bytes(_call([program, "-dc"], limit, data=payload))
-
-
-def _call(command: list[str], limit: float | None, directory: str | None = None, data: bytes = b"") -> bytes:
-    done = subprocess.run(command, check=True, cwd=directory, input=data, capture_output=True, timeout=limit)
-    return done.stdout
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"needs {error.filename} to fetch it"
-    if isinstance(error, subprocess.CalledProcessError):
-        return f"`{' '.join(error.cmd)}` failed: {error.stderr.decode(errors='replace').strip()[-200:]}"
-    return str(error)
+    (boot / "vmlinux").write_bytes(output([program, "-dc"], limit, data=payload))
 
 
 def main() -> int:

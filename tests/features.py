@@ -120,8 +120,6 @@ FEATURES: dict[str, Probe] = {
     "gcc": program("gcc"),
     "gdb": program("gdb"),
     "genhtml": program("genhtml"),
-    "node": program("node"),
-    "npm": program("npm"),
     "qemu": program("qemu-system-x86_64"),
     "tshark": program("tshark"),
 }

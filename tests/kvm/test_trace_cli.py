@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +13,20 @@ from pathlib import Path
 
 import pytest
 from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, hexcode, leaves_no_traceback, pykvm
+from perfetto_sql import query
 
 Guest = Callable[[str], Path]
 FLAT = ("--format", "flat", "--mode", "64")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pykvm-tests"
+
+SLICES = """
+    select process.name as process, thread.name as thread, count(*) as slices, min(slice.dur) as shortest
+    from slice
+    join thread_track on slice.track_id = thread_track.id
+    join thread using (utid)
+    join process using (upid)
+    group by process, thread
+"""
+ERRORS = "select name, value from stats where value > 0 and severity in ('error', 'data_loss')"
 
 
 @pytest.fixture
@@ -214,40 +222,13 @@ def test_the_documentation_has_some() -> None:
     assert len(EXAMPLES) == 2
 
 
-READER = """
-const { buildModel } = require("@tracerbench/trace-model");
-const trace = JSON.parse(require("fs").readFileSync(process.argv[1], "utf8"));
-const tracks = [];
-for (const group of buildModel(trace.traceEvents).processes)
-  for (const track of group.threads)
-    tracks.push([group.name, track.name, track.events.filter((event) => event.ph === "X").length]);
-console.log(JSON.stringify(tracks));
-"""
-
-
-@pytest.fixture(scope="session")
-def trace_model() -> Path:
-    """A reader of Chrome's traces that is not ours, taken from npm once."""
-    home = CACHE / "trace-model"
-    if not (home / "node_modules" / "@tracerbench" / "trace-model").exists():
-        home.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "@tracerbench/trace-model@8.0.0"]
-        done = subprocess.run(command, cwd=home, check=False, capture_output=True, text=True, timeout=50)
-        if done.returncode:
-            shutil.rmtree(home)
-            pytest.skip(f"npm cannot install @tracerbench/trace-model: {done.stderr.strip()[-200:]}")
-    return home
-
-
-@pytest.mark.needs("node", "npm")
-def test_the_time_line_is_read_by_another_program(guest: Guest, tmp_path: Path, trace_model: Path) -> None:
+def test_the_time_line_is_read_by_perfetto(guest: Guest, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert pykvm("trace", guest("hello64"), "--out", path).returncode == 0
-    done = subprocess.run(
-        ["node", "-e", READER, path], cwd=trace_model, check=False, capture_output=True, text=True, timeout=50
-    )
-    assert done.returncode == 0, done.stderr
-    tracks = {(group, track): count for group, track, count in json.loads(done.stdout)}
+    rows, errors = query(path, SLICES, ERRORS)
+    assert errors == []
+    tracks = {(row["process"], row["thread"]): (row["slices"], row["shortest"]) for row in rows}
     assert tracks.keys() == {("vCPUs", "vCPU 0"), ("devices", "COM1"), ("devices", "ACPI PM")}
-    assert tracks["devices", "ACPI PM"] == 1
-    assert tracks["vCPUs", "vCPU 0"] == 2 * (tracks["devices", "COM1"] + 1)
+    assert tracks["devices", "ACPI PM"][0] == 1
+    assert tracks["vCPUs", "vCPU 0"][0] == 2 * (tracks["devices", "COM1"][0] + 1)
+    assert all(shortest > 0 for _, shortest in tracks.values())
