@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -427,6 +428,19 @@ def test_the_command_line_shows_it(guest: Guest) -> None:
     assert f"divides by zero (#DE), {NO_IDT}." in errors
     assert "last instructions:" in errors
     assert "\x1b" not in errors  # it is no terminal
+
+
+@pytest.mark.needs("svm-or-vmx")
+def test_a_state_that_the_cpu_refuses_is_explained() -> None:
+    with flat(hexcode("eb fe")) as machine:
+        (vcpu,) = machine.vcpus
+        system = vcpu.get_system_registers()
+        vcpu.set_system_registers(replace(system, cs=replace(system.cs, l=1, db=1)))
+        outcome = machine.run(LIMIT)
+    assert outcome.ending is Ending.CRASHED
+    assert outcome.report is not None
+    assert outcome.report.cause.startswith("the CPU cannot enter this state (hardware reason 0x")
+    assert outcome.report.explanation.startswith("The code segment has both L and D set")
 
 
 @pytest.mark.parametrize(
