@@ -68,8 +68,8 @@ class Debugger(Protocol):
     def debug_exit(self, runner: Runner) -> None:
         """A vCPU hit a breakpoint or watchpoint, or finished a single step."""
 
-    def crashed(self, vcpu: VCPU, cause: str, code: bytes) -> bool:
-        """`vcpu` cannot go on: whether the debugger deals with it, and the run does not end."""
+    def crashed(self, crash: Crash) -> bool:
+        """A CPU cannot go on: whether the debugger deals with it, and the run does not end."""
 
     def halted(self) -> bool:
         """All CPUs sleep for ever: whether the debugger deals with it, and the run does not end."""
@@ -716,15 +716,18 @@ class Machine:
 
     def unhandled(self, frame: Call) -> None:
         """An exception came that the program has left to the BIOS. In the thread of the vCPU that met it."""
-        vcpu = next(runner.vcpu for runner in self.runners if runner.is_current())
-        self.crashed(vcpu, UNHANDLED, frame=frame)
+        from .crash.unhandled import back_to_caller
 
-    def crashed(self, vcpu: VCPU, cause: str, code: bytes = b"", frame: Call | None = None) -> None:
-        """`vcpu` cannot go on; `code` are the instruction's bytes if the exit told them."""
-        if self.debugger is not None and self.debugger.crashed(vcpu, cause, code):
+        vcpu = next(runner.vcpu for runner in self.runners if runner.is_current())
+        back_to_caller(vcpu, frame)
+        self.crashed(Crash(vcpu.id, UNHANDLED, vector=frame.vector))
+
+    def crashed(self, crash: Crash) -> None:
+        """A CPU cannot go on."""
+        if self.debugger is not None and self.debugger.crashed(crash):
             return
-        self._crash = Crash(vcpu.id, cause, code, frame)
-        self._end(Ending.CRASHED, f"{cause}, CPU {vcpu.id}")
+        self._crash = crash
+        self._end(Ending.CRASHED, f"{crash.cause}, CPU {crash.cpu}")
 
     def failed(self, error: Exception, who: str) -> None:
         """`who` raised `error` while it served the guest or the host: the run ends, and `wait` raises it."""

@@ -18,7 +18,6 @@ from .kvm.vcpu import INTERNAL_ERROR_EMULATION, PIO, Exit, exit_name, prepare_ki
 from .typed import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from .bios.call import Call
     from .bus import Claim
     from .machine import Machine
 
@@ -45,8 +44,8 @@ class Crash(NamedTuple):
     cpu: int
     cause: str
     code: bytes = b""
-    frame: Call | None = None
-    """UNHANDLED: the registers that the BIOS's stub has saved."""
+    vector: int | None = None
+    """UNHANDLED: the exception."""
 
 
 class WayIn(Protocol):
@@ -196,17 +195,18 @@ class Runner:
         elif reason == Exit.SYSTEM_EVENT:
             machine.system_event(vcpu.system_event())
         elif reason == Exit.SHUTDOWN:
-            machine.crashed(vcpu, TRIPLE_FAULT)
+            machine.crashed(Crash(vcpu.id, TRIPLE_FAULT))
         elif reason == Exit.FAIL_ENTRY:
-            machine.crashed(vcpu, f"{NOT_ENTERED} (hardware reason {vcpu.entry_failure():#x})")
+            machine.crashed(Crash(vcpu.id, f"{NOT_ENTERED} (hardware reason {vcpu.entry_failure():#x})"))
         elif reason == Exit.INTERNAL_ERROR:
             suberror, data = vcpu.internal_error()
             if suberror == INTERNAL_ERROR_EMULATION:
-                machine.crashed(vcpu, NOT_EMULATED, vcpu.failed_instruction())
+                machine.crashed(Crash(vcpu.id, NOT_EMULATED, vcpu.failed_instruction()))
             else:
-                machine.crashed(vcpu, f"KVM internal error {suberror}, data {' '.join(f'{word:#x}' for word in data)}")
+                words = " ".join(f"{word:#x}" for word in data)
+                machine.crashed(Crash(vcpu.id, f"KVM internal error {suberror}, data {words}"))
         elif reason != Exit.INTR:
-            machine.crashed(vcpu, f"KVM gave up with the exit reason {exit_name(reason)}")
+            machine.crashed(Crash(vcpu.id, f"KVM gave up with the exit reason {exit_name(reason)}"))
 
     def _culprit(self, result: int) -> str:
         """Whose turn it was when serving `result` failed."""

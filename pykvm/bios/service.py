@@ -164,8 +164,9 @@ class Bios(Device):
         from ..x86.exceptions import vector_name, vector_title
 
         what = f"{vector_title(call.vector)} ({vector_name(call.vector)})"
-        self._on_exception(Call(self._memory, call.address))
+        frame = Call(self._memory, call.address)
         self._halt(call, f"the program met an exception: {what} at {call.cs:04X}:{call.ip:04X}")
+        self._on_exception(frame)
 
     def _halt(self, call: Call, why: str) -> None:
         for character in f"\r\nBIOS: {why}\r\n".encode():

@@ -11,10 +11,10 @@ from ..kvm import KvmError
 from ..kvm.vm import PIC_MASTER, PIC_SLAVE
 from ..memory import GuestMemory, GuestMemoryError
 from ..outcome import Outcome
-from ..runner import NOT_EMULATED, NOT_ENTERED, TRIPLE_FAULT, Crash
+from ..runner import NOT_EMULATED, NOT_ENTERED, TRIPLE_FAULT, UNHANDLED, Crash
 from ..x86.disasm import MAX_INSTRUCTION
 from ..x86.registers import CR0_PE, Registers, SystemRegisters
-from .frames import before_call, cpu_of, halted_cpus
+from .frames import cpu_of, halted_cpus
 from .handler import find_interrupted
 from .scene import Kind, Places, Scene
 
@@ -28,6 +28,8 @@ RESET_RIP, RESET_CS = 0xFFF0, 0xF000
 """Of a CPU after INIT, whose other registers but RDX are zero (SDM volume 3A, table 9-1)."""
 MAX_KEPT = 1000
 """Instructions before a crash that a report shows at most."""
+BIOS_STUB = 32
+"""More instructions than there are between an exception and the BIOS's telling of it."""
 LAPIC_ISR = 0x100
 IRQCHIP_STATE, PIC_ISR, PIC_BASE = 8, 3, 5
 """struct kvm_irqchip and, in it, kvm_pic_state: last_irr, irr, imr, isr, priority_add, irq_base."""
@@ -41,10 +43,7 @@ def explain(machine: Machine, outcome: Outcome, crash: Crash | None, checkpoint:
     if crash is None:
         return _explain_halt(machine, outcome)
     vcpu = machine.vcpus[crash.cpu]
-    registers, system = vcpu.get_registers(), vcpu.get_system_registers()
-    if crash.frame is not None:
-        return _explain_unhandled(machine, outcome, crash, *before_call(crash.frame, registers, system))
-    scene = scene_of(machine, crash, registers, system)
+    scene = scene_of(machine, crash, vcpu.get_registers(), vcpu.get_system_registers())
     lost = scene.kind is Kind.TRIPLE_FAULT and state_is_lost(scene.cpu.registers, scene.cpu.system)
     if lost:
         why = [] if checkpoint is not None else ["no second run was made: nothing was kept to start it from"]
@@ -56,33 +55,25 @@ def explain(machine: Machine, outcome: Outcome, crash: Crash | None, checkpoint:
     return outcome._replace(reason=report.summary, report=report)
 
 
-def _explain_unhandled(
-    machine: Machine, outcome: Outcome, crash: Crash, registers: Registers, system: SystemRegisters
-) -> Outcome:
-    """The outcome for an exception that the BIOS took, whose stub has saved what the CPU was then."""
-    assert crash.frame is not None
-    notes = []
-    if machine.keep_instructions:
-        notes.append("the last instructions: an exception that the BIOS takes is not looked for in a second run")
-    scene = scene_of(machine, crash, registers, system)
-    report = _examine(replace(scene, kind=Kind.UNHANDLED, vector=crash.frame.vector, notes=notes))
-    return outcome._replace(reason=report.summary, report=report)
-
-
 def _replayed(machine: Machine, crash: Crash, checkpoint: Checkpoint, scene: Scene, lost: bool) -> CrashReport:
     """The report with what a second run of the guest tells."""
     from .replay import replay
 
     keep, exits = min(max(machine.keep_instructions, 0), MAX_KEPT), machine.runners[crash.cpu].exits
+    more = BIOS_STUB if scene.kind is Kind.UNHANDLED else 0
     try:
-        fault = replay(checkpoint, crash.cpu, exits, keep, machine.replay_limit, _chain)
+        fault = replay(checkpoint, crash.cpu, exits, keep + more, machine.replay_limit, _chain)
     except Exception as error:  # the first run has ended well enough to be reported, whatever befalls the second
         what = str(error) if isinstance(error, PykvmError) else f"{type(error).__name__}: {error}"
         why = f"a second run of the guest did not meet the fault: {what}"
         return _examine(replace(scene, notes=[*scene.notes, why]))
     with fault.machine:
-        cpu = cpu_of(fault.machine, fault.registers, fault.system)
-        last = [_last(fault.machine, *state) for state in fault.last]
+        states = [*fault.last, (fault.registers, fault.system)]
+        if more:  # up to the instruction that raised the exception
+            at = [cpu_of(fault.machine, *state).pc for state in states]
+            states = states[: len(at) - at[::-1].index(scene.cpu.pc)] if scene.cpu.pc in at else states
+        cpu = cpu_of(fault.machine, *states.pop())
+        last = [_last(fault.machine, *state) for state in (states[-keep:] if keep else [])]
         if lost:
             found = scene_of(fault.machine, crash, fault.registers, fault.system)
             notes = []
@@ -140,6 +131,7 @@ def scene_of(machine: Machine, crash: Crash, registers: Registers, system: Syste
         cause=crash.cause,
         vcpu=crash.cpu,
         code=crash.code,
+        vector=crash.vector,
         symbols=machine.entry.symbols if machine.entry is not None else None,
         in_service=in_service(machine, crash.cpu),
         is_ram=_is_ram(machine.memory),
@@ -151,6 +143,8 @@ def _kind(cause: str) -> Kind:
         return Kind.TRIPLE_FAULT
     if cause == NOT_EMULATED:
         return Kind.EMULATION
+    if cause == UNHANDLED:
+        return Kind.UNHANDLED
     return Kind.ENTRY if cause.startswith(NOT_ENTERED) else Kind.OTHER
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..bios.call import FRAME_SIZE, Call
 from ..kvm import MpState
 from ..x86.cpu import Cpu
 from ..x86.cpuid import find
@@ -37,17 +35,6 @@ def cpu_of(machine: Machine, registers: Registers, system: SystemRegisters) -> C
     leaf = find(machine.cpuid_in_use, 0x80000008)
     bits = leaf.eax & 0xFF if leaf is not None else 36
     return Cpu(registers, system, machine.memory.read, min(max(bits, 32), 52))
-
-
-def before_call(frame: Call, registers: Registers, system: SystemRegisters) -> tuple[Registers, SystemRegisters]:
-    """What the CPU was when it came into the BIOS, of which a stub with that `frame` is being executed now."""
-    sp = frame.address + FRAME_SIZE - system.ss.base
-    before = replace(
-        registers, rax=frame.eax, rbx=frame.ebx, rcx=frame.ecx, rdx=frame.edx, rsi=frame.esi, rdi=frame.edi,
-        rbp=frame.ebp, rsp=frame.esp & 0xFFFF0000 | sp & 0xFFFF, rip=frame.ip,
-        rflags=registers.rflags & 0xFFFF0000 | frame.flags,
-    )  # fmt: skip
-    return before, replace(system, cs=replace(system.cs, selector=frame.cs, base=frame.cs << 4))
 
 
 def halted_cpus(machine: Machine) -> Iterator[tuple[int, Cpu]]:

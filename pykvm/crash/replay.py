@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import PykvmError
-from ..kvm import VCPU
 from ..kvm.steps import Steps
 from ..kvm.vcpu import Exit
 from ..memory import PAGE_SIZE
@@ -28,7 +27,7 @@ from ..x86.registers import Registers, SystemRegisters
 
 if TYPE_CHECKING:
     from ..machine import Machine
-    from ..runner import Runner
+    from ..runner import Crash, Runner
     from ..snapshot import Snapshot
     from ..x86.delivery import Delivery
 
@@ -262,9 +261,9 @@ class _Attempt:
     def debug_exit(self, runner: Runner) -> None:
         """KVM_EXIT_DEBUG outside of a step: of no interest."""
 
-    def crashed(self, vcpu: VCPU, cause: str, code: bytes) -> bool:
+    def crashed(self, crash: Crash) -> bool:
         """A CPU cannot go on."""
-        if vcpu is self._vcpu:
+        if crash.cpu == self._cpu:
             self.crashed_at = self._exits
             if self._half_way:
                 self.states, self.crash_step = self._steps.states(), self.steps

@@ -32,6 +32,7 @@ from ..kvm.vcpu import (
     GUESTDBG_USE_SW_BP,
 )
 from ..memory import PAGE_SIZE
+from ..runner import Crash
 from ..x86.paging import Walk, walk
 from ..x86.registers import CR0_PE, EFER_LMA, Registers, SystemRegisters
 from .breakpoints import DEBUG_REGISTERS, EXECUTE, INT3, Breakpoints, Placement, Watch, slots_hit
@@ -68,7 +69,7 @@ class Stop(NamedTuple):
     cpu: int = 0
     address: int | None = None
     text: str = ""
-    code: bytes = b""
+    crash: Crash | None = None
     access: bool = False
     """Whether the watchpoint also stops at reads."""
 
@@ -188,8 +189,8 @@ class Control:
             if actions is None:
                 actions = dict.fromkeys(range(len(runners)))
             self._let_end = stop.why in (Why.CRASHED, Why.HALTED) and not self._touched
-            if self._let_end and stop.why is Why.CRASHED:
-                self.machine.crashed(self.machine.vcpus[stop.cpu], stop.text, stop.code)
+            if self._let_end and stop.crash is not None:
+                self.machine.crashed(stop.crash)
             if self.machine.outcome is None:
                 self._prepare(actions)
                 self.machine.release()
@@ -351,15 +352,15 @@ class Control:
             self._stop(Stop(Why.STEPPED, cpu, pc))
         stepper.finish()
 
-    def crashed(self, vcpu: VCPU, cause: str, code: bytes) -> bool:
+    def crashed(self, crash: Crash) -> bool:
         """A CPU cannot go on. Where KVM does not report INT3 but fails to emulate it, this is a breakpoint."""
         if not self._attached or self._let_end:
             return False
-        pc = _pc(vcpu)
-        if pc in self._placement.patches and (not code or code.startswith(INT3)):
-            self._stop(Stop(Why.BREAKPOINT, vcpu.id, pc))
+        pc = _pc(self.machine.vcpus[crash.cpu])
+        if pc in self._placement.patches and (not crash.code or crash.code.startswith(INT3)):
+            self._stop(Stop(Why.BREAKPOINT, crash.cpu, pc))
         else:
-            self._stop(Stop(Why.CRASHED, vcpu.id, pc, cause, code))
+            self._stop(Stop(Why.CRASHED, crash.cpu, pc, crash.cause, crash))
         return True
 
     def halted(self) -> bool:

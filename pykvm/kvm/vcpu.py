@@ -142,11 +142,12 @@ class VCPU(Descriptor):
 
         The guest executes nothing more.
         """
+        before = self.run.immediate_exit
         self.run.immediate_exit = 1
         try:
             self.enter()
         finally:
-            self.run.immediate_exit = 0
+            self.run.immediate_exit = before
 
     @property
     def is_at_access(self) -> bool:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from helpers import LIMIT, assembled
 
 from pykvm import Machine
+from pykvm.debug.control import Control, Why
 from pykvm.disk.memory import MemoryDisk
 
 pytestmark = pytest.mark.needs("gcc")
@@ -297,6 +299,33 @@ def test_unhandled_exception(assemble: Assemble, code: str, words: str, why: str
     assert 0x7C40 <= report.registers.rip < 0x7C60
     assert [raised.name for raised in report.raised] == [words.partition("(")[2].strip(")")]
     assert not report.notes
+
+
+def test_the_last_instructions_before_an_unhandled_exception(assemble: Assemble) -> None:
+    with boot(assemble("mov $1, %bx\nmov $2, %bx\nxor %cx, %cx\ndiv %cx")) as machine:
+        machine.keep_instructions = 3
+        report = machine.run(LIMIT).report
+    assert report is not None
+    assert [line.text for line in report.last] == ["mov bx, 1", "mov bx, 2", "xor cx, cx"]
+    assert report.seen == "directly"
+
+
+def test_a_debugger_sees_the_moment_of_an_unhandled_exception(assemble: Assemble) -> None:
+    with boot(assemble("mov $7, %bx\nud2")) as machine:
+        control = Control(machine)
+        machine.start(LIMIT)
+        for _ in range(2):  # it comes again if something is changed that might have helped
+            control.resume()
+            stop = control.wait(LIMIT)
+            assert stop is not None
+            assert (stop.why, control.pc(0), control.registers(0).rbx) == (Why.CRASHED, 0x7C0A, 7)
+            assert stop.crash is not None
+            assert stop.crash.vector == 6
+            control.set_registers(0, replace(control.registers(0), rcx=1))
+        control.detach()
+        outcome = machine.wait()
+    assert outcome.report is not None
+    assert "`ud2`" in outcome.report.explanation
 
 
 def test_an_exception_while_an_interrupt_is_served(assemble: Assemble) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ...errors import PykvmError
 from ...memory import GuestMemoryError
 from ...outcome import Ending
+from ...x86.exceptions import DE, UD
 from ...x86.mode import cpu_mode
 from ...x86.registers import CR0_PE, EFER_LMA
 from ..breakpoints import MAX_CODE, Watch
@@ -26,7 +27,7 @@ from .registers import Cpu, Layout, Register, layout
 if TYPE_CHECKING:
     from ...machine import Machine
 
-SIGINT, SIGILL, SIGTRAP, SIGABRT, SIGSEGV, SIGALRM, SIGTERM, SIGSTOP = 2, 4, 5, 6, 11, 14, 15, 17
+SIGINT, SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGSEGV, SIGALRM, SIGTERM, SIGSTOP = 2, 4, 5, 6, 8, 11, 14, 15, 17
 """Signals by gdb's numbers, which are no host's."""
 SIGNALS = {
     Why.INTERRUPTED: SIGINT,
@@ -36,6 +37,7 @@ SIGNALS = {
     Why.CRASHED: SIGSEGV,
     Why.HALTED: SIGSTOP,
 }
+EXCEPTIONS: dict[int | None, int] = {DE: SIGFPE, UD: SIGILL}
 ENDINGS = {Ending.CRASHED: SIGSEGV, Ending.TIMED_OUT: SIGALRM, Ending.STOPPED: SIGTERM}
 
 EFAULT, EINVAL = b"E0e", b"E16"
@@ -155,7 +157,9 @@ class Session:
             signal = ENDINGS.get(outcome.ending)
             return b"W%02x" % ((outcome.code or 0) & 0xFF) if signal is None else b"X%02x" % signal
         self.cpu = stop.cpu
-        signal = SIGILL if stop.why is Why.CRASHED and stop.code else SIGNALS[stop.why]
+        signal = SIGNALS[stop.why]
+        if stop.crash is not None:
+            signal = SIGILL if stop.crash.code else EXCEPTIONS.get(stop.crash.vector, signal)
         parts = [b"T%02xthread:%x;" % (signal, stop.cpu + 1)]
         if stop.why is Why.BREAKPOINT:
             hardware = stop.address in self.control.breakpoints.hardware

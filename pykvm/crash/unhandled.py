@@ -1,0 +1,26 @@
+"""An exception in real mode that the BIOS took because the program has no handler of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..bios.call import FRAME_SIZE, Call
+from ..kvm import VCPU
+
+
+def back_to_caller(vcpu: VCPU, frame: Call) -> None:
+    """Put the vCPU, which has just left the guest in a stub of the BIOS, back to where it came in.
+
+    Whoever looks at it then sees the moment of the exception, and if it goes on, the exception comes again.
+    """
+    vcpu.settle()
+    registers, system = vcpu.get_registers(), vcpu.get_system_registers()
+    sp = frame.address + FRAME_SIZE - system.ss.base
+    vcpu.set_system_registers(replace(system, cs=replace(system.cs, selector=frame.cs, base=frame.cs << 4)))
+    vcpu.set_registers(
+        replace(
+            registers, rax=frame.eax, rbx=frame.ebx, rcx=frame.ecx, rdx=frame.edx, rsi=frame.esi, rdi=frame.edi,
+            rbp=frame.ebp, rsp=frame.esp & 0xFFFF0000 | sp & 0xFFFF, rip=frame.ip,
+            rflags=registers.rflags & 0xFFFF0000 | frame.flags,
+        )
+    )  # fmt: skip
