@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -436,6 +438,14 @@ def _open_things() -> tuple[int, int, int]:
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), threading.active_count()
 
 
+def _require_no_more_than(before: tuple[int, int, int]) -> None:
+    """The kernel lists a thread for a moment longer than join() waits: now as then."""
+    deadline = time.monotonic() + LIMIT
+    while any(map(operator.gt, now := _open_things(), before)) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not any(map(operator.gt, now, before))
+
+
 def test_machines_leave_no_descriptor_and_no_thread(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(4096))
@@ -451,7 +461,7 @@ def test_machines_leave_no_descriptor_and_no_thread(tmp_path: Path) -> None:
     before = _open_things()
     for number in range(int(os.environ.get("PYKVM_TEST_MACHINES", "50"))):
         once(number)
-    assert _open_things() == before
+    _require_no_more_than(before)
 
 
 def test_a_machine_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
@@ -469,7 +479,7 @@ def test_a_machine_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
             Machine(HALT, disks=[disk], serial_ports=9)
         with pytest.raises(ConfigError):
             Machine(HALT, disks=[disk], cpus=0)
-    assert _open_things() == before
+    _require_no_more_than(before)
 
 
 def test_a_stop_before_the_start_ends_the_run_at_its_start() -> None:
