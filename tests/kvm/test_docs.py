@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.py"))
 PAGES = (ROOT / "README.md").read_text() + (ROOT / "docs/booting.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGES, re.DOTALL)
-COMMANDS = re.findall(r"^    \.venv/bin/(pykvm .*)$", PAGES, re.MULTILINE)
+COMMANDS = re.findall(r"^((?:    truncate .*\n)?)    \.venv/bin/(pykvm .*)$", PAGES, re.MULTILINE)
+"""Each with what must be done before it."""
 
 
 TIMED_OUT = 124
@@ -42,11 +43,10 @@ def test_python(guest, number):
     run(["-c", BLOCKS[number]])
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_command(guest, line, tmp_path):
+@pytest.mark.parametrize(("before", "line"), COMMANDS, ids=[line for _, line in COMMANDS])
+def test_command(guest, before, line, tmp_path):
     guest("hello64")
     (tmp_path / "guests").symlink_to(ROOT / "guests")
-    (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
-    # 32-bit flat code: cli; hlt
-    (tmp_path / "kernel.bin").write_bytes(b"\xfa\xf4")
+    if before:
+        subprocess.run(shlex.split(before), cwd=tmp_path, check=True)
     run(["-c", "from pykvm.cli import main; main()", *shlex.split(line)[1:]], cwd=tmp_path)
