@@ -24,7 +24,7 @@ PVM_NOTES = (
     "paging without long mode is refused (#GP at mov cr0): 32-bit paged kernels do not run",
     "in ring 0, int n and iret in 32-bit protected mode, x87, SSE and a few more instructions cannot be emulated: "
     "such a run ends as crashed and names the instruction",
-    "in real mode, int 80h and above never get anywhere: KVM takes their number for a negative one",
+    "in real mode, int 80h and above never get anywhere: the CPU stays at the instruction",
     "software breakpoints in ring 0 arrive as failed emulations",
 )
 """What follows from the PVM back end, measured on it."""
