@@ -719,8 +719,8 @@ class Machine:
         from .crash.unhandled import back_to_caller
 
         vcpu = next(runner.vcpu for runner in self.runners if runner.is_current())
-        back_to_caller(vcpu, frame)
-        self.crashed(Crash(vcpu.id, UNHANDLED, vector=frame.vector))
+        if back_to_caller(vcpu, frame):
+            self.crashed(Crash(vcpu.id, UNHANDLED, vector=frame.vector))
 
     def crashed(self, crash: Crash) -> None:
         """A CPU cannot go on."""

@@ -328,6 +328,23 @@ def test_a_debugger_sees_the_moment_of_an_unhandled_exception(assemble: Assemble
     assert "`ud2`" in outcome.report.explanation
 
 
+def test_a_program_that_writes_to_the_port_of_the_stubs_has_met_no_exception(assemble: Assemble) -> None:
+    image = assemble(
+        f"""
+        movb    $6, 0x8000 + 36         # the vector in what looks like a stub's frame at 0x8000
+        mov     $0x8000, %eax
+        mov     $0xB104, %dx
+        out     %eax, %dx
+        movb    $1, 0x600
+        {STOP}
+        """
+    )
+    with boot(image) as machine:
+        assert machine.run(LIMIT).ending == "halted"
+        assert machine.memory.read(0x600, 1) == b"\x01"
+        assert "invalid opcode" in machine.serial.text
+
+
 def test_an_exception_while_an_interrupt_is_served(assemble: Assemble) -> None:
     """#GP has the vector of IRQ 5, and it is the timer's interrupt that is in service."""
     image = assemble(
