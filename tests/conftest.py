@@ -139,6 +139,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*features): skip where the machine lacks one; names in tests/features.py")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: its children would ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(TimeLimits(), "pykvm-time-limits")
     config.pluginmanager.register(KvmTally(), "pykvm-kvm-tally")
 

@@ -187,11 +187,14 @@ def test_ctrl_c_ends_it(tmp_path: Path, what: str) -> None:
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.read(1) == b"R"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=LIMIT)
-        assert process.returncode == 130
+        try:
+            assert process.stdout is not None
+            assert process.stdout.read(1) == b"R"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=LIMIT)
+            assert process.returncode == 130
+        finally:
+            process.kill()
     assert b"Traceback" not in errors
 
 
@@ -210,9 +213,12 @@ machine.close()
     with subprocess.Popen(
         [sys.executable, "-c", program, str(guest("flood"))], cwd=ROOT, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.read(1) == b"R"
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=LIMIT)
-        assert output.splitlines()[-1] == b"interrupted"
-        assert process.returncode == 0
+        try:
+            assert process.stdout is not None
+            assert process.stdout.read(1) == b"R"
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=LIMIT)
+            assert output.splitlines()[-1] == b"interrupted"
+            assert process.returncode == 0
+        finally:
+            process.kill()
