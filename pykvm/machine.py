@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .net import NetBackend
     from .snapshot import Snapshot
     from .snapshot.timeline import Timeline, WrittenDisks
+    from .x86.symbols import SymbolTable
 
 DEFAULT_MEMORY = "128M"
 SIGNAL_CHECK = 0.5
@@ -478,6 +479,11 @@ class Machine:
         from .crash.suspect import any_frames
 
         return any_frames(self)
+
+    @property
+    def symbols(self) -> SymbolTable | None:
+        """The image's symbols; None without an image, or if it has none."""
+        return self.entry.symbols if self.entry is not None else None
 
     @property
     def outcome(self) -> Outcome | None:

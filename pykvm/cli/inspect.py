@@ -140,7 +140,7 @@ def _plain(value: Any) -> Any:
 
 
 def _symbol(machine: Machine, address: int) -> str:
-    symbols = machine.entry.symbols if machine.entry is not None else None
+    symbols = machine.symbols
     found = symbols.lookup(address) if symbols is not None else None
     return "" if found is None else f" <{found[0]}" + (f"+{found[1]:#x}>" if found[1] else ">")
 

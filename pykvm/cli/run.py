@@ -153,7 +153,7 @@ def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
     from shlex import join
 
     server = machine.gdb(address)
-    symbols = [kernel] if kernel and machine.entry is not None and machine.entry.symbols is not None else []
+    symbols = [kernel] if kernel and machine.symbols is not None else []
     ui.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
 
 

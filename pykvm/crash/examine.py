@@ -98,7 +98,7 @@ class _Examiner:
         return self.part(name, make, [])
 
     def chain(self) -> list[Delivery]:
-        if self.scene.vector is not None:
+        if self.scene.kind is Kind.UNHANDLED and self.scene.vector is not None:
             return [Delivery(unhandled_event(self.cpu, self.scene.vector))]
         if self.scene.kind is not Kind.TRIPLE_FAULT:
             return []

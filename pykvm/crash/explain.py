@@ -101,7 +101,7 @@ def _last(machine: Machine, registers: Registers, system: SystemRegisters) -> tu
 
 def _explain_halt(machine: Machine, outcome: Outcome) -> Outcome:
     """The outcome of a machine whose CPUs all sleep: with a report if one of them does in an exception handler."""
-    places = Places(machine.entry.symbols if machine.entry is not None else None)
+    places = Places(machine.symbols)
     for number, cpu in halted_cpus(machine):
         interrupted = find_interrupted(cpu, places.place)
         if interrupted is not None:
@@ -132,7 +132,7 @@ def scene_of(machine: Machine, crash: Crash, registers: Registers, system: Syste
         vcpu=crash.cpu,
         code=crash.code,
         vector=crash.vector,
-        symbols=machine.entry.symbols if machine.entry is not None else None,
+        symbols=machine.symbols,
         in_service=in_service(machine, crash.cpu),
         is_ram=_is_ram(machine.memory),
     )

@@ -20,7 +20,7 @@ MOST = 4
 def whereabouts(machine: Machine) -> str:
     """The place of each CPU that has been started. All vCPU threads have ended."""
     started = [vcpu for vcpu in machine.vcpus if vcpu.get_mp_state() in (MpState.RUNNABLE, MpState.HALTED)]
-    places = Places(machine.entry.symbols if machine.entry is not None else None)
+    places = Places(machine.symbols)
     told = [_tell(machine, vcpu, places) for vcpu in started[:MOST]]
     more = [f"{len(started) - MOST} more CPUs"] if len(started) > MOST else []
     return ", ".join(told + more)

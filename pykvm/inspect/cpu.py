@@ -32,7 +32,7 @@ def cpu_state(machine: Machine, cpu: int = 0) -> CpuState:
     # The walk is ours: KVM's own would set accessed bits in the guest's page tables.
     seen = Cpu(registers, system, machine.memory.read)
     mode, linear = seen.mode, seen.pc
-    symbols = machine.entry.symbols if machine.entry is not None else None
+    symbols = machine.symbols
     found = symbols.lookup(linear) if symbols is not None else None
     symbol = "" if found is None else found[0] + (f"+{found[1]:#x}" if found[1] else "")
     code = seen.peek(linear, MAX_INSTRUCTION)

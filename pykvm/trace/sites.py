@@ -46,7 +46,7 @@ class Sites:
 
     def __init__(self, machine: Machine, lines: bool = False) -> None:
         self._machine = machine
-        self._symbols = machine.entry.symbols if machine.entry is not None else None
+        self._symbols = machine.symbols
         self._known: dict[tuple[Position, str, int], _Known] = {}
         self._reading = threading.Lock()  # several vCPUs' threads read symbols and lines, which are not made for it
         self._lines = source_lines(self._symbols) if lines and self._symbols is not None else None

@@ -316,7 +316,7 @@ def test_the_guests_own_int3_stays_its_own(guest: Guest) -> None:
     with Machine(guest("user")) as machine:
         control = Control(machine)
         machine.start(LIMIT)
-        symbols = machine.entry.symbols if machine.entry else None
+        symbols = machine.symbols
         assert symbols is not None
         start = symbols.address("stack_top")
         control.breakpoints.software.update(range(start - 16, start))  # never executed, and too many for registers
