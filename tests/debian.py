@@ -1,7 +1,8 @@
 """Other people's files for tests, out of Debian packages: `package("multiboot") / "usr/lib/multiboot/examples/kernel"`.
 
-A package is downloaded with apt and unpacked, once, into the cache; nothing is installed, and root is not needed. A test whose package cannot be had is skipped by its name. What a test names must
-be in `PACKAGES`: `.ci/files` fetches all of them before the second KVM, which has no network, runs.
+A package is downloaded with apt and unpacked, once, into the cache; nothing is installed, and root is not needed. A
+test whose package cannot be had is skipped by its name. What a test names must be in `PACKAGES`: `.ci/files` fetches
+all of them before the second KVM, which has no network, runs.
 """
 
 from __future__ import annotations

