@@ -45,7 +45,9 @@ class _DataType(type):
     def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> _DataType:
         fields = tuple(body.get("__annotations__", ()))
         defaults = {field: body.pop(field) for field in fields if field in body}
-        return super().__new__(mcs, name, bases, body | {"__slots__": fields, "_defaults": defaults})
+        return super().__new__(
+            mcs, name, bases, body | {"__slots__": fields, "__match_args__": fields, "_defaults": defaults}
+        )
 
 
 class Data(metaclass=_DataType):

@@ -13,7 +13,7 @@ from .console.terminal import Terminal
 from .display.terminal import TerminalDisplay
 
 if TYPE_CHECKING:
-    from .eventloop import Timer
+    from .engine.eventloop import Timer
     from .machine import Machine
 
 FRAME = 1 / 30
@@ -69,7 +69,7 @@ class LiveScreen:
     def __init__(self, machine: Machine, environ: Mapping[str, str] = os.environ) -> None:
         self._machine = machine
         self._shown = machine.screen
-        self._terminal = Terminal(Typist(machine), machine.loop, machine.request_stop)
+        self._terminal = Terminal(Typist(machine), machine.engine.loop, machine.request_stop)
         truecolor = environ.get("COLORTERM") in ("truecolor", "24bit")
         self._display = TerminalDisplay(self._write, truecolor=truecolor)
         self._timer: Timer | None = None
@@ -84,7 +84,7 @@ class LiveScreen:
         if not self._terminal.behind:
             self._shown = self._machine.screen
             self._display.draw(self._shown)
-        self._timer = self._machine.loop.call_at(time.monotonic() + FRAME, self._show)
+        self._timer = self._machine.engine.loop.call_at(time.monotonic() + FRAME, self._show)
 
     def close(self) -> str:
         """Show the last picture, give the terminal back, and return that picture as text with its colours."""

@@ -1,8 +1,6 @@
-"""The machine: RAM, vCPUs and devices wired together; started, paused, stopped, and told how it ended.
+"""The machine: what a user of the library may do. How it is done is `engine`'s, `pc`'s, `snapshot`'s and `crash`'s.
 
-Locking: `lock` covers all device state and everything in here that changes while the machine runs. It is held to serve
-an exit or a host event, and never across KVM_RUN. Threads: one a vCPU (`runner`), one for I/O (`eventloop`), and the
-caller's own, which starts, waits and looks.
+`lock` covers all device state; whatever is said here to be called with the lock held, is. See docs/internals.md.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from types import TracebackType
 
 from . import boot
@@ -20,40 +18,40 @@ from .boot import detect
 from .boot.rom import Rom
 from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
+from .crash.post_mortem import PostMortem
+from .crash.stack_scan import may_have_frames
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .disk import Disk
+from .engine.board import Board, MsrHandler, open_system
+from .engine.board import GeneralProtection as GeneralProtection
+from .engine.engine import Engine
+from .engine.gate import FairLock, Gate
+from .engine.run import DeviceError as DeviceError
+from .engine.run import Run
 from .errors import ConfigError, PykvmError
-from .eventloop import EventLoop, Timer
-from .halts import HaltWatch
-from .kvm import VCPU, VM, MsrRange, System
-from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
-from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
+from .kvm import VCPU
+from .memory import GuestMemory, GuestMemoryError
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
-from .power import make_vm, reset
-from .runner import OUTPUT_KEY, UNHANDLED, Crash, Route, Runner
-from .starting import Image, Loader, Start, find_vga_bios, read_image
+from .starting import Image, Start, find_vga_bios, read_image
 from .typed import TYPE_CHECKING, Any, Protocol, Self, TypeVar
-from .x86 import cpuid
+from .x86.cpuid import CpuidEntry
 
 if TYPE_CHECKING:
-    from .bios.call import Call
-    from .crash.replay import Checkpoint
+    from .crash.report import CrashReport
     from .debug.gdb import GdbServer
     from .display import Screen
     from .net import NetBackend
+    from .replay import Checkpoint
     from .snapshot import Snapshot
     from .snapshot.timeline import Timeline, WrittenDisks
     from .x86.symbols import SymbolTable
 
 DEFAULT_MEMORY = "128M"
-SIGNAL_CHECK = 0.5
-"""Seconds that `wait` sleeps at most: a Ctrl-C just before it falls asleep does not wake it."""
 SCREEN_CHECK = 0.02
 """Seconds between two looks at the screen."""
 
 Resource = TypeVar("Resource", bound="Closeable | None")
-MsrHandler = Callable[[int | None], int | None]
 AccessHandler = Callable[[Access], int | None]
 
 
@@ -61,39 +59,6 @@ class Closeable(Protocol):
     """What a machine gives back at its end."""
 
     def close(self) -> None: ...
-
-
-class Debugger(Protocol):
-    """What a machine tells and asks a debugger, with the lock held. See `debug.control`."""
-
-    def debug_exit(self, runner: Runner) -> None:
-        """A vCPU hit a breakpoint or watchpoint, or finished a single step."""
-
-    def crashed(self, crash: Crash) -> bool:
-        """A CPU cannot go on: whether the debugger deals with it, and the run does not end."""
-
-    def halted(self) -> bool:
-        """All CPUs sleep for ever: whether the debugger deals with it, and the run does not end."""
-
-    def reset(self) -> None:
-        """The machine has been reset, and no vCPU is in the guest."""
-
-    def ended(self) -> None:
-        """The run has ended."""
-
-    def stopped_time(self) -> float:
-        """Seconds since the start for which the machine was stopped: the time limit does not count them."""
-
-    def close(self) -> None:
-        """The machine is given back."""
-
-
-class DeviceError(PykvmError):
-    """A device or a handler raised an exception, which is this one's `__cause__`, and the run was ended for it."""
-
-
-class GeneralProtection(Exception):
-    """Raised by an MSR handler: the guest's RDMSR or WRMSR gets #GP."""
 
 
 class Machine:
@@ -140,64 +105,47 @@ class Machine:
         firmware: Image | None = None,
         no_reboot: bool = False,
     ) -> None:
-        self.lock = threading.RLock()
-        self._changed = threading.Condition(self.lock)
-        self._left = threading.Condition(self.lock)  # for those who wait for the end alone: no pause wakes them
-        self._outcome: Outcome | None = None
-        self._error: DeviceError | None = None
-        self._crash: Crash | None = None
-        self._checkpoint: Checkpoint | None = None
         self.keep_instructions = 0
         """How many instructions before a crash its report is to show, at most 1000: a replay finds them."""
         self.replay_limit = 5.0
         """Seconds that a crash report may take for a replay: where KVM forgets the state of a CPU at a triple fault, or
         with `keep_instructions`. 0: no replays."""
+        self._image = image
         self._ending = threading.Lock()  # held to look at a machine whose run has ended, and to close it
-        self._explained = False  # the outcome is complete, with its report
-        self._stop_at_start: str | None = None
-        self._started = 0.0
-        self._live = 0  # vCPU threads that have not ended
-        self._holds = 0  # reasons for the vCPUs to stay out of the guest
-        self._parked = 0  # vCPU threads that wait for the last hold to go
-        self._at_rest: list[Callable[[], None]] = []  # what is to be called once all vCPUs are out of the guest
-        self._limit: Timer | None = None
-        self._halts = HaltWatch(self, self._halted)
-        self._closed = False
-        self.debugger: Debugger | None = None
-        self._msrs: dict[int, MsrHandler] = {}
-        self.runners: list[Runner] = []
-        self.vcpus: list[VCPU] = []
-        self.ports = PortBus()
-        self.mmio = MmioBus()
-        self.port_routes: dict[int, Route] = {}
-        self.lines: dict[int, list[IrqLine]] = {}
-        """The interrupt lines by number, those that share one in the order in which they were made."""
+        self._checkpoint: Checkpoint | None = None
+        self._engine: Engine | None = None
         self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
-        self.entry: boot.EntryState | None = None
-        """How the image was loaded, with its symbols; None without an image."""
-        self._loader: Loader | None = None
-        self.no_reboot = no_reboot
-        self.resets = 0
-        """How often the guest has reset the machine."""
         try:
-            self.system = _system()
-            self.memory = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
-            self.rom = None if firmware is None else self._own(Rom(read_image(firmware)))
-            self.vga_bios = None if firmware is None else find_vga_bios(firmware)
-            self.loop = self._own(EventLoop(self.lock, self._loop_failed, "pykvm I/O"))
+            system = open_system()
+            ram = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
+            rom = None if firmware is None else self._own(Rom(read_image(firmware)))
             cards = [nic if isinstance(nic, Nic) else Nic(nic) for nic in nics]
             for card in cards:
                 self._own(card.backend)
             self.disks = [self._own_disk(disk) for disk in disks]
             self.floppy = self._own_disk(floppy)
             options = boot.Options(mode, load, entry, command_line, modules, cpus)
-            start = Start(image, options, format, self.rom)
+            start = Start(image, options, format, rom)
             self._insert(start)
-            self._create(cpus)
-            self.pc = Pc(self, serial_ports, cards, has_bios=start.has_bios)
-            self._loader = start.loader(self.memory, (self.floppy, *self.disks))
-            if self._loader is not None and not self.memory.private:  # RAM that begins as an image has it all
-                self._load(self._loader)
+            board = Board(system, ram, rom, cpus, self._resources)
+            self._engine = engine = Engine(board, Gate())
+            self.pc = Pc(
+                board,
+                self.lock,
+                engine.loop,
+                engine,
+                disks=self.disks,
+                floppy=self.floppy,
+                nics=cards,
+                serial_ports=serial_ports,
+                has_bios=start.has_bios,
+            )
+            engine.on_end.append(self._end_consoles)
+            self.no_reboot = no_reboot
+            self.vga_bios = None if firmware is None else find_vga_bios(firmware)
+            engine.loader = start.loader(ram, (self.floppy, *self.disks))
+            if engine.loader is not None and not ram.private:  # RAM that begins as an image has it all
+                engine.load(engine.loader)
         except BaseException:
             self.close()
             raise
@@ -228,50 +176,71 @@ class Machine:
         if self.floppy is not None and not start.has_bios:
             raise ConfigError("only pykvm's own BIOS knows a floppy disk: neither kernel nor firmware sees it")
 
-    def _create(self, cpus: int) -> None:
-        most = self.system.check_extension("MAX_VCPUS")
-        if not 1 <= cpus <= most:
-            raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
-        self.vm, self.vcpus = make_vm(self.system, self._resources, cpus, self._map_memory)
-        self.runners = [Runner(self, vcpu) for vcpu in self.vcpus]
-        self.set_cpuid(cpuid.in_virtual_machine(self.system.supported_cpuid()))
+    def _end_consoles(self, outcome: Outcome) -> None:
+        for console in self.pc.all_consoles:
+            console.end(f"the run has ended ({outcome})")
 
-    def _map_memory(self, vm: VM) -> None:
-        for slot, region in enumerate(self.memory.regions):
-            vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
-        if self.rom is not None:
-            readonly = vm.check_extension("READONLY_MEM") > 0
-            slot = len(self.memory.regions)
-            vm.set_memory(slot, self.rom.gpa, self.rom.size, self.rom.map, readonly=readonly)
+    @property
+    def engine(self) -> Engine:
+        """What runs it: for tools that look closer than a user does."""
+        assert self._engine is not None, "the machine could not be made"
+        return self._engine
 
-    def set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
-        """Have the CPUs answer CPUID with these leaves, which nobody changes any more. Before the first run."""
-        for vcpu in self.vcpus:
-            vcpu.set_cpuid(cpuid.for_cpu(entries, vcpu.id, len(self.vcpus)))
-        self.cpuid_in_use = entries
+    @property
+    def lock(self) -> FairLock:
+        """Held while an exit or a host event is served: whoever holds it sees devices that hold still."""
+        return self.engine.gate.lock
 
-    def settle_cpuid(self) -> None:
-        """Have what was changed in `cpuid` count from now on."""
-        if "cpuid" in self.__dict__ and self.cpuid != self.cpuid_in_use:
-            self.set_cpuid([entry.copy() for entry in self.cpuid])
+    @property
+    def memory(self) -> GuestMemory:
+        """RAM."""
+        return self.engine.board.memory
 
-    @cached_property
-    def cpuid(self) -> list[cpuid.CpuidEntry]:
+    @property
+    def vcpus(self) -> list[VCPU]:
+        """The CPUs. Of one that runs, nothing can be asked: pause first."""
+        return self.engine.board.vcpus
+
+    @property
+    def ports(self) -> PortBus:
+        """Who answers which port, and in `unclaimed` the accesses that nobody answered."""
+        return self.engine.board.ports
+
+    @property
+    def mmio(self) -> MmioBus:
+        """The same for physical addresses outside RAM."""
+        return self.engine.board.mmio
+
+    @property
+    def cpuid(self) -> list[CpuidEntry]:
         """The CPUID leaves of all CPUs; `x86.cpuid.set_leaf` overrides one. What they say at the start counts."""
-        return [entry.copy() for entry in self.cpuid_in_use]
+        return self.engine.board.cpuid
+
+    @property
+    def vga_bios(self) -> bytes | None:
+        """The VGA BIOS that the firmware finds."""
+        return self._vga_bios
+
+    @vga_bios.setter
+    def vga_bios(self, image: bytes | None) -> None:
+        self._vga_bios = image
+        if image is not None:
+            self.pc.add_vga_bios(image)
+
+    @property
+    def entry(self) -> boot.EntryState | None:
+        """How the image was loaded, with its symbols; None without an image."""
+        return self.engine.entry
+
+    @property
+    def symbols(self) -> SymbolTable | None:
+        """The image's symbols; None without an image, or if it has none."""
+        return self.entry.symbols if self.entry is not None else None
 
     def load(self, image: Image, options: boot.Options | None = None, format: str | None = None) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
-        return self._load(partial(detect.load, read_image(image), self.memory, options or boot.Options(), format))
-
-    def _load(self, loader: Loader) -> boot.EntryState:
-        self._loader = loader
-        self.entry = state = loader()
-        first = self.vcpus[0]
-        first.set_registers(state.registers)
-        # KVM knows best where the local APIC is and which CPU is the first.
-        first.set_system_registers(state.system.copy(apic_base=first.get_system_registers().apic_base))
-        return state
+        content = read_image(image)
+        return self.engine.load(partial(detect.load, content, self.memory, options or boot.Options(), format))
 
     @property
     def serial(self) -> ConsolePort:
@@ -304,24 +273,38 @@ class Machine:
         limit = None if timeout is None else time.monotonic() + timeout
         with self.lock:
             while True:
-                ended = self._outcome
+                ended = self.outcome
                 screen = self.screen
                 if screen.find(text) is not None:
                     return screen
                 if ended is not None or (limit is not None and time.monotonic() >= limit):
                     why = f"the run has ended ({ended})" if ended else f"{timeout:g} s are over"
                     raise WaitFailed(f"{text!r} did not come on the screen: {why}. It shows:\n{screen.text}")
-                self._changed.wait(SCREEN_CHECK)
+                self.engine.gate.changed.wait(SCREEN_CHECK)
 
     @property
     def keyboard(self) -> Keyboard:
         """The keyboard: `type`, `press`, `release`."""
         return Keyboard(self.lock, self.pc.keyboard)
 
+    @property
+    def no_reboot(self) -> bool:
+        """Whether a reset ends the run."""
+        return self.engine.no_reboot
+
+    @no_reboot.setter
+    def no_reboot(self, wanted: bool) -> None:
+        self.engine.no_reboot = wanted
+
+    @property
+    def resets(self) -> int:
+        """How often the guest has reset the machine."""
+        return self.engine.resets
+
     def reset(self) -> None:
         """Press the reset button. As a reset by the guest: the run goes on, or ends with `no_reboot`."""
         with self.lock:
-            self.rebooted("reset by the host")
+            self.engine.rebooted("reset by the host")
 
     def power_button(self) -> None:
         """Press the power button, of which ACPI tells the guest."""
@@ -331,35 +314,19 @@ class Machine:
     def add(self, device: Device) -> None:
         """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
         with self.lock:
-            if bool(device.ports) == bool(device.mmio):
-                raise ConfigError(f"{type(device).__name__} must name either ports or mmio ranges")
-            for span in device.mmio:
-                for region in self.memory.regions:
-                    if span.base < region.gpa + region.size and region.gpa < span.end:
-                        raise ConfigError(f"{span.base:#x}..{span.end - 1:#x} is RAM; MMIO needs addresses outside it")
-            (self.ports if device.ports else self.mmio).attach(device)
-            self.port_routes.clear()
+            self.engine.board.add(device)
 
     def remove(self, device: Device) -> None:
         """Take a device off its bus."""
         with self.lock:
-            (self.ports if device.ports else self.mmio).detach(device)
-            self.port_routes.clear()
+            self.engine.board.remove(device)
 
     def irq(self, number: int) -> IrqLine:
         """A new line to the interrupt input `number`: 0-15 of PIC and IOAPIC, 16-23 of the IOAPIC.
 
         Several lines to one input are ORed.
         """
-        if not 0 <= number < 24:
-            raise ConfigError(f"there is no interrupt input {number}: a PC has 0 to 23")
-        lines = self.lines.setdefault(number, [])
-        lines.append(IrqLine(partial(self._move_line, number, lines)))
-        return lines[-1]
-
-    def _move_line(self, number: int, lines: list[IrqLine], level: bool) -> None:
-        if len(lines) == 1 or sum(line.level for line in lines) == level:
-            self.vm.irq_line(number, level)
+        return self.engine.board.irq(number)
 
     def port(self, base: int, length: int = 1) -> Callable[[AccessHandler], AccessHandler]:
         """Decorator: the function answers `length` ports from `base` on. See `device.FunctionDevice`."""
@@ -387,7 +354,7 @@ class Machine:
         """
 
         def attach(function: MsrHandler) -> MsrHandler:
-            self._msrs[index] = function
+            self.engine.board.answer_msr(index, function)
             return function
 
         return attach
@@ -408,87 +375,62 @@ class Machine:
 
     def start(self, timeout: float | None = None) -> None:
         """Start all CPUs and return. A machine that has run must first be put back to a snapshot."""
-        if self._closed or self._started:
-            raise PykvmError("this machine has run already: make a new one for another run, or restore a snapshot")
-        self.settle_cpuid()
-        if self._msrs:
-            self.system.require("X86_USER_SPACE_MSR", "X86_MSR_FILTER")
-            self.vm.exit_on_msr()
-            self.vm.set_msr_filter([MsrRange(index, 1) for index in self._msrs])
+        engine = self.engine
+        engine.require_startable()
+        engine.board.commit_cpuid()
+        engine.board.filter_msrs()
         self._checkpoint = None
         if self.replay_limit > 0 and (self.keep_instructions > 0 or kvm_forgets()):
-            from .crash.replay import Checkpoint
+            from .replay import Checkpoint
 
-            self._checkpoint = Checkpoint.take(self)
-        with self.lock:
-            self._started = time.monotonic()
-            self._live = len(self.runners)
-            if timeout is not None:
-                self._limit = self.loop.call_at(self._started + timeout, partial(self._time_is_up, timeout))
-            self._halts.start()
-            for runner in self.runners:  # before the I/O thread: the guest begins at once
-                runner.start()
-            self.loop.start()
-            if self._stop_at_start is not None:
-                self._end(Ending.STOPPED, self._stop_at_start)
-
-    def _time_is_up(self, limit: float) -> None:
-        due = self._started + limit + (self.debugger.stopped_time() if self.debugger is not None else 0)
-        if due > time.monotonic():
-            self._limit = self.loop.call_at(due, partial(self._time_is_up, limit))
-        else:
-            self._end(Ending.TIMED_OUT, f"the time limit of {limit:g} s is over")
+            self._checkpoint = Checkpoint.take(self.timeline, asked_for=self.keep_instructions > 0)
+        engine.start(timeout)
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Wait for the end of the run. TimeoutError if `timeout` (seconds) is over before it; the run goes on then."""
-        with self.lock:
-            if not self._started:
-                raise PykvmError("the machine has not been started")
-            end = float("inf") if timeout is None else time.monotonic() + timeout
-            while self._live:
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(f"the machine still runs after {timeout:g} s")
-                self._left.wait(min(left, SIGNAL_CHECK))
-        for runner in self.runners:
-            runner.join()
-        self.loop.stop()
-        if self._error is not None:
-            raise self._error
-        assert self._outcome is not None
+        run = self.engine.wait(timeout)
+        assert run.outcome is not None
         with self._ending:
-            if not self._explained and not self._closed:
-                self._explain(self._outcome)
-        return self._outcome
+            if not run.explained and not self.engine.closed:
+                run.explained = True
+                run.outcome = self._explain(run, run.outcome)
+        return run.outcome
 
-    def _explain(self, outcome: Outcome) -> None:
-        """Complete the outcome: all threads have ended, so that everything holds still."""
-        self._explained = True
-        outcome = outcome._replace(exits=sum(runner.exits for runner in self.runners))
-        if outcome.ending is Ending.CRASHED or (outcome.ending is Ending.HALTED and self._may_be_in_handler()):
-            from .crash.explain import explain
+    def _explain(self, run: Run, outcome: Outcome) -> Outcome:
+        """The outcome, complete: all threads have ended, so that everything holds still."""
+        report: CrashReport | None = None
+        reason, end = outcome.reason, self.post_mortem()
+        if run.crash is not None:
+            from .crash.explain import explain_crash
 
-            outcome = explain(self, outcome, self._crash, self._checkpoint)
+            replay = None
+            if self._checkpoint is not None:
+                from .replay import replay as run_again
+
+                replay = partial(run_again, self._checkpoint, self.replay_limit)
+            report = explain_crash(end, run.crash, self.keep_instructions, replay)
+            reason = report.summary
+        elif outcome.ending in (Ending.HALTED, Ending.CRASHED) and may_have_frames(end):
+            from .crash.explain import explain_halt
+
+            report = explain_halt(end)
+            reason = reason if report is None else f"{reason}; {report.summary}"
         elif outcome.ending is Ending.TIMED_OUT:
-            from .crash.whereabouts import whereabouts
+            from .crash.location import cpu_locations
 
-            outcome = outcome._replace(reason=f"{outcome.reason}; {whereabouts(self)}")
-        self._outcome = outcome
+            reason = f"{reason}; {cpu_locations(end)}"
+        return outcome._replace(reason=reason, report=report, exits=self.engine.exits)
 
-    def _may_be_in_handler(self) -> bool:
-        from .crash.suspect import any_frames
-
-        return any_frames(self)
-
-    @property
-    def symbols(self) -> SymbolTable | None:
-        """The image's symbols; None without an image, or if it has none."""
-        return self.entry.symbols if self.entry is not None else None
+    def post_mortem(self) -> PostMortem:
+        """What is left of the guest once its run has ended: what crash reports are made of."""
+        board = self.engine.board
+        exits = [runner.exits for runner in self.engine.runners]
+        return PostMortem(board.vm, board.vcpus, board.memory, board.cpuid_in_use, self.symbols, exits)
 
     @property
     def outcome(self) -> Outcome | None:
         """How the run ended; None while it has not."""
-        return self._outcome
+        return self.engine.outcome
 
     def stop(self, reason: str = "stopped by the host") -> Outcome:
         """End the run, if it has not ended, and return its outcome."""
@@ -500,9 +442,7 @@ class Machine:
 
         A machine that has not been started ends at its start.
         """
-        with self.lock:
-            self._stop_at_start = reason
-            self._end(Ending.STOPPED, reason)
+        self.engine.request_stop(reason)
 
     def pause(self) -> None:
         """Take all CPUs out of the guest and return when they are: registers and memory then hold still.
@@ -510,28 +450,31 @@ class Machine:
         Every access of the guest is finished; calls nest. Not from a device or handler.
         """
         with self.lock:
-            self.hold()
-            self.wait_held()
+            self.engine.gate.hold()
+            self.engine.gate.wait_held()
 
     def resume(self) -> None:
         """Undo one `pause`."""
         with self.lock:
-            if not self._holds:
+            if not self.engine.gate.is_held:
                 raise PykvmError("the machine is not paused")
-            self.release()
+            self.engine.gate.release()
+
+    def at_rest(self, callback: Callable[[], None]) -> None:
+        """Take all CPUs out of the guest, have `callback` called with the lock held, and let them go on.
+
+        Does not wait, so devices, handlers and the I/O thread may use it. Nothing is called if the run ends first.
+        """
+        with self.lock:
+            self.engine.gate.at_rest(callback)
 
     def close(self) -> None:
         """End the run and give everything back to the host, back ends included. May be called twice."""
-        with self.lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._end(Ending.STOPPED, "closed")
-            self._left.wait_for(lambda: not self._live)
-        for runner in self.runners:
-            runner.join()
-        with self._ending:
+        if self._engine is None:  # it could not be made
             self._resources.close()
+        elif self._engine.close():
+            with self._ending:
+                self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -546,9 +489,22 @@ class Machine:
     @cached_property
     def timeline(self) -> Timeline:
         """The machine's snapshots."""
+        from .snapshot.parts import Parts, shape_of
+        from .snapshot.snapshot import Firmware
         from .snapshot.timeline import Timeline
 
-        return Timeline(self)
+        board = self.engine.board
+        firmware = None if board.rom is None else Firmware(board.rom.map[:], self.vga_bios)
+        shape = shape_of(board, self.pc, firmware)
+        return Timeline(
+            Parts(self.engine, self.pc.all_consoles, [*self.disks, self.floppy], shape, firmware, self._screen_text)
+        )
+
+    def _screen_text(self) -> str:
+        try:
+            return self.screen.text
+        except ConfigError:
+            return ""
 
     def snapshot(self, *, written_disks: WrittenDisks = "refuse") -> Snapshot:
         """The whole state of the machine as it is now: before its start, paused, running or ended.
@@ -558,13 +514,9 @@ class Machine:
         """
         with self.lock:
             self._require_no_access()
-            self.hold()
-            try:
-                self.wait_held()
-                self._require_open()
+            with self.engine.gate.held():
+                self.engine.require_open()
                 return self.timeline.take(written_disks)
-            finally:
-                self.release()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot, of this machine or of one that is like it in memory, CPUs and devices.
@@ -573,23 +525,20 @@ class Machine:
         started again. Only the pages that were written since the snapshot are copied. SnapshotError if it does not fit,
         and nothing has changed then. Not from a device or handler, but from what they give to `at_rest`.
         """
+        engine = self.engine
         while True:
-            if self._outcome is not None and self.loop.running:
+            if engine.outcome is not None and engine.loop.running:
                 with suppress(DeviceError):
                     self.wait()
             with self.lock:
                 self._require_no_access()
-                self.hold()
-                try:
-                    self.wait_held()
-                    self._require_open()
-                    if self._outcome is None or not self.loop.running:
+                with engine.gate.held():
+                    engine.require_open()
+                    if engine.outcome is None or not engine.loop.running:
                         self.timeline.go_back(snapshot)
-                        if self._outcome is not None:
-                            self._forget_run()
+                        if engine.outcome is not None:
+                            engine.forget_run()
                         return
-                finally:
-                    self.release()
 
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot | str | os.PathLike[str], **options: Any) -> Machine:
@@ -600,33 +549,10 @@ class Machine:
 
     def _require_no_access(self) -> None:
         """With the lock held: PykvmError in a device or handler that serves an access, which nobody can wait for."""
-        if self._parked != self._live and any(runner.is_current() for runner in self.runners):
+        if self.engine.is_serving():
             raise PykvmError("a device or handler takes and restores snapshots in a function given to machine.at_rest")
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise PykvmError("the machine is closed")
-
-    def _forget_run(self) -> None:
-        """Be as before the start; all threads have ended."""
-        self._outcome = self._error = self._crash = None
-        self._explained = False
-        self._stop_at_start = None
-        self._started = 0.0
-        self._holds -= len(self._at_rest)
-        self._at_rest.clear()
-        self._halts.stop()
-        if self._limit is not None:
-            self._limit.cancel()
-
     # Looking inside; pause first if it runs
-
-    def attach(self, debugger: Debugger) -> None:
-        """Let `debugger` stop the machine. It is closed with the machine; PykvmError if there is one already."""
-        with self.lock:
-            if self.debugger is not None or self._closed:
-                raise PykvmError("a debugger is attached to this machine already, or it is closed")
-            self.debugger = self._own(debugger)
 
     def gdb(self, address: str = ":1234") -> GdbServer:
         """Serve the machine to gdb, stopped, at a TCP port of this host or a UNIX socket, until it is closed.
@@ -639,209 +565,24 @@ class Machine:
 
     def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
         """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""
-        data = b""
-        while len(data) < size:
-            at = address + len(data) & (1 << 64) - 1
-            if 1 << 47 <= at < (1 << 64) - (1 << 47):  # not canonical: KVM would look only at the low bits
-                break
-            page = self.vcpus[cpu].translate(at)
-            part = min(size - len(data), PAGE_SIZE - at % PAGE_SIZE)
-            try:
-                if not page.valid:
-                    break
-                data += self.memory.read(page.physical, part)
-            except GuestMemoryError:
-                break
-        return data
+        return self.engine.board.read_linear(address, size, cpu)
 
-    # What devices say
+    def __repr__(self) -> str:
+        if self._engine is None or self._engine.closed:
+            return "<Machine, closed>"
+        name = "" if self._image is None else "bytes" if isinstance(self._image, bytes) else os.fspath(self._image)
+        kind = f"{self.entry.format} " if self.entry is not None else ""
+        state = self.outcome or (
+            "not started" if self.engine.run is None else "paused" if self.engine.gate.is_held else "runs"
+        )
+        return (
+            f"<Machine {name or 'without an image'}: {kind}{self.memory.size >> 20}M, {len(self.vcpus)} CPU, {state}>"
+        )
 
-    def exited(self, value: int) -> None:
-        """The guest wrote `value` to the exit port."""
-        reason = f"the guest wrote {value:#x} to the exit port: status {value * 2 + 1}"
-        self._end(Ending.EXITED, reason, code=value * 2 + 1, value=value)
-
-    def powered_off(self) -> None:
-        """The guest switched the machine off."""
-        self._end(Ending.EXITED, "the guest powered the machine off", code=0)
-
-    def rebooted(self, reason: str) -> None:
-        """The guest reset the machine."""
-        if self.no_reboot or self._loader is None:
-            self._end(Ending.REBOOTED, reason)
-        elif self._reset not in self._at_rest:
-            self.at_rest(self._reset)
-
-    def _reset(self) -> None:
-        assert self._loader is not None
-        self.resets += 1
-        reset(self)
-        if self.entry is not None:
-            for gpa, size in (*((span.gpa, span.size) for span in self.entry.spans), *self.entry.reserved):
-                self.memory.zero(gpa, size)
-        self._load(self._loader)
-        if self.debugger is not None:
-            self.debugger.reset()
-
-    # What runners say and ask, with the lock held unless said otherwise
-
-    def route_port(self, key: int) -> Route:
-        """How to serve a port access with that key (see `runner`); remembered until a device comes or goes."""
-        ports, port, size = self.ports, key & 0xFFFF, key >> 16 & 7
-        claim = ports.find(port)
-        if claim is not None and size <= claim.width:
-            read, write, offset = claim.read, claim.write, claim.offset
-        elif claim is None:
-            read, write, offset = ports.read_unclaimed, ports.write_unclaimed, port
-        else:  # it must be split: the long way through the bus
-            read, write, offset = ports.read, ports.write, port
-        is_output = bool(key & OUTPUT_KEY)
-        route: Route = (write if is_output else read, offset, size, is_output)
-        self.port_routes[key] = route
-        return route
-
-    def access_msr(self, index: int, value: int | None) -> int | None:
-        """A guest's RDMSR (`value` None) or WRMSR that KVM left to us; None for #GP."""
-        handler = self._msrs.get(index)
-        if handler is None:
-            return None
-        try:
-            answer = handler(value)
-        except GeneralProtection:
-            return None
-        return (answer or 0) & (1 << 64) - 1
-
-    def system_event(self, kind: int) -> None:
-        """KVM_EXIT_SYSTEM_EVENT: a paravirtual request to power off or reset."""
-        if kind == SYSTEM_EVENT_SHUTDOWN:
-            self.powered_off()
-        elif kind == SYSTEM_EVENT_RESET:
-            self.rebooted("the guest asked the hypervisor for a reset")
-        else:
-            self._end(Ending.CRASHED, f"the guest reported its own crash (system event {kind})")
-
-    def unhandled(self, frame: Call) -> None:
-        """An exception came that the program has left to the BIOS. In the thread of the vCPU that met it."""
-        from .crash.unhandled import back_to_caller
-
-        vcpu = next(runner.vcpu for runner in self.runners if runner.is_current())
-        if back_to_caller(vcpu, frame):
-            self.crashed(Crash(vcpu.id, UNHANDLED, vector=frame.vector))
-
-    def crashed(self, crash: Crash) -> None:
-        """A CPU cannot go on."""
-        if self.debugger is not None and self.debugger.crashed(crash):
-            return
-        self._crash = crash
-        self._end(Ending.CRASHED, f"{crash.cause}, CPU {crash.cpu}")
-
-    def failed(self, error: Exception, who: str) -> None:
-        """`who` raised `error` while it served the guest or the host: the run ends, and `wait` raises it."""
-        if self._error is None:
-            self._error = DeviceError(f"{who} raised {type(error).__name__}: {error}")
-            self._error.__cause__ = error
-        self._end(Ending.STOPPED, str(self._error))
-
-    def _loop_failed(self, error: Exception, callback: Callable[[], None]) -> None:
-        self.failed(error, f"I/O callback {getattr(callback, '__qualname__', callback)}")
-
-    def runner_came_out(self, runner: Runner) -> bool:
-        """A vCPU was taken out of the guest: wait here while it must stay out; False if it must end.
-
-        Without the lock.
-        """
-        with self.lock:
-            while (self._holds or runner.held) and self._outcome is None:
-                self._parked += 1
-                self._changed.notify_all()
-                try:
-                    if self._parked == self._live:
-                        self._run_at_rest()
-                    while (self._holds or runner.held) and self._outcome is None:
-                        self._changed.wait()
-                finally:
-                    self._parked -= 1
-            return self._outcome is None
-
-    def runner_left(self) -> None:
-        """A vCPU's thread is about to end."""
-        self._live -= 1
-        self._changed.notify_all()
-        self._left.notify_all()
-
-    # Ending and holding, with the lock held
-
-    def _end(self, ending: Ending, reason: str, *, code: int | None = None, value: int | None = None) -> None:
-        """The first to call it decides how the run ended."""
-        if self._outcome is not None or not self._started:
-            return
-        elapsed = time.monotonic() - self._started
-        self._outcome = Outcome(ending, reason, code, value, elapsed=elapsed)
-        for console in (*self.pc.consoles, self.pc.debug_console):
-            console.end(f"the run has ended ({self._outcome})")
-        if self.debugger is not None:
-            self.debugger.ended()
-        self._interrupt()
-        self._changed.notify_all()
-
-    def _interrupt(self) -> None:
-        for runner in self.runners:
-            runner.interrupt()
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the vCPUs are to stay out of the guest."""
-        return self._holds > 0
-
-    def hold(self) -> None:
-        """Have all vCPUs come out of the guest and stay out, without waiting for it. Calls nest."""
-        self._holds += 1
-        if self._parked != self._live:  # those that are out look again before they go in
-            self._interrupt()
-
-    def wait_held(self) -> None:
-        """After `hold`, wait until all vCPUs are out. Not from a device or handler."""
-        while self._parked != self._live:
-            self._changed.wait()
-
-    def release(self) -> None:
-        """Undo one `hold`."""
-        self._holds -= 1
-        self._changed.notify_all()
-
-    def at_rest(self, callback: Callable[[], None]) -> None:
-        """Take all CPUs out of the guest, have `callback` called with the lock held, and let them go on.
-
-        Does not wait, so devices, handlers and the I/O thread may use it. Nothing is called if the run ends first.
-        """
-        self._at_rest.append(callback)
-        self.hold()
-        if self._parked == self._live:
-            self._run_at_rest()
-
-    def _run_at_rest(self) -> None:
-        """All vCPUs are out, and none goes back in while the lock is held."""
-        while self._at_rest and self._outcome is None:
-            callback = self._at_rest.pop(0)
-            try:
-                callback()
-            finally:
-                self.release()
-
-    def _halted(self) -> None:
-        if self.debugger is None or not self.debugger.halted():
-            self._end(Ending.HALTED, "every CPU is halted with interrupts off")
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
 
-@cache
 def kvm_forgets() -> bool:
     """Whether this host's KVM may be one that resets a CPU at a triple fault. That it has, only the crash shows."""
     return os.path.exists("/sys/module/kvm_amd")
-
-
-@cache
-def _system() -> System:
-    """/dev/kvm, opened once a process: it holds no state, and what it can do does not change."""
-    system = System()
-    system.require("USER_MEMORY", "IRQCHIP", "PIT2", "MP_STATE", "VCPU_EVENTS", "IMMEDIATE_EXIT")
-    return system

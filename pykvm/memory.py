@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 
 from .errors import ConfigError, PykvmError
 from .typed import NamedTuple
@@ -138,6 +139,25 @@ class GuestMemory:
     def _note(self, at: int, size: int) -> None:
         if self.written is not None and size:
             self.written.update(range(at // PAGE_SIZE, (at + size - 1) // PAGE_SIZE + 1))
+
+    def read_linear(self, address: int, size: int, translate: Callable[[int], int | None]) -> bytes:
+        """At most `size` bytes at a linear address; fewer where the mapping, or RAM, ends.
+
+        `translate` gives the guest physical address of a linear one, or None.
+        """
+        data = b""
+        while len(data) < size:
+            at = address + len(data) & (1 << 64) - 1
+            if 1 << 47 <= at < (1 << 64) - (1 << 47):  # not canonical: KVM would look only at the low bits
+                break
+            physical = translate(at)
+            if physical is None:
+                break
+            try:
+                data += self.read(physical, min(size - len(data), PAGE_SIZE - at % PAGE_SIZE))
+            except GuestMemoryError:
+                break
+        return data
 
     def zero(self, gpa: int, size: int) -> None:
         """Fill with zeros. Whole pages are given back to the host, so that untouched ones are not committed."""

@@ -7,7 +7,6 @@ for them without asking.
 from __future__ import annotations
 
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,13 +23,15 @@ from .devices.reset_control import ResetControl
 from .devices.uart16550 import Uart16550
 from .devices.vga import Vga
 from .disk import Disk
+from .engine.board import Board
+from .engine.eventloop import EventLoop, Timer
+from .engine.gate import FairLock
 from .errors import ConfigError
-from .eventloop import EventLoop, Timer
-from .typed import TYPE_CHECKING, NamedTuple
+from .typed import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from .bios.call import Call
     from .bios.service import Bios
-    from .machine import Machine
     from .net import NetBackend
 
 COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
@@ -116,7 +117,7 @@ class Timed(Device):
 class Keyboard:
     """A person's side of the keyboard; with the machine's lock, so that any thread may type."""
 
-    def __init__(self, lock: threading.RLock, controller: I8042) -> None:
+    def __init__(self, lock: FairLock, controller: I8042) -> None:
         self._lock, self._controller = lock, controller
 
     def type(self, text: str) -> None:
@@ -139,13 +140,44 @@ def _keep_a20_open(level: bool) -> None:
     """Addresses never wrap at 1 MiB: no program of this century wants them to, and KVM has no gate."""
 
 
-class Pc:
-    """The devices of one machine. `consoles` are the host's sides of COM1 onwards."""
+class Signals(Protocol):
+    """What a PC tells the world. With the machine's lock held."""
 
-    def __init__(self, machine: Machine, serial_ports: int, nics: Sequence[Nic], *, has_bios: bool) -> None:
-        self._machine = machine
-        disks = machine.disks
-        self.debug_console = ConsolePort(machine.lock, "debug console")
+    def exited(self, value: int) -> None:
+        """The guest wrote `value` to the exit port."""
+
+    def powered_off(self) -> None:
+        """The guest switched the machine off."""
+
+    def rebooted(self, reason: str) -> None:
+        """The guest reset the machine, in the way that `reason` says."""
+
+    def unhandled(self, call: Call) -> None:
+        """The guest left an exception to the BIOS."""
+
+
+class Pc:
+    """The devices of one machine, which stand on `board` and speak to `signals`.
+
+    `disks` are up to four, `nics` up to four, `serial_ports` 0 to 4. `floppy` is known to the BIOS alone, which is
+    there with `has_bios`. ConfigError for numbers that cannot be. `consoles` are the host's sides of COM1 onwards.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        lock: FairLock,
+        loop: EventLoop,
+        signals: Signals,
+        *,
+        disks: Sequence[Disk | None] = (),
+        floppy: Disk | None = None,
+        nics: Sequence[Nic] = (),
+        serial_ports: int = 1,
+        has_bios: bool = False,
+    ) -> None:
+        self._board, self._lock, self._loop = board, lock, loop
+        self.debug_console = ConsolePort(lock, "debug console")
         """What the guest writes to port 0xE9."""
         self.consoles: list[ConsolePort] = []
         self.station_addresses: list[bytes] = []
@@ -162,44 +194,43 @@ class Pc:
         self._add_disks(disks)
         for number, nic in enumerate(nics):
             self._add_nic(number, nic)
-        self._add_board(machine)
-        machine.add(DebugExit(machine.exited))
-        machine.add(DebugExit(machine.exited, *PINTOS_EXIT))
-        machine.add(DebugConsole(self.debug_console.write))
-        machine.add(ShutdownPort(machine.powered_off))
+        self._add_board(signals, has_disks=any(disks))
+        board.add(DebugExit(signals.exited))
+        board.add(DebugExit(signals.exited, *PINTOS_EXIT))
+        board.add(DebugConsole(self.debug_console.write))
+        board.add(ShutdownPort(signals.powered_off))
         self.bios: Bios | None = None
         if has_bios:
-            self._add_bios()
+            self._add_bios(signals, disks, floppy)
 
     @property
     def all_consoles(self) -> list[ConsolePort]:
         """The debug console, then COM1 onwards."""
         return [self.debug_console, *self.consoles]
 
-    def _add_board(self, machine: Machine) -> None:
-        low, *high = (region.size for region in machine.memory.regions)
-        self.cmos = Cmos(machine.irq(RTC_IRQ), time.time, low, sum(high))
-        self.acpi = AcpiPm(machine.irq(SCI_IRQ), machine.powered_off, time.monotonic_ns)
-        machine.add(Timed(self.cmos, machine.loop, time.time, 1))
-        machine.add(Timed(self.acpi, machine.loop, time.monotonic_ns, 1e-9))
-        reset = partial(machine.rebooted, "reset by the keyboard controller")
-        self.keyboard = I8042(machine.irq(KEYBOARD_IRQ), machine.irq(MOUSE_IRQ), reset, _keep_a20_open)
-        machine.add(self.keyboard)
-        machine.add(Port92(partial(machine.rebooted, "reset by port 0x92"), _keep_a20_open))
-        bridge = HOST_BRIDGE if machine.rom is None else HOST_BRIDGE_AT_RESET
-        machine.add(PciHost((bridge, ISA_BRIDGE, POWER_MANAGEMENT, *([IDE] if any(machine.disks) else []))))
+    def _add_board(self, signals: Signals, *, has_disks: bool) -> None:
+        board, loop = self._board, self._loop
+        low, *high = (region.size for region in board.memory.regions)
+        self.cmos = Cmos(board.irq(RTC_IRQ), time.time, low, sum(high))
+        self.acpi = AcpiPm(board.irq(SCI_IRQ), signals.powered_off, time.monotonic_ns)
+        board.add(Timed(self.cmos, loop, time.time, 1))
+        board.add(Timed(self.acpi, loop, time.monotonic_ns, 1e-9))
+        reset = partial(signals.rebooted, "reset by the keyboard controller")
+        self.keyboard = I8042(board.irq(KEYBOARD_IRQ), board.irq(MOUSE_IRQ), reset, _keep_a20_open)
+        board.add(self.keyboard)
+        board.add(Port92(partial(signals.rebooted, "reset by port 0x92"), _keep_a20_open))
+        bridge = HOST_BRIDGE if board.rom is None else HOST_BRIDGE_AT_RESET
+        board.add(PciHost((bridge, ISA_BRIDGE, POWER_MANAGEMENT, *([IDE] if has_disks else []))))
         self.vga = Vga(time.monotonic_ns)
-        machine.add(self.vga)
-        machine.add(ResetControl(machine.rebooted))
-        self.fw_cfg = FwCfg(machine.memory.read, machine.memory.write)
-        self.fw_cfg.add_item(FW_CFG_RAM_SIZE, machine.memory.size.to_bytes(8, "little"))
+        board.add(self.vga)
+        board.add(ResetControl(signals.rebooted))
+        self.fw_cfg = FwCfg(board.memory.read, board.memory.write)
+        self.fw_cfg.add_item(FW_CFG_RAM_SIZE, board.memory.size.to_bytes(8, "little"))
         for key in (FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS):
-            self.fw_cfg.add_item(key, len(machine.vcpus).to_bytes(2, "little"))
-        ram = b"".join(_E820_ENTRY.pack(region.gpa, region.size, E820_RAM) for region in machine.memory.regions)
+            self.fw_cfg.add_item(key, len(board.vcpus).to_bytes(2, "little"))
+        ram = b"".join(_E820_ENTRY.pack(region.gpa, region.size, E820_RAM) for region in board.memory.regions)
         self.fw_cfg.add_file("etc/e820", ram)
-        if machine.vga_bios is not None:
-            self.add_vga_bios(machine.vga_bios)
-        machine.add(self.fw_cfg)
+        board.add(self.fw_cfg)
 
     def add_vga_bios(self, image: bytes) -> None:
         """Have the firmware find the VGA BIOS where SeaBIOS looks for it."""
@@ -207,9 +238,9 @@ class Pc:
 
     def _add_uart(self, number: int) -> None:
         base, irq = COM_PORTS[number]
-        console = ConsolePort(self._machine.lock, f"COM{number + 1}")
+        console = ConsolePort(self._lock, f"COM{number + 1}")
         self.consoles.append(console)
-        self._machine.add(Uart16550(console.name, base, self._machine.irq(irq), console))
+        self._board.add(Uart16550(console.name, base, self._board.irq(irq), console))
 
     def _add_disks(self, present: Sequence[Disk | None]) -> None:
         if not any(present):
@@ -219,28 +250,29 @@ class Pc:
         disks = [*present, *[None] * (2 * len(ATA_CHANNELS) - len(present))]
         for number, (base, control, irq) in enumerate(ATA_CHANNELS):
             master, slave = disks[2 * number : 2 * number + 2]
-            line = self._machine.irq(irq)
-            self._machine.add(AtaChannel(f"ATA{number}", base, control, line, master, slave))
+            line = self._board.irq(irq)
+            self._board.add(AtaChannel(f"ATA{number}", base, control, line, master, slave))
 
-    def _add_bios(self) -> None:
-        from .bios.disk import floppy, hard_disk
+    def _add_bios(self, signals: Signals, disks: Sequence[Disk | None], floppy: Disk | None) -> None:
+        from .bios.disk import floppy as floppy_drive
+        from .bios.disk import hard_disk
         from .bios.service import Bios
         from .boot.e820 import memory_map
 
-        machine = self._machine
-        drives = [] if machine.floppy is None else [floppy(0, machine.floppy)]
-        drives += [hard_disk(number, disk) for number, disk in enumerate(filter(None, machine.disks))]
+        board = self._board
+        drives = [] if floppy is None else [floppy_drive(0, floppy)]
+        drives += [hard_disk(number, disk) for number, disk in enumerate(filter(None, disks))]
         self.bios = Bios(
-            machine.memory,
-            machine.ports,
+            board.memory,
+            board.ports,
             drives=drives,
             boot=drives[0].number if drives else 0,
-            memory_map=memory_map(machine.memory),
+            memory_map=memory_map(board.memory),
             output=(self.consoles or [self.debug_console])[0].write,
-            on_reset=machine.rebooted,
-            on_exception=machine.unhandled,
+            on_reset=signals.rebooted,
+            on_exception=signals.unhandled,
         )
-        machine.add(self.bios)
+        board.add(self.bios)
 
     def _add_nic(self, number: int, nic: Nic) -> None:
         from .devices.ne2000 import Ne2000
@@ -250,12 +282,12 @@ class Pc:
         backend, name = nic.backend, f"NIC{number}"
         mac = nic.mac or stable_mac(f"{backend.station}/{name}")
         self.station_addresses.append(mac)
-        self._machine.add(Ne2000(name, base, irq=self._machine.irq(irq), backend=backend, mac=mac))
+        self._board.add(Ne2000(name, base, irq=self._board.irq(irq), backend=backend, mac=mac))
         fd = backend.fileno()
         if fd is not None:
-            self._machine.loop.on_readable(fd, partial(self._poll, backend, fd))
+            self._loop.on_readable(fd, partial(self._poll, backend, fd))
 
     def _poll(self, backend: NetBackend, fd: int) -> None:
         backend.poll()
         if backend.fileno() is None:  # it is dead, and its descriptor would be "readable" for ever
-            self._machine.loop.on_readable(fd, None)
+            self._loop.on_readable(fd, None)

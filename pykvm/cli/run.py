@@ -166,7 +166,7 @@ def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) 
 def run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None = None) -> Outcome:
     """Run the machine with its serial port on this terminal."""
     with machine.lock:
-        terminal = Terminal(machine.serial, machine.loop, machine.request_stop)
+        terminal = Terminal(machine.serial, machine.engine.loop, machine.request_stop)
     try:
         if saver is not None:
             saver.arm(machine)

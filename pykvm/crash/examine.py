@@ -23,8 +23,10 @@ from .cause import (
     first_event,
     unhandled_event,
 )
+from .context import CrashContext
+from .event import CrashKind
+from .places import Places
 from .report import CrashReport, Frame, Place, StackWord, TableEntry, Translated
-from .scene import Kind, Places, Scene
 
 Result = TypeVar("Result")
 
@@ -35,45 +37,45 @@ MAX_FUNCTION = 1 << 14
 STACK_WORDS = 16
 
 
-def examine(scene: Scene) -> CrashReport:
+def examine(context: CrashContext) -> CrashReport:
     """The report. Never raises."""
-    if scene.seen == "lost":  # what the registers say now is not the guest's
+    if context.seen == "lost":  # what the registers say now is not the guest's
         return CrashReport(
-            scene.cause, "", scene.vcpu, "", scene.cpu.registers, scene.cpu.system, b"", None, Place(scene.cpu.pc),
-            seen=scene.seen, notes=list(scene.notes),
+            context.crash.cause, "", context.crash.cpu, "", context.cpu.registers, context.cpu.system, b"", None,
+            Place(context.cpu.pc), seen=context.seen, notes=list(context.notes),
         )  # fmt: skip
-    return _Examiner(scene).report()
+    return _Examiner(context).report()
 
 
 class _Examiner:
-    def __init__(self, scene: Scene) -> None:
-        self.scene, self.cpu = scene, scene.cpu
-        self.notes = list(scene.notes)
-        self.places = Places(scene.symbols)
+    def __init__(self, context: CrashContext) -> None:
+        self.context, self.cpu = context, context.cpu
+        self.notes = list(context.notes)
+        self.places = Places(context.symbols)
 
     def report(self) -> CrashReport:
-        scene, cpu = self.scene, self.cpu
+        context, cpu = self.context, self.cpu
         chain = self.parts("the chain of exceptions", self.chain)
-        code = scene.code or self.part("the instruction", lambda: cpu.peek(cpu.pc, MAX_INSTRUCTION), b"")
+        code = context.crash.code or self.part("the instruction", lambda: cpu.peek(cpu.pc, MAX_INSTRUCTION), b"")
         decoded = self.parts("the instruction", lambda: disassemble(code, cpu.pc, cpu.mode.bits, 1))
         instruction = decoded[0] if decoded else None
         listing = self.parts("the code around it", lambda: self.listing(instruction))
         last = self.parts("the last instructions", self.last)
         place = self.places.place(cpu.pc)
         report = CrashReport(
-            cause=scene.cause,
+            cause=context.crash.cause,
             explanation=self.part("the explanation", lambda: self.explanation(chain, instruction), ""),
-            vcpu=scene.vcpu,
+            vcpu=context.crash.cpu,
             mode=f"{cpu.mode.words}, ring {cpu.mode.ring}",
             registers=cpu.registers,
             system=cpu.system,
             code=code,
             instruction=instruction,
             place=place,
-            seen=scene.seen,
+            seen=context.seen,
             raised=self.parts("the exceptions", lambda: as_data(chain, self.places.place)),
             listing=listing,
-            interrupted=scene.interrupted,
+            interrupted=context.interrupted,
             backtrace=self.parts("the backtrace", self.backtrace),
             translations=self.parts("the page tables", lambda: self.translations(chain)),
             stack=self.parts("the stack", self.stack),
@@ -98,11 +100,11 @@ class _Examiner:
         return self.part(name, make, [])
 
     def chain(self) -> list[Delivery]:
-        if self.scene.kind is Kind.UNHANDLED and self.scene.vector is not None:
-            return [Delivery(unhandled_event(self.cpu, self.scene.vector))]
-        if self.scene.kind is not Kind.TRIPLE_FAULT:
+        if self.context.crash.kind is CrashKind.UNHANDLED and self.context.crash.vector is not None:
+            return [Delivery(unhandled_event(self.cpu, self.context.crash.vector))]
+        if self.context.crash.kind is not CrashKind.TRIPLE_FAULT:
             return []
-        chain = chain_of(self.cpu, first_event(self.cpu, self.scene.in_service))
+        chain = chain_of(self.cpu, first_event(self.cpu, self.context.in_service))
         if not chain:
             self.notes.append(
                 "the instruction raises no exception by itself: an interrupt, or something that is not known"
@@ -110,19 +112,19 @@ class _Examiner:
         return chain
 
     def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
-        scene, cpu = self.scene, self.cpu
-        if scene.kind is Kind.TRIPLE_FAULT:
+        context, cpu = self.context, self.cpu
+        if context.crash.kind is CrashKind.TRIPLE_FAULT:
             sentence = explain_triple_fault(cpu, chain)
             address = chain[0].event.address if chain else None
             symbol = self.places.symbol(address) if address is not None else ""
             return sentence.replace(f" {address:#x},", f" {address:#x} <{symbol}>,", 1) if symbol else sentence
-        if scene.kind is Kind.UNHANDLED and chain:
+        if context.crash.kind is CrashKind.UNHANDLED and chain:
             return explain_unhandled(chain[0].event)
-        if scene.kind is Kind.EMULATION:
-            return explain_emulation(cpu, instruction.text if instruction else "", scene.is_ram)
-        if scene.kind is Kind.ENTRY:
+        if context.crash.kind is CrashKind.EMULATION:
+            return explain_emulation(cpu, instruction.text if instruction else "", context.is_ram)
+        if context.crash.kind is CrashKind.ENTRY:
             return explain_entry(cpu)
-        found = scene.interrupted
+        found = context.interrupted
         if found is not None:
             what = f" (`{found.instruction}`)" if found.instruction else ""
             at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
@@ -158,12 +160,12 @@ class _Examiner:
         return []
 
     def last(self) -> list[Instruction]:
-        return [line for address, code, bits in self.scene.last for line in disassemble(code, address, bits, 1)]
+        return [line for address, code, bits in self.context.last for line in disassemble(code, address, bits, 1)]
 
     # Stack
 
     def backtrace(self) -> list[Frame]:
-        return backtrace(self.cpu, self.places.place, self.places.function, self.scene.interrupted)
+        return backtrace(self.cpu, self.places.place, self.places.function, self.context.interrupted)
 
     def stack(self) -> list[StackWord]:
         cpu = self.cpu

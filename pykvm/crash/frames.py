@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from ..kvm import MpState
 from ..x86.cpu import Cpu
-from ..x86.cpuid import find
 from ..x86.descriptors import NULL_SELECTORS, RPL, Descriptor
-from ..x86.registers import RFLAGS_RESERVED, Registers, SystemRegisters
-from .suspect import FLAGS_ZERO
-
-if TYPE_CHECKING:
-    from ..machine import Machine
+from ..x86.registers import RFLAGS_RESERVED
+from .stack_scan import FLAGS_ZERO
 
 MAX_WORDS = 512
 """Words of the stack that are searched for a frame."""
 
 
-class Frame(NamedTuple):
+class ExceptionFrame(NamedTuple):
     """What the CPU pushed, without the error code, at linear `address`."""
 
     address: int
@@ -30,21 +25,7 @@ class Frame(NamedTuple):
     rsp: int
 
 
-def cpu_of(machine: Machine, registers: Registers, system: SystemRegisters) -> Cpu:
-    """A CPU in that state, with the machine's memory and the width of its physical addresses."""
-    leaf = find(machine.cpuid_in_use, 0x80000008)
-    bits = leaf.eax & 0xFF if leaf is not None else 36
-    return Cpu(registers, system, machine.memory.read, min(max(bits, 32), 52))
-
-
-def halted_cpus(machine: Machine) -> Iterator[tuple[int, Cpu]]:
-    """The CPUs that sleep in HLT, by number."""
-    for vcpu in machine.vcpus:
-        if vcpu.get_mp_state() == MpState.HALTED:
-            yield vcpu.id, cpu_of(machine, vcpu.get_registers(), vcpu.get_system_registers())
-
-
-def frames(cpu: Cpu) -> Iterator[Frame]:
+def frames(cpu: Cpu) -> Iterator[ExceptionFrame]:
     """All that looks like an exception's frame on the stack, from the stack pointer on."""
     if not cpu.protected or cpu.mode.bits == 16:
         return
@@ -68,7 +49,7 @@ def frames(cpu: Cpu) -> Iterator[Frame]:
         if cpu.check_linear(rip, 1, fetch=True, user=ring == 3) is not None:
             continue
         rsp = words[at + 3] if cpu.long else address + 3 * width
-        yield Frame(address, rip, selector, rflags, rsp)
+        yield ExceptionFrame(address, rip, selector, rflags, rsp)
 
 
 def _stack_segment(cpu: Cpu, selector: int) -> bool:

@@ -17,7 +17,7 @@ from ..x86.cpu import Cpu
 from ..x86.descriptors import RPL, TASK_GATE, Descriptor, Gate
 from ..x86.exceptions import BP, WITH_ERROR_CODE, error_code_words, vector_name
 from ..x86.mode import cpu_mode
-from .frames import Frame, frames
+from .frames import ExceptionFrame, frames
 from .report import Interrupted, Place
 
 EXCEPTIONS = 32
@@ -56,7 +56,7 @@ class _Handlers:
         self._steps = 0
         self._decoded: dict[int, Any] = {}
 
-    def leads_here(self, vector: int, frame: Frame) -> bool:
+    def leads_here(self, vector: int, frame: ExceptionFrame) -> bool:
         """Whether the CPU may be in the handler of that exception, which pushed `frame`."""
         cpu, table, size = self._cpu, self._cpu.system.idt, 2 * self._width
         if size * vector + size - 1 > table.limit:
@@ -164,7 +164,7 @@ class _Handlers:
         return start + (source.mem.disp if source.type == x86.X86_OP_MEM else 0)
 
 
-def _describe(cpu: Cpu, frame: Frame, vectors: list[int], place: Callable[[int], Place]) -> Interrupted:
+def _describe(cpu: Cpu, frame: ExceptionFrame, vectors: list[int], place: Callable[[int], Place]) -> Interrupted:
     from ..x86.disasm import MAX_INSTRUCTION, disassemble
     from ..x86.faults import next_event
 

@@ -16,7 +16,7 @@ def back_to_caller(vcpu: VCPU, frame: Call) -> bool:
     Whoever looks at it then sees the moment of the exception, and if it goes on, the exception comes again. False, and
     nothing has changed, if it is in no stub: any program can write to the stubs' port.
     """
-    vcpu.settle()
+    vcpu.complete_access()
     registers, system = vcpu.get_registers(), vcpu.get_system_registers()
     if system.cr0 & CR0_PE or system.cs.base != BASE:
         return False

@@ -16,13 +16,15 @@ step is to let go of that one thread and hold the others.
 from __future__ import annotations
 
 import enum
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ..crash.event import Crash
+from ..engine.engine import Engine
 from ..errors import PykvmError
+from ..kvm.exits import Debug
 from ..kvm.state import MpState
 from ..kvm.vcpu import (
     GUESTDBG_BLOCKIRQ,
@@ -32,7 +34,6 @@ from ..kvm.vcpu import (
     GUESTDBG_USE_SW_BP,
 )
 from ..memory import PAGE_SIZE
-from ..runner import Crash
 from ..x86.paging import Walk, walk
 from ..x86.registers import CR0_PE, EFER_LMA, Registers, SystemRegisters
 from .breakpoints import DEBUG_REGISTERS, EXECUTE, INT3, Breakpoints, Placement, Watch, slots_hit
@@ -41,8 +42,6 @@ from .stepper import EVERYWHERE, Step, Stepper
 
 if TYPE_CHECKING:
     from ..kvm import VCPU
-    from ..machine import Machine
-    from ..runner import Runner
 
 DB = 1
 """The vector of #DB."""
@@ -78,6 +77,14 @@ class DebugError(PykvmError):
     """What was asked of a debugger cannot be done now."""
 
 
+class Machine(Protocol):
+    """What can be debugged."""
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it."""
+
+
 class Control:
     """Takes `machine` over, stopped: before its start, or where it is.
 
@@ -91,7 +98,8 @@ class Control:
         on_event: Callable[[], None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
-        self.machine = machine
+        self.engine = engine = machine.engine
+        self._board, self._gate, self._lock = engine.board, engine.gate, engine.gate.lock
         self.breakpoints = Breakpoints()
         self.block_interrupts = True
         """Whether a CPU that is stepped takes no interrupts meanwhile: needs Linux 5.15 or later."""
@@ -100,21 +108,22 @@ class Control:
         self._on_event = on_event
         self._on_close = on_close
         self._closed = False
-        self._changed = threading.Condition(machine.lock)
+        self._changed = self._lock.condition()
         self._attached = False
-        self._settled = False  # all CPUs are out since the stop, and no INT3 is in RAM
+        self._quiet = False  # all CPUs are out since the stop, and no INT3 is in RAM
         self._touched = False  # the debugger changed registers or memory since the stop
         self._let_end = False  # the run may end as it was about to: the person has seen it
         self._pending: deque[Stop] = deque()  # stops of other CPUs at the same time, to be told one by one
         self._placement = Placement()
         self._actions: Mapping[int, Step | None] = {}  # what the CPUs that were let go were told
+        self._steppers: dict[int, Stepper] = {}  # by CPU: the links of the entry chains that step
         self._watched: dict[Watch, bytes] = {}  # where KVM has no watchpoints: what is there now
         self._stopped_at = 0.0
         self._stopped_time = 0.0
-        self._flags = machine.vm.check_extension("SET_GUEST_DEBUG2")
+        self._flags = self._board.vm.check_extension("SET_GUEST_DEBUG2")
         self.attach()
         try:
-            machine.attach(self)
+            engine.attach(self)
         except PykvmError:
             self.detach()
             raise
@@ -123,7 +132,7 @@ class Control:
 
     def attach(self) -> None:
         """Take the machine over and stop it, if a debugger has let go of it before."""
-        with self.machine.lock:
+        with self._lock:
             if not self._attached:
                 self._attached = True
                 self._let_end = False
@@ -131,7 +140,7 @@ class Control:
 
     def detach(self) -> None:
         """Forget all breakpoints and let the machine run on its own."""
-        with self.machine.lock:
+        with self._lock:
             self.breakpoints.clear()
             if self._attached and self.interrupt() is not None:
                 self._pending.clear()
@@ -140,31 +149,31 @@ class Control:
 
     def close(self) -> None:
         """Let go of the machine for good. May be called twice."""
-        with self.machine.lock:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
         self._on_close()
-        with self.machine.lock:
+        with self._lock:
             self.detach()
-            self.machine.debugger = None
+            self.engine.debugger = None
 
     # Stopping and going on
 
     def interrupt(self) -> Stop | None:
         """Stop the machine, if it runs, and return why it is stopped; None if the run has ended."""
-        with self.machine.lock:
-            if self.stop is None and self.machine.outcome is None:
+        with self._lock:
+            if self.stop is None and self.engine.outcome is None:
                 self._stop(Stop(Why.INTERRUPTED))
-            self._settle()
+            self._quiesce()
             return self.stop
 
     def wait(self, timeout: float | None = None) -> Stop | None:
         """Wait until the machine has stopped; None if the run has ended. TimeoutError after `timeout` seconds."""
-        with self.machine.lock:
-            if not self._changed.wait_for(lambda: self.stop or self.machine.outcome, timeout):
+        with self._lock:
+            if not self._changed.wait_for(lambda: self.stop or self.engine.outcome, timeout):
                 raise TimeoutError(f"the machine still runs after {timeout:g} s")
-            self._settle()
+            self._quiesce()
             return self.stop
 
     def step(self, cpu: int) -> Stop | None:
@@ -179,23 +188,23 @@ class Control:
         crash, or when all CPUs are halted, the run ends now, if registers and memory were left as they were.
         Raises breakpoints.BreakpointError, and stays stopped, if there are too many breakpoints.
         """
-        with self.machine.lock:
+        with self._lock:
             stop = self.require_stopped()
             if self._pending:
                 self.stop = self._pending.popleft()
                 self._tell()
                 return
-            runners = self.machine.runners
+            runners = self.engine.runners
             if actions is None:
                 actions = dict.fromkeys(range(len(runners)))
             self._let_end = stop.why in (Why.CRASHED, Why.HALTED) and not self._touched
             if self._let_end and stop.crash is not None:
-                self.machine.crashed(stop.crash)
-            if self.machine.outcome is None:
+                self.engine.crashed(stop.crash)
+            if self.engine.outcome is None:
                 self._prepare(actions)
-                self.machine.release()
+                self._gate.release()
             self.stop = None
-            self._settled = self._touched = False
+            self._quiet = self._touched = False
             self._stopped_time += time.monotonic() - self._stopped_at
             for cpu, runner in enumerate(runners):
                 runner.held = cpu not in actions
@@ -211,19 +220,28 @@ class Control:
         common = (GUESTDBG_USE_SW_BP if placement.patches else 0) | (GUESTDBG_USE_HW_BP if placement.slots else 0)
         addresses = [slot.address for slot in placement.slots]
         for cpu, action in actions.items():
-            vcpu, runner = self.machine.vcpus[cpu], self.machine.runners[cpu]
-            flags, runner.way_in = common, vcpu
+            vcpu, flags = self._board.vcpus[cpu], common
             if action is not None:
                 # A CPU in HLT waits for nothing but an interrupt.
                 block = self.block_interrupts and vcpu.get_mp_state() != MpState.HALTED
                 flags |= GUESTDBG_SINGLESTEP | (self._flags & GUESTDBG_BLOCKIRQ if block else 0)
-                runner.way_in = Stepper(vcpu, action)
+                self._step(cpu, action)
             elif self._watched:
                 flags |= GUESTDBG_SINGLESTEP
-                runner.way_in = Stepper(vcpu, EVERYWHERE)
+                self._step(cpu, EVERYWHERE)
             vcpu.set_guest_debug(flags and flags | GUESTDBG_ENABLE, addresses, placement.dr7)
         self._placement = placement
-        placement.patch(self.machine.memory)
+        placement.patch(self._board.memory)
+
+    def _step(self, cpu: int, step: Step) -> None:
+        stepper = self._steppers[cpu] = Stepper(self._board.vcpus[cpu], step)
+        self.engine.runners[cpu].entry.push(stepper)
+
+    def _stop_stepping(self) -> None:
+        """With all CPUs out."""
+        for cpu, stepper in self._steppers.items():
+            self.engine.runners[cpu].entry.remove(stepper)
+        self._steppers.clear()
 
     def _place(self, code: bool = True) -> Placement:
         placed = Breakpoints()
@@ -231,7 +249,7 @@ class Control:
             placed.software, placed.hardware = self.breakpoints.software, self.breakpoints.hardware
         if self.breakpoints.watches and data_breakpoints_work():
             placed.watches = self.breakpoints.watches
-        placement = placed.place(self.machine.memory, self._translate, self._free_debug_registers())
+        placement = placed.place(self._board.memory, self._translate, self._free_debug_registers())
         if placement.patches and not self._int3_works():
             placement.missing += placement.patches
             placement.patches.clear()
@@ -239,7 +257,7 @@ class Control:
 
     def _int3_works(self) -> bool:
         """Whether an INT3 stops all CPUs that run, in the mode that each is in."""
-        awake = [vcpu for vcpu in self.machine.vcpus if vcpu.get_mp_state() != MpState.UNINITIALIZED]
+        awake = [vcpu for vcpu in self._board.vcpus if vcpu.get_mp_state() != MpState.UNINITIALIZED]
         return all(int3_works(bool(vcpu.get_system_registers().cr0 & CR0_PE)) for vcpu in awake)
 
     def check_breakpoints(self) -> None:
@@ -250,13 +268,13 @@ class Control:
 
     def _free_debug_registers(self) -> int:
         """How many debug registers may be used where an INT3 would do, too: none if the guest itself uses them."""
-        used = any(vcpu.get_debug_registers().dr7 & DR7_ENABLED for vcpu in self.machine.vcpus)
+        used = any(vcpu.get_debug_registers().dr7 & DR7_ENABLED for vcpu in self._board.vcpus)
         return 0 if used else DEBUG_REGISTERS
 
     def _translate(self, linear: int) -> int | None:
         """Through the page tables of the CPU that stopped, or else of any that maps it."""
         first = self.stop.cpu if self.stop else 0
-        vcpus = self.machine.vcpus
+        vcpus = self._board.vcpus
         for vcpu in (vcpus[first], *vcpus):
             page = vcpu.translate(linear)
             if page.valid:
@@ -271,75 +289,73 @@ class Control:
             return
         self.stop = stop
         self._stopped_at = time.monotonic()
-        self.machine.hold()
+        self._gate.hold()
         self._tell()
 
     def _tell(self) -> None:
         self._changed.notify_all()
         self._on_event()
 
-    def _settle(self) -> None:
+    def _quiesce(self) -> None:
         """After a stop: wait until all CPUs are out, and give RAM back what belongs there."""
-        if self.stop is None or self._settled:
+        if self.stop is None or self._quiet:
             return
-        self.machine.wait_held()
-        if self.stop is not None and not self._settled:  # the lock was free meanwhile
-            self._placement.unpatch(self.machine.memory)
-            self._settled = True
-            for runner in self.machine.runners:
+        self._gate.wait_held()
+        if self.stop is not None and not self._quiet:  # the lock was free meanwhile
+            self._placement.unpatch(self._board.memory)
+            self._quiet = True
+            self._stop_stepping()
+            for runner in self.engine.runners:
                 runner.held = False
-                runner.way_in = runner.vcpu
 
     def require_stopped(self) -> Stop:
         """Why the machine is stopped, once all its CPUs are out of the guest; DebugError if it is not stopped."""
-        self._settle()
+        self._quiesce()
         if self.stop is None:
-            raise DebugError("the run has ended" if self.machine.outcome else "the machine runs: interrupt it first")
+            raise DebugError("the run has ended" if self.engine.outcome else "the machine runs: interrupt it first")
         return self.stop
 
     def _stopped(self, cpu: int) -> VCPU:
         """A CPU whose state holds still: KVM would make whoever asks a running one wait until it comes out."""
-        with self.machine.lock:
+        with self._lock:
             self.require_stopped()
-        return self.machine.vcpus[cpu]
+        return self._board.vcpus[cpu]
 
-    # What the machine says (machine.Debugger)
+    # What the engine says (engine.Debugger)
 
-    def debug_exit(self, runner: Runner) -> None:
+    def debug_exit(self, cpu: int, left: Debug) -> None:
         """KVM_EXIT_DEBUG, or what a `Stepper` made of another exit."""
-        stepper = runner.way_in if isinstance(runner.way_in, Stepper) else None
-        cpu = runner.vcpu.id
+        stepper, vcpu = self._steppers.get(cpu), self._board.vcpus[cpu]
         if stepper is not None and stepper.take_done():
             self._stepped(stepper, cpu)
             return
-        exception, pc, dr6 = runner.vcpu.debug_exit()
-        if exception == BP:
-            if pc in self._placement.patches:
-                self._stop(Stop(Why.BREAKPOINT, cpu, pc))
+        if left.exception == BP:
+            if left.pc in self._placement.patches:
+                self._stop(Stop(Why.BREAKPOINT, cpu, left.pc))
             else:
-                _inject(runner.vcpu, BP)
+                _inject(vcpu, BP)
             return
-        for slot in slots_hit(self._placement.slots, dr6):
+        for slot in slots_hit(self._placement.slots, left.dr6):
             if slot.kind == EXECUTE:
                 self._stop(Stop(Why.BREAKPOINT, cpu, slot.address))
             elif slot.watch is not None:
                 self._stop(Stop(Why.WATCHPOINT, cpu, slot.watch.address, access=slot.watch.access))
             return
-        if stepper is not None and dr6 & DR6_BS:
+        if stepper is not None and left.dr6 & DR6_BS:
             self._stepped(stepper, cpu)
         elif self._attached and self.stop is None:
-            debug = runner.vcpu.get_debug_registers()
-            debug.dr6 = debug.dr6 & ~DR6_STATUS | dr6 & DR6_STATUS
-            runner.vcpu.set_debug_registers(debug)
-            _inject(runner.vcpu, DB)
+            debug = vcpu.get_debug_registers()
+            debug.dr6 = debug.dr6 & ~DR6_STATUS | left.dr6 & DR6_STATUS
+            vcpu.set_debug_registers(debug)
+            _inject(vcpu, DB)
 
     def _content(self, watch: Watch) -> bytes:
-        return self.machine.read_linear(watch.address, watch.size, self.stop.cpu if self.stop else 0)
+        return self._board.read_linear(watch.address, watch.size, self.stop.cpu if self.stop else 0)
 
     def _stepped(self, stepper: Stepper, cpu: int) -> None:
-        pc = _pc(self.machine.vcpus[cpu])
+        pc = _pc(self._board.vcpus[cpu])
         for watch, before in self._watched.items():
-            now = self.machine.read_linear(watch.address, watch.size, cpu)
+            now = self._board.read_linear(watch.address, watch.size, cpu)
             if now != before:
                 self._watched[watch] = now
                 self._stop(Stop(Why.WATCHPOINT, cpu, watch.address))
@@ -356,7 +372,7 @@ class Control:
         """A CPU cannot go on. Where KVM does not report INT3 but fails to emulate it, this is a breakpoint."""
         if not self._attached or self._let_end:
             return False
-        pc = _pc(self.machine.vcpus[crash.cpu])
+        pc = _pc(self._board.vcpus[crash.cpu])
         if pc in self._placement.patches and (not crash.code or crash.code.startswith(INT3)):
             self._stop(Stop(Why.BREAKPOINT, crash.cpu, pc))
         else:
@@ -375,13 +391,14 @@ class Control:
         """The machine has been reset: CPUs that run meet the breakpoints after it, too."""
         self._touched = True
         if self.stop is None:
-            self._placement.unpatch(self.machine.memory)
+            self._placement.unpatch(self._board.memory)
+            self._stop_stepping()
             self._prepare(self._actions)
 
     def ended(self) -> None:
         """The run has ended; what is in RAM now is the guest's again."""
-        if not self._settled:
-            self._placement.unpatch(self.machine.memory)
+        if not self._quiet:
+            self._placement.unpatch(self._board.memory)
         self.stop = None
         self._tell()
 
@@ -397,7 +414,7 @@ class Control:
 
     def set_registers(self, cpu: int, registers: Registers) -> None:
         """Set them. A CPU that sleeps in HLT wakes up if RIP changes."""
-        with self.machine.lock:
+        with self._lock:
             vcpu = self._stopped(cpu)
             if vcpu.get_registers().rip != registers.rip and vcpu.get_mp_state() == MpState.HALTED:
                 vcpu.set_mp_state(MpState.RUNNABLE)
@@ -410,17 +427,17 @@ class Control:
 
     def set_system_registers(self, cpu: int, system: SystemRegisters) -> None:
         """Set them; KvmError for a state that cannot be."""
-        with self.machine.lock:
+        with self._lock:
             self._stopped(cpu).set_system_registers(system)
             self._touched = True
 
     def xsave(self, cpu: int) -> bytes:
         """The XSAVE area: x87, SSE and whatever else the CPU has."""
-        return self._stopped(cpu).get_xsave(self.machine.vm.check_extension("XSAVE2"))
+        return self._stopped(cpu).get_xsave(self._board.vm.check_extension("XSAVE2"))
 
     def set_xsave(self, cpu: int, area: bytes) -> None:
         """Set it; KvmError for a state that cannot be."""
-        with self.machine.lock:
+        with self._lock:
             self._stopped(cpu).set_xsave(area)
             self._touched = True
 
@@ -430,7 +447,7 @@ class Control:
 
     def set_msr(self, cpu: int, index: int, value: int) -> None:
         """Set it; KvmError for a value that cannot be."""
-        with self.machine.lock:
+        with self._lock:
             self._stopped(cpu).set_msrs({index: value})
             self._touched = True
 
@@ -440,46 +457,46 @@ class Control:
 
     def walk(self, cpu: int, linear: int) -> Walk:
         """How that CPU translates a linear address, step by step."""
-        return walk(self.machine.memory.read, self.system_registers(cpu), linear)
+        return walk(self._board.memory.read, self.system_registers(cpu), linear)
 
     def read(self, cpu: int, linear: int, size: int) -> bytes:
         """At most `size` bytes as that CPU maps them; fewer, or none, where RAM or the mapping ends."""
-        with self.machine.lock:
+        with self._lock:
             self.require_stopped()
-            return self.machine.read_linear(linear, size, cpu)
+            return self._board.read_linear(linear, size, cpu)
 
     def write(self, cpu: int, linear: int, data: bytes) -> None:
         """Write through that CPU's page tables, even to read-only pages; nothing is written if any byte cannot be."""
-        with self.machine.lock:
+        with self._lock:
             self.require_stopped()
             parts, at = [], 0
             while at < len(data):
                 address = linear + at & (1 << 64) - 1
                 size = min(len(data) - at, PAGE_SIZE - address % PAGE_SIZE)
-                page = self.machine.vcpus[cpu].translate(address)
+                page = self._board.vcpus[cpu].translate(address)
                 if not page.valid:
                     raise DebugError(f"linear {address:#x} is not mapped")
-                self.machine.memory.offset(page.physical, size)
+                self._board.memory.offset(page.physical, size)
                 parts.append((page.physical, data[at : at + size]))
                 at += size
             for gpa, part in parts:
-                self.machine.memory.write(gpa, part)
+                self._board.memory.write(gpa, part)
             self._touched = True
 
     def read_physical(self, gpa: int, size: int) -> bytes:
         """At most `size` bytes of RAM from a guest physical address on; fewer, or none, where RAM ends."""
-        with self.machine.lock:
+        with self._lock:
             self.require_stopped()
-            for region in self.machine.memory.regions:
+            for region in self._board.memory.regions:
                 if region.gpa <= gpa < region.gpa + region.size:
-                    return self.machine.memory.read(gpa, min(size, region.gpa + region.size - gpa))
+                    return self._board.memory.read(gpa, min(size, region.gpa + region.size - gpa))
             return b""
 
     def write_physical(self, gpa: int, data: bytes) -> None:
         """Write to RAM; memory.GuestMemoryError if that is not RAM."""
-        with self.machine.lock:
+        with self._lock:
             self.require_stopped()
-            self.machine.memory.write(gpa, data)
+            self._board.memory.write(gpa, data)
             self._touched = True
 
 

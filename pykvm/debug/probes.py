@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_USE_HW_BP, GUESTDBG_USE_SW_BP, Exit
+from ..kvm.exits import Exit
+from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_USE_HW_BP, GUESTDBG_USE_SW_BP
 from ..machine import Machine
 from .breakpoints import INT3, WRITE, Placement, Slot
 
@@ -18,8 +19,8 @@ def data_breakpoints_work() -> bool:
     code = bytes.fromhex("a20005 e6f4")  # mov [0x500], al; out 0xf4, al
     with Machine(code, memory="1M", format="flat", mode=16) as machine:
         placement = Placement([Slot(0x500, WRITE)])
-        machine.vcpus[0].set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_USE_HW_BP, [0x500], placement.dr7)
-        return machine.vcpus[0].enter() == Exit.DEBUG
+        machine.engine.board.vcpus[0].set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_USE_HW_BP, [0x500], placement.dr7)
+        return machine.engine.board.vcpus[0].enter() == Exit.DEBUG
 
 
 @cache
@@ -29,5 +30,5 @@ def int3_works(protected: bool) -> bool:
     with Machine(code, memory="1M", format="flat", mode=64 if protected else 16, load=0x7C00, entry=0x7C00) as machine:
         if not protected:
             machine.memory.write_int(4 * BP, 4, 0x7C01)
-        machine.vcpus[0].set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_USE_SW_BP)
-        return machine.vcpus[0].enter() in (Exit.DEBUG, Exit.INTERNAL_ERROR)
+        machine.engine.board.vcpus[0].set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_USE_SW_BP)
+        return machine.engine.board.vcpus[0].enter() in (Exit.DEBUG, Exit.INTERNAL_ERROR)

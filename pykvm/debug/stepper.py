@@ -1,4 +1,4 @@
-"""Single steps: a vCPU's way into the guest that comes back after each instruction, whatever the instruction does."""
+"""Single steps: a link of the entry chain that comes back after each instruction, whatever the instruction does."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from ..engine.entry import Link, Rank
 from ..kvm import VCPU
-from ..kvm.vcpu import Exit
+from ..kvm.exits import Exit
 
 
 class Step(NamedTuple):
@@ -22,13 +23,15 @@ EVERYWHERE = Step(0, 1 << 64)
 """A step that goes on for ever."""
 
 
-class Stepper:
-    """A vCPU's way in while it is stepped. The vCPU's thread alone calls `enter` and `enter_answering`.
+class Stepper(Link):
+    """The innermost link while a vCPU is stepped. The vCPU's thread alone calls `enter` and `enter_answering`.
 
     An instruction that leaves the guest half-way (port, MMIO or MSR access) is finished by KVM at the next KVM_RUN, and
     not every KVM reports a single step then: it may execute another instruction first. So the access is finished with
     `immediate_exit` set, and if RIP has moved, the step is done.
     """
+
+    rank = Rank.STEP
 
     def __init__(self, vcpu: VCPU, step: Step) -> None:
         self.step = step
@@ -42,7 +45,7 @@ class Stepper:
         self._whole = True  # no access is half-way
 
     def finish(self) -> None:
-        """The step is over: from now on this is the vCPU's own way in."""
+        """The step is over: from now on this link does nothing."""
         self._finished = True
 
     def take_done(self) -> bool:
@@ -53,15 +56,15 @@ class Stepper:
     def enter(self) -> int:
         """As `VCPU.enter`."""
         if self._finished:
-            return self._vcpu.enter()
+            return self.inner.enter()
         if self._whole:
             self._whole = False
-            return self._vcpu.enter()
-        return self._complete(self._vcpu.enter)
+            return self.inner.enter()
+        return self._complete(self.inner.enter)
 
     def enter_answering(self, value: int) -> int:
         """As `VCPU.enter_answering`."""
-        return self._complete(partial(self._vcpu.enter_answering, value))
+        return self._complete(partial(self.inner.enter_answering, value))
 
     def _complete(self, enter: Callable[[], int]) -> int:
         self._vcpu.immediate_exit(True)

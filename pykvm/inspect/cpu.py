@@ -27,7 +27,7 @@ class CpuState:
 
 def cpu_state(machine: Machine, cpu: int = 0) -> CpuState:
     """The state of CPU number `cpu`."""
-    vcpu = machine.vcpus[cpu]
+    vcpu = machine.engine.board.vcpus[cpu]
     registers, system = vcpu.get_registers(), vcpu.get_system_registers()
     # The walk is ours: KVM's own would set accessed bits in the guest's page tables.
     seen = Cpu(registers, system, machine.memory.read)

@@ -48,7 +48,7 @@ def device_states(machine: Machine) -> list[DeviceState]:
     """All devices of the machine, in the order in which they were added."""
     result = []
     with machine.lock:
-        for device in (*machine.ports.devices, *machine.mmio.devices):
+        for device in machine.engine.board.devices:
             spans = device.ports or device.mmio
             state = DeviceState(device.name or type(device).__name__, [(span.base, span.end - 1) for span in spans])
             for name, value in _flat(device.save()):
@@ -74,13 +74,13 @@ def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Value]]:
 
 def chip_states(machine: Machine) -> list[DeviceState]:
     """The two 8259A, the IOAPIC, the 8254 and each CPU's local APIC, which are in the kernel."""
-    master, slave = chips.pics(machine.vm)
+    master, slave = chips.pics(machine.engine.board.vm)
     return [
         DeviceState("PIC1", [(0x20, 0x21)], dict(master._asdict())),
         DeviceState("PIC2", [(0xA0, 0xA1)], dict(slave._asdict())),
-        _ioapic(chips.ioapic(machine.vm)),
-        _pit(chips.pit_counters(machine.vm)),
-        *map(_lapic, machine.vcpus),
+        _ioapic(chips.ioapic(machine.engine.board.vm)),
+        _pit(chips.pit_counters(machine.engine.board.vm)),
+        *map(_lapic, machine.engine.board.vcpus),
     ]
 
 

@@ -59,7 +59,7 @@ class DescriptorTables:
 
 def descriptor_tables(machine: Machine, cpu: int = 0) -> DescriptorTables:
     """The tables of CPU number `cpu`. What cannot be read is named in the parts' `problem`, never raised."""
-    vcpu = machine.vcpus[cpu]
+    vcpu = machine.engine.board.vcpus[cpu]
     system = vcpu.get_system_registers()
     read = Cpu(vcpu.get_registers(), system, machine.memory.read).peek
     long_mode = bool(system.efer & EFER_LMA)
@@ -78,7 +78,7 @@ def descriptor_tables(machine: Machine, cpu: int = 0) -> DescriptorTables:
 
 def page_tables(machine: Machine, cpu: int = 0) -> PageMap:
     """What the page tables of CPU number `cpu` map."""
-    return page_map(machine.memory.read, machine.vcpus[cpu].get_system_registers())
+    return page_map(machine.memory.read, machine.engine.board.vcpus[cpu].get_system_registers())
 
 
 def _task(read: Callable[[int, int], bytes], system: SystemRegisters) -> TaskState:

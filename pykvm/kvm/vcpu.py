@@ -7,49 +7,20 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 
-from ..typed import Any, Final, NamedTuple
+from ..typed import Any, NamedTuple
 from ..x86.cpuid import CpuidEntry
 from ..x86.registers import EFER_LMA, Registers, Segment, SystemRegisters, Table
 from ._kvm import ffi, lib
 from .descriptor import Descriptor
 from .errors import KvmError
+from .exits import Exit, VcpuExit, decode
 from .state import DebugRegisters, MpState, Translation, VcpuEvents
-
-PIO = lib.PYKVM_PIO
-"""A result of `VCPU.enter` from here on is a port access; shim.c has its bits."""
 
 GUESTDBG_ENABLE = lib.KVM_GUESTDBG_ENABLE
 GUESTDBG_SINGLESTEP = lib.KVM_GUESTDBG_SINGLESTEP
 GUESTDBG_USE_SW_BP = lib.KVM_GUESTDBG_USE_SW_BP
 GUESTDBG_USE_HW_BP = lib.KVM_GUESTDBG_USE_HW_BP
 GUESTDBG_BLOCKIRQ = lib.KVM_GUESTDBG_BLOCKIRQ
-
-
-class Exit:
-    """The exit reasons that are served here, by their names in <linux/kvm.h>."""
-
-    DEBUG: Final[int] = lib.KVM_EXIT_DEBUG
-    FAIL_ENTRY: Final[int] = lib.KVM_EXIT_FAIL_ENTRY
-    INTERNAL_ERROR: Final[int] = lib.KVM_EXIT_INTERNAL_ERROR
-    INTR: Final[int] = lib.KVM_EXIT_INTR
-    IO: Final[int] = lib.KVM_EXIT_IO
-    MMIO: Final[int] = lib.KVM_EXIT_MMIO
-    SHUTDOWN: Final[int] = lib.KVM_EXIT_SHUTDOWN
-    SYSTEM_EVENT: Final[int] = lib.KVM_EXIT_SYSTEM_EVENT
-    UNKNOWN: Final[int] = lib.KVM_EXIT_UNKNOWN
-    RDMSR: Final[int] = lib.KVM_EXIT_X86_RDMSR
-    WRMSR: Final[int] = lib.KVM_EXIT_X86_WRMSR
-
-
-def exit_name(reason: int) -> str:
-    """An exit reason's name without the prefix, or the number itself where <linux/kvm.h> had none."""
-    names = (name for name in dir(lib) if name.startswith("KVM_EXIT_") and name != "KVM_EXIT_IO_OUT")
-    return next((name.removeprefix("KVM_EXIT_") for name in names if getattr(lib, name) == reason), str(reason))
-
-
-INTERNAL_ERROR_EMULATION: Final[int] = lib.KVM_INTERNAL_ERROR_EMULATION
-SYSTEM_EVENT_SHUTDOWN: Final[int] = lib.KVM_SYSTEM_EVENT_SHUTDOWN
-SYSTEM_EVENT_RESET: Final[int] = lib.KVM_SYSTEM_EVENT_RESET
 
 
 class Position(NamedTuple):
@@ -137,7 +108,7 @@ class VCPU(Descriptor):
         """Have the next KVM_RUN finish what is pending and return EINTR without entering the guest. Any thread may."""
         self.run.immediate_exit = on
 
-    def settle(self) -> None:
+    def complete_access(self) -> None:
         """Finish a port, MMIO or MSR access that the last exit left pending, so that the state can be read or changed.
 
         The guest executes nothing more.
@@ -161,67 +132,30 @@ class VCPU(Descriptor):
     def take_timers(self) -> None:
         """Have interrupts of KVM's timers that came since the last KVM_RUN arrive at the local APIC.
 
-        After `settle`; the guest executes nothing. Until the next KVM_RUN they are nowhere in the state otherwise.
+        After `complete_access`; the guest executes nothing. Until the next KVM_RUN they are nowhere in the state
+        otherwise.
         """
         prepare_kick(signal.SIGRTMIN)
         if lib.pykvm_take_timers(self.fd, self.run, signal.SIGRTMIN) < 0:
             raise KvmError("KVM_RUN", ffi.errno, "it was to return for a signal")
 
-    def pio_block(self) -> tuple[int, int, int, bool, Any]:
-        """The string I/O exit's (port, size in bytes, count, whether output, buffer of size * count bytes)."""
-        io = self.run.io
-        data = ffi.buffer(ffi.cast("char *", self.run) + io.data_offset, io.size * io.count)
-        return io.port, io.size, io.count, io.direction == lib.KVM_EXIT_IO_OUT, data
-
-    def mmio(self) -> tuple[int, int, int, bool]:
-        """The MMIO exit's (guest physical address, size in bytes, value if written, whether written)."""
-        access = self.run.mmio
-        return (
-            access.phys_addr,
-            access.len,
-            int.from_bytes(ffi.buffer(access.data, access.len), "little"),
-            bool(access.is_write),
-        )
+    def decode_exit(self, result: int) -> VcpuExit:
+        """What the exit is about for which `enter` has just returned `result`, which is not negative."""
+        return decode(self.run, result)
 
     def answer_mmio(self, size: int, value: int) -> None:
         """What the guest's MMIO read yields."""
         ffi.buffer(self.run.mmio.data, size)[:] = value.to_bytes(size, "little")
-
-    def msr(self) -> tuple[int, int]:
-        """The MSR exit's (index, value if written)."""
-        return self.run.msr.index, self.run.msr.data
 
     def answer_msr(self, value: int | None) -> None:
         """What the guest's RDMSR yields (any number for a WRMSR); None gives the guest #GP."""
         self.run.msr.error = value is None
         self.run.msr.data = value or 0
 
-    def entry_failure(self) -> int:
-        """The hardware's reason in a KVM_EXIT_FAIL_ENTRY."""
-        result: int = self.run.fail_entry.hardware_entry_failure_reason
-        return result
-
-    def system_event(self) -> int:
-        """The type in a KVM_EXIT_SYSTEM_EVENT."""
-        result: int = lib.pykvm_system_event_type(self.run)
-        return result
-
-    def internal_error(self) -> tuple[int, list[int]]:
-        """The suberror of a KVM_EXIT_INTERNAL_ERROR and its data words."""
-        internal = self.run.internal
-        return internal.suberror, list(internal.data[0 : min(internal.ndata, 16)])
-
-    def failed_instruction(self) -> bytes:
-        """The instruction bytes that a KVM_INTERNAL_ERROR_EMULATION carries, or b"" if it has none."""
-        internal = self.run.internal
-        if (
-            internal.suberror != lib.KVM_INTERNAL_ERROR_EMULATION
-            or internal.ndata < 3
-            or not internal.data[0] & lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
-        ):
-            return b""
-        raw = bytes(ffi.buffer(ffi.addressof(internal, "data"), 24))[8:]
-        return raw[1 : 1 + min(raw[0], 15)]
+    def msr_answer(self) -> int | None:
+        """What `answer_msr` was given last."""
+        value: int = self.run.msr.data
+        return None if self.run.msr.error else value
 
     # Registers
 
@@ -406,16 +340,16 @@ class VCPU(Descriptor):
         box.arch.debugreg[7] = dr7
         self.ioctl("KVM_SET_GUEST_DEBUG", box)
 
-    def debug_exit(self) -> tuple[int, int, int]:
-        """The KVM_EXIT_DEBUG's (exception: 1 for #DB, 3 for #BP; linear RIP; DR6)."""
-        arch = self.run.debug.arch
-        return arch.exception, arch.pc, arch.dr6
-
     def translate(self, linear: int) -> Translation:
         """Walk the vCPU's page tables for a linear address."""
         box = ffi.new("struct kvm_translation *", {"linear_address": linear})
         self.ioctl("KVM_TRANSLATE", box)
         return Translation(box.physical_address, bool(box.valid), bool(box.writeable), bool(box.usermode))
+
+    def physical(self, linear: int) -> int | None:
+        """The guest physical address of a linear one; None if it is not mapped."""
+        page = self.translate(linear)
+        return page.physical if page.valid else None
 
     # Events and time
 

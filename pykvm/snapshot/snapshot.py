@@ -126,7 +126,6 @@ class Snapshot:
         try:
             if firmware is not None and firmware.vga_bios is not None:
                 machine.vga_bios = firmware.vga_bios
-                machine.pc.add_vga_bios(firmware.vga_bios)
             if prepare is not None:
                 prepare(machine)
             machine.timeline.begin(self)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from ..console.port import ConsolePort
+from ..engine.engine import Engine
+from ..engine.entry import Link, Rank
 from ..errors import ConfigError
 from .snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from ..machine import Machine
-    from ..runner import WayIn
+from .timeline import Timeline
 
 Use = Callable[[Snapshot], object]
 
@@ -40,38 +40,48 @@ class Moment:
         return cls(text=spec.encode())
 
 
-def snapshot_at(machine: Machine, moment: Moment, use: Use) -> None:
+class Guest(Protocol):
+    """What is watched: a machine."""
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it."""
+
+    @property
+    def serial(self) -> ConsolePort:
+        """COM1."""
+
+    @property
+    def timeline(self) -> Timeline:
+        """Its snapshots."""
+
+
+def snapshot_at(machine: Guest, moment: Moment, use: Use) -> None:
     """Have `use` called with a snapshot at that moment of the run, once. Before the start, with the lock held.
 
     `use` is called with the lock held and all vCPUs out of the guest: it may save the snapshot or end the run. What it
     raises ends the run.
     """
-    call_at(machine, moment, lambda: use(machine.timeline.take("warn")))
+
+    def take() -> None:
+        use(machine.timeline.take("warn"))
+
+    call_at(machine, moment, take)
 
 
-def call_at(machine: Machine, moment: Moment, callback: Callable[[], object]) -> None:
+def call_at(machine: Guest, moment: Moment, callback: Callable[[], None]) -> None:
     """The same without a snapshot."""
-
-    def call() -> None:
-        for runner in machine.runners:
-            if isinstance(runner.way_in, _CountingWayIn):
-                runner.way_in = runner.way_in.inner
-        callback()
-
-    reached = partial(machine.at_rest, call)
     if moment.text is None:
-        counter = _Counter(moment.exits, machine, reached)
-        for runner in machine.runners:
-            runner.way_in = _CountingWayIn(runner.way_in, counter)
+        _Countdown(machine.engine, moment.exits, callback)
     else:
-        _Listener(machine, moment.text, reached)
+        _Listener(machine.serial, moment.text, partial(machine.engine.gate.at_rest, callback))
 
 
 class _Listener:
     """Between the serial port and whoever shows its output, until the text has come."""
 
-    def __init__(self, machine: Machine, text: bytes, reached: Callable[[], None]) -> None:
-        self._port = machine.serial
+    def __init__(self, port: ConsolePort, text: bytes, reached: Callable[[], None]) -> None:
+        self._port = port
         self._text = text
         self._reached = reached
         self._next = self._port.sink
@@ -89,28 +99,46 @@ class _Listener:
             self._seen = self._seen[-len(self._text) :]
 
 
-class _Counter:
+class _Countdown:
     """Counts down the exits of all CPUs."""
 
-    def __init__(self, left: int, machine: Machine, reached: Callable[[], None]) -> None:
-        self._left = left
-        self._machine = machine
-        self._reached = reached
+    def __init__(self, engine: Engine, exits: int, callback: Callable[[], None]) -> None:
+        self._left = exits
+        self._lock, self._gate = engine.gate.lock.inner, engine.gate
+        self._callback = callback
+        self._counters = [(runner.entry, _Counter(self.count)) for runner in engine.runners]
+        for entry, counter in self._counters:
+            entry.push(counter)
 
-    def count(self, result: int) -> int:
+    def count(self) -> None:
+        """One more exit, in the thread of its vCPU."""
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._gate.at_rest(self._reached)
+
+    def _reached(self) -> None:
+        for entry, counter in self._counters:
+            entry.remove(counter)
+        self._callback()
+
+
+class _Counter(Link):
+    """Counts the exits of one vCPU."""
+
+    rank = Rank.COUNT
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._count = count
+
+    def enter(self) -> int:
+        result = self.inner.enter()
         if result >= 0:
-            with self._machine.lock:
-                self._left -= 1
-                if self._left == 0:
-                    self._reached()
+            self._count()
         return result
 
-
-class _CountingWayIn:
-    """Enters the guest as `way_in` does, and counts the exits."""
-
-    def __init__(self, way_in: WayIn, counter: _Counter) -> None:
-        self.inner = way_in
-        enter, answering, count = way_in.enter, way_in.enter_answering, counter.count
-        self.enter: Callable[[], int] = lambda: count(enter())
-        self.enter_answering: Callable[[int], int] = lambda value: count(answering(value))
+    def enter_answering(self, value: int) -> int:
+        result = self.inner.enter_answering(value)
+        if result >= 0:
+            self._count()
+        return result

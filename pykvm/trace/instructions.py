@@ -18,8 +18,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..engine.entry import Link, Rank
+from ..errors import ConfigError
 from ..kvm import VCPU
-from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, PIO, Exit, Position
+from ..kvm.exits import PIO, Exit
+from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, Position
 from ..machine import Machine
 from ..x86.registers import EFER_LMA
 from .event import Event, Site
@@ -27,7 +30,7 @@ from .sites import OTHER, Sites
 from .tracer import Filter, Outlet
 
 if TYPE_CHECKING:
-    from ..runner import Runner, WayIn
+    from ..engine.runner import Runner
 
 Executed = Callable[[VCPU, Position], object]
 
@@ -44,8 +47,11 @@ class InstructionTracer:
     """
 
     def __init__(self, machine: Machine, executed: Executed, executing: Executed | None = None) -> None:
-        machine.system.require("SYNC_REGS", "SET_GUEST_DEBUG")
-        for runner in machine.runners:
+        engine = machine.engine
+        engine.board.system.require("SYNC_REGS", "SET_GUEST_DEBUG")
+        if engine.debugger is not None:
+            raise ConfigError("a debugger has the CPUs' single step: instructions are traced without one")
+        for runner in engine.runners:
             _Steps(runner, executed, executing)
 
 
@@ -57,7 +63,7 @@ class InstructionEvents:
         self._filter = filter
         self._sites = Sites(machine, lines)
         self._began = 0
-        self._next: list[Site | None] = [None] * len(machine.vcpus)
+        self._next: list[Site | None] = [None] * len(machine.engine.runners)
         InstructionTracer(machine, self._executed, self._executing)
 
     def _executing(self, vcpu: VCPU, position: Position) -> None:
@@ -73,29 +79,30 @@ class InstructionEvents:
             self._outlet.emit(Event(0, time.perf_counter_ns() - self._began, vcpu.id, "instruction", site))
 
 
-class _Steps:
-    """The way into the guest of one vCPU that is stepped. Used by its thread alone."""
+class _Steps(Link):
+    """The innermost link of one vCPU that is stepped. Used by its thread alone."""
+
+    rank = Rank.STEP
 
     def __init__(self, runner: Runner, executed: Executed, executing: Executed | None) -> None:
         self._vcpu = runner.vcpu
-        self._inner: WayIn = runner.way_in
         self._executed = executed
         self._executing = executing
         self._half_way = False
-        runner.way_in = self
+        runner.entry.push(self)
         self._vcpu.share_registers()
         self._vcpu.set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_SINGLESTEP)
         self._position = _first_position(self._vcpu)
 
     def enter(self) -> int:
         if self._half_way:
-            return self._finish(self._inner.enter)
+            return self._finish(self.inner.enter)
         vcpu = self._vcpu
         while True:
             position = self._position
             if self._executing is not None:
                 self._executing(vcpu, position)
-            result = self._inner.enter()
+            result = self.inner.enter()
             self._position = vcpu.position()
             if result < 0:
                 return result
@@ -105,7 +112,7 @@ class _Steps:
                 return result
 
     def enter_answering(self, value: int) -> int:
-        return self._finish(partial(self._inner.enter_answering, value))
+        return self._finish(partial(self.inner.enter_answering, value))
 
     def _finish(self, enter: Callable[[], int]) -> int:
         self._vcpu.immediate_exit(True)

@@ -45,7 +45,7 @@ class Sites:
     """The places in `machine` that its vCPUs have left the guest at; with their source `lines` if that is asked."""
 
     def __init__(self, machine: Machine, lines: bool = False) -> None:
-        self._machine = machine
+        self._memory = machine.memory
         self._symbols = machine.symbols
         self._known: dict[tuple[Position, str, int], _Known] = {}
         self._reading = threading.Lock()  # several vCPUs' threads read symbols and lines, which are not made for it
@@ -57,10 +57,10 @@ class Sites:
         """The site of an exit of `vcpu` that is at `position`. `size` is that of the access, in bytes."""
         key = (position, kind, port if kind == OUTPUT else size)
         known = self._known.get(key)
-        if known is not None and self._machine.memory.map[known.at : known.at + len(known.code)] == known.code:
+        if known is not None and self._memory.map[known.at : known.at + len(known.code)] == known.code:
             return known.site
         # The walk is ours: KVM's own would set accessed bits in the guest's page tables.
-        cpu = Cpu(Registers(), vcpu.get_system_registers(), self._machine.memory.read)
+        cpu = Cpu(Registers(), vcpu.get_system_registers(), self._memory.read)
         instruction = self._look(cpu, position, kind, size, port)
         if instruction is None:
             return self.site(position.linear, b"", "")
@@ -71,7 +71,7 @@ class Sites:
                 self._known.clear()
             code = site.code[: PAGE_SIZE - physical % PAGE_SIZE]
             with suppress(GuestMemoryError):  # code in a ROM that is no RAM
-                self._known[key] = _Known(self._machine.memory.offset(physical, len(code)), code, site)
+                self._known[key] = _Known(self._memory.offset(physical, len(code)), code, site)
         return site
 
     def site(self, address: int, code: bytes, text: str) -> Site:
@@ -136,7 +136,7 @@ def out_moves_rip() -> bool:
     """Whether this machine's KVM leaves RIP past an `out` that left the guest: found by trying it."""
     code = bytes.fromhex("e680 f4")  # out 0x80, al; hlt
     with Machine(code, memory="4M", format="flat", mode=64) as machine:
-        vcpu = machine.vcpus[0]
+        vcpu = machine.engine.board.vcpus[0]
         before = vcpu.get_registers().rip
         vcpu.enter()
         return vcpu.get_registers().rip != before

@@ -1,8 +1,8 @@
 """Watches the exits of a machine's vCPUs from the guest.
 
-A vCPU's thread enters the guest through `Runner.way_in`. A tracer puts its own way in there before the start, which
-takes the time around KVM_RUN and looks at each exit on its way to the loop that serves it: the loop itself knows
-nothing of tracing, and a machine that is not traced runs the very same code as without this module.
+A vCPU's thread enters the guest through its entry chain (`engine.entry`). A tracer puts a link of its own into that
+before the start, which takes the time around KVM_RUN and looks at each exit on its way to the loop that serves it: the
+loop itself knows nothing of tracing, and a machine that is not traced runs the very same code as without this module.
 
     tracer = Tracer(machine, [lambda event: print(event.what)])
     machine.run()
@@ -21,18 +21,30 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..engine.entry import Link, Rank
+from ..kvm.exits import (
+    INTERNAL_ERROR_EMULATION,
+    Debug,
+    FailedEntry,
+    InternalError,
+    Mmio,
+    MsrAccess,
+    OtherExit,
+    PortAccess,
+    PortBlock,
+    Shutdown,
+    SystemEvent,
+    VcpuExit,
+)
 from ..kvm.stats import statistics
-from ..kvm.vcpu import INTERNAL_ERROR_EMULATION, PIO, Exit, exit_name
 from ..machine import Machine
-from ..runner import OUTPUT_KEY
 from . import names
 from .event import Event
 from .sites import INPUT, OTHER, OUTPUT, STORE, Sites
 
 if TYPE_CHECKING:
     from ..bus import Bus, Claim
-    from ..kvm import VCPU
-    from ..runner import Runner, WayIn
+    from ..engine.runner import Runner
 
 Sink = Callable[[Event], object]
 
@@ -142,7 +154,8 @@ class Tracer:
         *,
         lines: bool = False,
     ) -> None:
-        machine.system.require("SYNC_REGS")
+        board = machine.engine.board
+        board.system.require("SYNC_REGS")
         self.machine = machine
         self.filter = filter or Filter()
         self.outlet = Outlet(machine, sinks, limit)
@@ -151,7 +164,7 @@ class Tracer:
         self.sites = Sites(machine, lines)
         self.kernel: list[dict[str, int]] = []
         """What KVM counted for each CPU, since it was made: `kvm.stats`. There once `finish` has been called."""
-        self._watches = [_Watch(self, runner) for runner in machine.runners]
+        self._watches = [_Watch(self, runner) for runner in machine.engine.runners]
 
     @property
     def times(self) -> list[Times]:
@@ -162,35 +175,46 @@ class Tracer:
         """After the run: tell of the exit that ended it, if a device failed to serve it, and read KVM's statistics."""
         for watch in self._watches:
             watch.close()
-        if self.machine.vm.check_extension("BINARY_STATS_FD"):
-            self.kernel = [statistics(vcpu) for vcpu in self.machine.vcpus]
+        for watch in self._watches:
+            watch.remove()
+        board = self.machine.engine.board
+        if board.vm.check_extension("BINARY_STATS_FD"):
+            self.kernel = [statistics(vcpu) for vcpu in board.vcpus]
         for times, counted in zip(self.times, self.kernel, strict=False):
             times.halted = counted.get("halt_wait_ns", 0)
 
 
-class _Watch:
-    """The way into the guest of one traced vCPU. Used by its thread alone."""
+class _Watch(Link):
+    """The link of one traced vCPU. Used by its thread alone."""
+
+    rank = Rank.TRACE
 
     def __init__(self, tracer: Tracer, runner: Runner) -> None:
+        board = tracer.machine.engine.board
         self.times = Times()
         self._tracer = tracer
-        self._machine = tracer.machine
+        self._lock = tracer.machine.lock.inner
         self._vcpu = runner.vcpu
-        self._buses: dict[str, Bus] = {"pio": tracer.machine.ports, "mmio": tracer.machine.mmio}
-        self._inner: WayIn = runner.way_in
+        self._chain = runner.entry
+        self._buses: dict[str, Bus] = {"pio": board.ports, "mmio": board.mmio}
         self._event: Event | None = None
         self._claim: Claim | None = None
+        self._result = 0  # the last exit
         self._left = 0  # when the exit went on to be served; 0 if none is being served
         self._answer: int | None = None
-        runner.way_in = self
+        self._chain.push(self)
         self._vcpu.share_registers()
 
+    def remove(self) -> None:
+        """Watch no more. After the run."""
+        self._chain.remove(self)
+
     def enter(self) -> int:
-        return self._run(self._inner.enter)
+        return self._run(self.inner.enter)
 
     def enter_answering(self, value: int) -> int:
         self._answer = value
-        return self._run(partial(self._inner.enter_answering, value))
+        return self._run(partial(self.inner.enter_answering, value))
 
     def _run(self, enter: Callable[[], int]) -> int:
         clock, times = time.perf_counter_ns, self.times
@@ -208,6 +232,7 @@ class _Watch:
         times.run_cpu += cpu
         if result >= 0:
             times.exits += 1
+            self._result = result
             self._open(result, end, end - begin, cpu)
             self._left = clock()
             times.tracing += self._left - end
@@ -222,17 +247,18 @@ class _Watch:
     def _open(self, result: int, now: int, run: int, cpu: int) -> None:
         """Look at an exit before it is served: afterwards the device may have changed."""
         vcpu, tracer = self._vcpu, self._tracer
-        access = _access(vcpu, result)
+        left = vcpu.decode_exit(result)
+        access = _access(left)
         kind, address = access.kind, access.address
         bus = self._buses.get(kind)
         device = register = meaning = ""
         claim: Claim | None = None
         if address is None:
-            meaning = _reason(vcpu, result)
+            meaning = _reason(left)
         elif bus is None:
             register = f"MSR {address:#x} {names.MSRS.get(address, '')}".rstrip()
         else:
-            with self._machine.lock:
+            with self._lock:
                 claim = bus.find(address)
                 if claim is not None:
                     device = claim.device.name or type(claim.device).__name__
@@ -266,19 +292,16 @@ class _Watch:
 
     def _take_answer(self, event: Event) -> None:
         """What the guest is about to read."""
-        vcpu = self._vcpu
-        if event.kind == "mmio":
-            _, _, event.value, _ = vcpu.mmio()
-        elif event.kind == "msr":
-            if vcpu.run.msr.error:
-                event.meaning = "#GP"
-            else:
-                _, event.value = vcpu.msr()
-        elif self._answer is not None:
-            event.value, self._answer = self._answer, None
-        else:
-            *_, block = vcpu.pio_block()
-            event.data = _head(block, event.size)
+        match self._vcpu.decode_exit(self._result):
+            case Mmio(_, _, value):
+                event.value = value
+            case MsrAccess():
+                event.value = self._vcpu.msr_answer()
+                event.meaning = "#GP" if event.value is None else ""
+            case PortBlock(_, size, _, _, data):
+                event.data = _head(data, size)
+            case PortAccess():
+                event.value, self._answer = self._answer, None
 
 
 class _Access(NamedTuple):
@@ -293,23 +316,29 @@ class _Access(NamedTuple):
     data: bytes = b""
 
 
-def _access(vcpu: VCPU, result: int) -> _Access:
-    """Read it out of what `VCPU.enter` returned and of the shared page."""
-    if result >= PIO:
-        key = result >> 32
-        is_write = bool(key & OUTPUT_KEY)
-        return _Access("pio", key & 0xFFFF, key >> 16 & 7, 1, is_write, result & 0xFFFFFFFF if is_write else None)
-    if result == Exit.IO:
-        port, size, count, is_write, block = vcpu.pio_block()
-        return _Access("pio", port, size, count, is_write, None, _head(block, size) if is_write else b"")
-    if result == Exit.MMIO:
-        address, size, value, is_write = vcpu.mmio()
-        return _Access("mmio", address, size, 1, is_write, value if is_write else None)
-    if result in (Exit.RDMSR, Exit.WRMSR):
-        index, value = vcpu.msr()
-        is_write = result == Exit.WRMSR
-        return _Access("msr", index, 8, 1, is_write, value if is_write else None)
-    return _Access(exit_name(result).lower())
+_KINDS: dict[type, str] = {
+    Debug: "debug",
+    SystemEvent: "system_event",
+    Shutdown: "shutdown",
+    FailedEntry: "fail_entry",
+    InternalError: "internal_error",
+}
+"""The kinds of events that are no accesses."""
+
+
+def _access(left: VcpuExit) -> _Access:
+    match left:
+        case PortAccess(port, size, value):
+            return _Access("pio", port, size, 1, value is not None, value)
+        case PortBlock(port, size, count, is_output, data):
+            return _Access("pio", port, size, count, is_output, None, _head(data, size) if is_output else b"")
+        case Mmio(address, size, value, is_write):
+            return _Access("mmio", address, size, 1, is_write, value if is_write else None)
+        case MsrAccess(index, value):
+            return _Access("msr", index, 8, 1, value is not None, value)
+        case OtherExit(_, name):
+            return _Access(name.lower())
+    return _Access(_KINDS[type(left)])
 
 
 def _head(block: Any, size: int) -> bytes:
@@ -317,17 +346,17 @@ def _head(block: Any, size: int) -> bytes:
     return bytes(block[: DATA_LIMIT - DATA_LIMIT % size])
 
 
-def _reason(vcpu: VCPU, result: int) -> str:
+def _reason(left: VcpuExit) -> str:
     """What there is to say of an exit that is no access."""
-    if result == Exit.SYSTEM_EVENT:
-        return f"type {vcpu.system_event()}"
-    if result == Exit.SHUTDOWN:
-        return "triple fault"
-    if result == Exit.FAIL_ENTRY:
-        return f"hardware reason {vcpu.entry_failure():#x}"
-    if result == Exit.INTERNAL_ERROR:
-        suberror, _ = vcpu.internal_error()
-        return "emulation failed" if suberror == INTERNAL_ERROR_EMULATION else f"suberror {suberror}"
+    match left:
+        case SystemEvent(kind):
+            return f"type {kind}"
+        case Shutdown():
+            return "triple fault"
+        case FailedEntry(reason):
+            return f"hardware reason {reason:#x}"
+        case InternalError(suberror):
+            return "emulation failed" if suberror == INTERNAL_ERROR_EMULATION else f"suberror {suberror}"
     return ""
 
 

@@ -29,8 +29,8 @@ class Client:
     """A client that speaks to a session with no socket between them."""
 
     def __init__(self, machine: Machine, control: Control) -> None:
-        self.session = Session(control, self._take, architecture(machine))
-        self.control = control
+        self.session = Session(control, self._take, architecture(machine.engine))
+        self.machine, self.control = machine, control
         self._decoder = Decoder()
         self.items: list[Packet | Mark] = []
 
@@ -132,7 +132,7 @@ def test_a_breakpoint_is_met_again_after_each_reset() -> None:
             assert client.go(b"c").startswith(b"T05thread:1;")
             assert client.ask(b"p10") == (START + 1).to_bytes(8, "little").hex().encode()
             assert client.ask(b"p0") == (b"00" * 8)
-            assert client.control.machine.resets == resets
+            assert client.control.engine.resets == resets
             client.go(b"s")  # over the breakpoint, as gdb does
 
 
@@ -234,11 +234,11 @@ def test_kill_and_detach() -> None:
     with served(SPIN) as client:
         client.session.receive(encode(b"k"))
         assert client.session.finished
-        assert client.control.machine.wait(LIMIT).ending is Ending.STOPPED
+        assert client.machine.wait(LIMIT).ending is Ending.STOPPED
     with served(hexcode("b0 03 e6 f4")) as client:
         assert client.ask(b"D") == b"OK"
         assert client.session.finished
-        assert client.control.machine.wait(LIMIT).code == 7
+        assert client.machine.wait(LIMIT).code == 7
 
 
 def test_monitor_commands() -> None:
@@ -291,7 +291,7 @@ def test_any_packets(pieces: list[bytes]) -> None:
         client.session.receive(b"#00\x03")
         assert client.ask(b"?")[:1] in b"TX"  # X: the client has made the guest crash, and gone on
         client.control.detach()
-        assert client.control.machine.stop().ending in (Ending.STOPPED, Ending.CRASHED)
+        assert client.machine.stop().ending in (Ending.STOPPED, Ending.CRASHED)
 
 
 # The socket
@@ -386,4 +386,4 @@ def test_addresses_that_cannot_be(address: str) -> None:
 @pytest.mark.parametrize(("mode", "expected"), [(16, "i8086"), (32, "i386"), (64, "i386:x86-64")])
 def test_the_architecture_is_that_of_the_mode(mode: int, expected: str) -> None:
     with flat(SPIN, mode) as machine:
-        assert architecture(machine) == expected
+        assert architecture(machine.engine) == expected

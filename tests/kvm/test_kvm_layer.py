@@ -29,7 +29,8 @@ from pykvm.kvm import (
     MsrRange,
     System,
 )
-from pykvm.kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, GUESTDBG_USE_HW_BP, PIO, Exit
+from pykvm.kvm.exits import PIO, Debug, Exit, Mmio, MsrAccess
+from pykvm.kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, GUESTDBG_USE_HW_BP
 from pykvm.kvm.vm import IOAPIC, PIC_MASTER, PIC_SLAVE
 from pykvm.x86 import cpuid
 from pykvm.x86.registers import Registers, Segment, Table
@@ -415,7 +416,7 @@ def test_port_output_and_input(bench: Bench) -> None:
 def test_immediate_exit_finishes_what_is_pending_and_nothing_more(bench: Bench) -> None:
     bench.start_at(hexcode("e6 d0; out 0xd0, al\n e6 d1; out 0xd1, al"))
     assert bench.next_output()[0] == 0xD0
-    bench.vcpu.settle()
+    bench.vcpu.complete_access()
     assert bench.vcpu.get_registers().rip == CODE + 2
     bench.vcpu.immediate_exit(True)
     assert bench.vcpu.enter() == -errno.EINTR
@@ -429,10 +430,11 @@ def test_mmio(bench: Bench) -> None:
     bench.vm.set_memory(0, 0, 0xF0000, bench.ram)
     bench.start_at(hexcode("b8 00 f0\n 8e d8\n a3 10 00\n a1 20 00\n e7 d0"))
     assert bench.vcpu.enter() == Exit.MMIO
-    assert bench.vcpu.mmio() == (0xF0010, 2, 0xF000, True)
+    assert bench.vcpu.decode_exit(Exit.MMIO) == Mmio(0xF0010, 2, 0xF000, True)
     assert bench.vcpu.enter() == Exit.MMIO
-    assert bench.vcpu.mmio()[:2] == (0xF0020, 2)
-    assert not bench.vcpu.mmio()[3]
+    read = bench.vcpu.decode_exit(Exit.MMIO)
+    assert isinstance(read, Mmio)
+    assert (read.address, read.size, read.is_write) == (0xF0020, 2, False)
     bench.vcpu.answer_mmio(2, 0xBEEF)
     assert bench.next_output() == (0xD0, 0xBEEF)
 
@@ -448,7 +450,7 @@ def test_read_only_memory_is_read_by_itself_and_written_by_exit(bench: Bench) ->
     bench.start_at(hexcode("b8 00 f0\n 8e d8\n a1 00 00; mov ax, [0]\n e7 d0\n a3 00 00; mov [0], ax"))
     assert bench.next_output() == (0xD0, 0xABCD)
     assert bench.vcpu.enter() == Exit.MMIO
-    assert bench.vcpu.mmio() == (0xF0000, 2, 0xABCD, True)
+    assert bench.vcpu.decode_exit(Exit.MMIO) == Mmio(0xF0000, 2, 0xABCD, True)
 
 
 def test_translate(bench: Bench) -> None:
@@ -462,9 +464,10 @@ def test_single_step(bench: Bench) -> None:
     for step in (1, 2, 3):
         assert bench.vcpu.enter() == Exit.DEBUG
         assert bench.vcpu.get_registers().rip == CODE + step
-        exception, address, dr6 = bench.vcpu.debug_exit()
-        assert (exception, address) == (1, CODE + step)
-        assert dr6 & 1 << 14  # BS
+        debug = bench.vcpu.decode_exit(Exit.DEBUG)
+        assert isinstance(debug, Debug)
+        assert (debug.exception, debug.pc) == (1, CODE + step)
+        assert debug.dr6 & 1 << 14  # BS
     bench.vcpu.set_guest_debug(0)
 
 
@@ -473,8 +476,10 @@ def test_hardware_breakpoint(bench: Bench) -> None:
     bench.start_at(hexcode("90\n 90\n 90\n eb fe"))
     bench.vcpu.set_guest_debug(GUESTDBG_ENABLE | GUESTDBG_USE_HW_BP, [0x9999, CODE + 2], dr7=0x400 | 1 << 2)
     assert bench.vcpu.enter() == Exit.DEBUG
-    assert bench.vcpu.debug_exit()[1] == CODE + 2
-    assert bench.vcpu.debug_exit()[2] & 0xF == 1 << 1
+    debug = bench.vcpu.decode_exit(Exit.DEBUG)
+    assert isinstance(debug, Debug)
+    assert debug.pc == CODE + 2
+    assert debug.dr6 & 0xF == 1 << 1
 
 
 def test_a_triple_fault_is_a_shutdown(bench: Bench) -> None:
@@ -565,7 +570,7 @@ def test_an_interrupt_without_chips_in_the_kernel(system: System) -> None:
         bench.ram[0x33 * 4 : 0x33 * 4 + 4] = struct.pack("<HH", 0x5000, 0)
         bench.start_at(hexcode("fb; sti\n e6 d0\n eb fe"))
         assert bench.next_output()[0] == 0xD0
-        bench.vcpu.settle()
+        bench.vcpu.complete_access()
         bench.vcpu.interrupt(0x33)
         assert bench.next_output() == (0xD1, 0x33)
         with pytest.raises(KvmError, match="KVM_IRQ_LINE.*no interrupt chip"):
@@ -634,12 +639,12 @@ def test_msr_filter(bench: Bench) -> None:
         )
     )
     assert bench.vcpu.enter() == Exit.RDMSR
-    assert bench.vcpu.msr()[0] == 0x174
+    assert bench.vcpu.decode_exit(Exit.RDMSR) == MsrAccess(0x174, None)
     bench.vcpu.answer_msr(0x55667788)
     assert bench.next_output() == (0xD0, 0x55667788)
     assert bench.vcpu.get_msrs([0x174]) == {0x174: 0x3344}
     assert bench.vcpu.enter() == Exit.WRMSR
-    assert bench.vcpu.msr() == (0xC0DE0000, 0x55667788)
+    assert bench.vcpu.decode_exit(Exit.WRMSR) == MsrAccess(0xC0DE0000, 0x55667788)
     bench.vcpu.answer_msr(0)
     assert bench.next_output()[0] == 0xD1
 

@@ -330,8 +330,8 @@ def test_lines_to_one_input_are_ored() -> None:
     with Machine(memory="4M") as machine:
         one, two = machine.irq(5), machine.irq(5)
         moves: list[tuple[int, bool]] = []
-        real = machine.vm.irq_line
-        machine.vm.irq_line = lambda gsi, level: (moves.append((gsi, bool(level))), real(gsi, level))[1]  # type: ignore[method-assign]
+        real = machine.engine.board.vm.irq_line
+        machine.engine.board.vm.irq_line = lambda gsi, level: (moves.append((gsi, bool(level))), real(gsi, level))[1]  # type: ignore[method-assign]
         one.set(True)
         two.set(True)
         one.set(False)
@@ -498,7 +498,7 @@ def test_an_exception_in_a_timer_or_descriptor_callback_ends_the_run() -> None:
 
     with flat(SPIN) as machine:
         with machine.lock:
-            machine.loop.call_soon(bell)
+            machine.engine.loop.call_soon(bell)
         with pytest.raises(DeviceError, match=r"bell.* raised RuntimeError: cracked"):
             machine.run(LIMIT)
 

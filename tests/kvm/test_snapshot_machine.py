@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykvm import Access, ConfigError, DeviceError, Ending, Machine, PykvmError, open_disk
+from pykvm.engine.entry import Link, Rank
 from pykvm.kvm import MpState
 from pykvm.kvm.saved import tsc_moves
 from pykvm.net.loopback import Loopback
@@ -335,16 +336,15 @@ def exits_of(machine: Machine, port: int) -> int:
     before = machine.snapshot()
     numbers = iter(range(1, 10_000))
     counted: list[int] = []
-    enter, answer = machine.vcpus[0].enter, machine.vcpus[0].enter_answering
 
-    class Counting:
-        @staticmethod
-        def enter() -> int:
-            return note(enter())
+    class Counting(Link):
+        rank = Rank.COUNT
 
-        @staticmethod
-        def enter_answering(value: int) -> int:
-            return note(answer(value))
+        def enter(self) -> int:
+            return note(self.inner.enter())
+
+        def enter_answering(self, value: int) -> int:
+            return note(self.inner.enter_answering(value))
 
     def note(result: int) -> int:
         if result >= 0:
@@ -353,8 +353,10 @@ def exits_of(machine: Machine, port: int) -> int:
                 counted.append(number)
         return result
 
-    machine.runners[0].way_in = Counting()
+    chain, counting = machine.engine.runners[0].entry, Counting()
+    chain.push(counting)
     machine.run(LIMIT)
+    chain.remove(counting)
     machine.restore(before)
     return counted[0]
 
@@ -387,7 +389,7 @@ def test_a_halted_cpu_stays_halted_until_its_interrupt() -> None:
         assert fork.vcpus[0].get_mp_state() is MpState.HALTED
         fork.start(LIMIT)
         with fork.lock:
-            fork.lines[5][-1].pulse()
+            fork.engine.board.lines[5][-1].pulse()
         assert fork.wait().value == 1
 
 
@@ -414,7 +416,7 @@ def test_two_cpus_at_work_come_to_the_same_total(guest: Guest, part: float) -> N
         first = machine.snapshot()
         machine.run(LIMIT)
         whole = machine.serial.text
-        exits = sum(runner.exits for runner in machine.runners)
+        exits = sum(runner.exits for runner in machine.engine.runners)
         machine.restore(first)
         snapshot = taken_at(machine, Moment(exits=max(1, int(exits * part))))
     with snapshot.fork() as fork:
@@ -430,7 +432,7 @@ def test_a_disk_command_in_flight_goes_on(guest: Guest, tmp_path: Path, step: in
         first = machine.snapshot()
         machine.run(LIMIT)
         assert machine.serial.text.endswith("disk: ok\n")
-        whole, exits = machine.serial.text, sum(runner.exits for runner in machine.runners)
+        whole, exits = machine.serial.text, sum(runner.exits for runner in machine.engine.runners)
         machine.restore(first)
         snapshot = taken_at(machine, Moment(exits=1 + (exits - 10) * step // 6 + 3 * step))
     with snapshot.fork() as fork:
@@ -448,7 +450,7 @@ def test_a_frame_in_the_nic_is_still_there(guest: Guest, step: int) -> None:
     with Machine(guest("demo"), nics=[Loopback()]) as machine:
         first = machine.snapshot()
         assert machine.run(LIMIT).code == 0
-        told, exits = result(machine), sum(runner.exits for runner in machine.runners)
+        told, exits = result(machine), sum(runner.exits for runner in machine.engine.runners)
         machine.restore(first)
         snapshot = taken_at(machine, Moment(exits=1 + (exits - 10) * step // 6 + 3 * step))
     with snapshot.fork(nics=[Nic(Loopback(), snapshot.shape.nics[0])]) as fork:
@@ -519,11 +521,11 @@ def test_kvmclock_goes_on_from_where_it_was() -> None:
         machine.pause()
         snapshot = machine.snapshot()
         saved = snapshot.state.vm.clock.clock
-        machine.vm.set_clock(saved + 1000 * 10**9)
+        machine.engine.board.vm.set_clock(saved + 1000 * 10**9)
         machine.restore(snapshot)
-        assert saved <= machine.vm.get_clock().clock < saved + 900 * 10**9
+        assert saved <= machine.engine.board.vm.get_clock().clock < saved + 900 * 10**9
         with snapshot.fork() as fork:
-            assert saved <= fork.vm.get_clock().clock < saved + 900 * 10**9
+            assert saved <= fork.engine.board.vm.get_clock().clock < saved + 900 * 10**9
 
 
 def test_the_tsc_goes_back_where_kvm_can_move_it() -> None:
@@ -750,14 +752,14 @@ def test_whatever_has_moved_is_put_back(tmp_path: Path) -> None:
                         disk.write_at(value, bytes([value | 1]))
             machine.restore(before)
             assert states(machine) == expected
-            assert [line.level for lines in machine.lines.values() for line in lines] == levels
+            assert [line.level for lines in machine.engine.board.lines.values() for line in lines] == levels
             assert machine.serial.output == b""
             assert machine.serial.waiting == waiting
             assert machine.memory.read(0, 1 << 20) == ram
             assert disk.read_at(0, 4096) == bytes(4096)
 
         waiting = machine.serial.waiting
-        levels = [line.level for lines in machine.lines.values() for line in lines]
+        levels = [line.level for lines in machine.engine.board.lines.values() for line in lines]
         ram = machine.memory.read(0, 1 << 20)
         check()
 

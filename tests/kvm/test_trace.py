@@ -287,7 +287,7 @@ def test_time_is_all_accounted_for() -> None:
 
 def test_kvm_tells_of_what_never_leaves_the_kernel(guest: Guest) -> None:
     with Machine(guest("timer")) as machine:
-        if not machine.vm.check_extension("BINARY_STATS_FD"):
+        if not machine.engine.board.vm.check_extension("BINARY_STATS_FD"):
             pytest.skip("needs BINARY_STATS_FD, which KVM has since Linux 5.14")
         tracer = Tracer(machine, [])
         machine.run(LIMIT)
@@ -314,7 +314,7 @@ def test_code_that_changes_is_shown_as_it_was() -> None:
 
 def test_nothing_of_a_tracer_is_left_in_a_machine_without_one() -> None:
     with flat(TALK) as machine:
-        assert all(runner.way_in is runner.vcpu for runner in machine.runners)
+        assert all(runner.entry.outermost is runner.vcpu for runner in machine.engine.runners)
         assert not machine.vcpus[0].run.kvm_valid_regs
 
 

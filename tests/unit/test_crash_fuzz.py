@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from x86_machine import CODE, GDT, IDT, STACK, TABLES, TSS, Ram, cpu_of, long_cpu, protected_cpu, real_cpu
 
+from pykvm.crash.context import CrashContext
+from pykvm.crash.event import Crash, CrashKind
 from pykvm.crash.examine import examine
 from pykvm.crash.handler import find_interrupted
 from pykvm.crash.report import CrashReport, Place
-from pykvm.crash.scene import Kind, Scene
 from pykvm.crash.source import SourceLines
 from pykvm.crash.text import render
 from pykvm.x86.cpu import Cpu
@@ -51,7 +52,7 @@ system = st.builds(
     efer=st.sampled_from([0x500, 0, 0xD00]) | number,
 )
 memory = st.lists(st.tuples(st.integers(0, (1 << 20) - 64), st.binary(min_size=1, max_size=64)), max_size=30)
-kinds = st.sampled_from(list(Kind))
+kinds = st.sampled_from(list(CrashKind))
 
 
 def filled(cpu: Cpu, ram: Ram, parts: list[tuple[int, bytes]]) -> Cpu:
@@ -60,15 +61,16 @@ def filled(cpu: Cpu, ram: Ram, parts: list[tuple[int, bytes]]) -> Cpu:
     return cpu
 
 
-def check(cpu: Cpu, kind: Kind, symbols: SymbolTable | None = None) -> CrashReport:
+def check(cpu: Cpu, kind: CrashKind, symbols: SymbolTable | None = None) -> CrashReport:
     """A report of that, whole, in all its forms."""
     started = time.monotonic()
     interrupted = find_interrupted(cpu, Place)
-    scene = Scene(cpu, kind, "triple fault", symbols=symbols, interrupted=interrupted, is_ram=lambda gpa: gpa < 1 << 20)
-    report = examine(scene)
+    crash = Crash(0, kind)
+    context = CrashContext(cpu, crash, symbols=symbols, interrupted=interrupted, is_ram=lambda gpa: gpa < 1 << 20)
+    report = examine(context)
     assert str(report)
     assert render(report, lambda role, text: f"{role}({text})")
-    assert json.loads(json.dumps(report.as_dict()))["cause"] == "triple fault"
+    assert json.loads(json.dumps(report.as_dict()))["cause"] == kind.value
     assert report.summary
     assert not [note for note in report.notes if "cannot be told" in note], report.notes
     assert time.monotonic() - started < PATIENCE
@@ -81,7 +83,7 @@ SETTINGS = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slo
 @SETTINGS
 @given(registers, system, memory, kinds)
 def test_any_registers_and_any_memory(
-    r: Registers, s: SystemRegisters, parts: list[tuple[int, bytes]], kind: Kind
+    r: Registers, s: SystemRegisters, parts: list[tuple[int, bytes]], kind: CrashKind
 ) -> None:
     ram = Ram()
     check(filled(cpu_of(ram, r, s), ram, parts), kind)
@@ -97,7 +99,7 @@ def test_any_code_in_a_sound_machine(
     r: Registers,
     parts: list[tuple[int, bytes]],
     data: st.DataObject,
-    kind: Kind,
+    kind: CrashKind,
 ) -> None:
     cpu, ram = make(code)
     kept = data.draw(st.sets(st.sampled_from([field.name for field in fields(Registers)])))
@@ -112,14 +114,14 @@ def test_page_tables_that_lead_anywhere(entries: list[int], r: Registers) -> Non
     cpu, ram = long_cpu()
     for at, entry in enumerate(entries):
         ram.write(TABLES + 8 * at, struct.pack("<Q", entry | 1))
-    check(replace(cpu, registers=r), Kind.TRIPLE_FAULT)
+    check(replace(cpu, registers=r), CrashKind.TRIPLE_FAULT)
 
 
 def test_a_page_table_that_contains_itself() -> None:
     cpu, ram = long_cpu(rip=0x1000)
     for at in range(512):
         ram.write(TABLES + 8 * at, struct.pack("<Q", TABLES | 3))
-    report = check(cpu, Kind.TRIPLE_FAULT)
+    report = check(cpu, CrashKind.TRIPLE_FAULT)
     assert report.mode.startswith("64-bit")
 
 
@@ -127,7 +129,7 @@ def test_a_stack_of_frame_pointers_in_a_circle() -> None:
     cpu, ram = long_cpu(rsp=STACK, rbp=STACK)
     ram.write(CODE, bytes.fromhex("e8 00 00 00 00 0f 0b"))
     ram.write(STACK, struct.pack("<QQQQ", STACK + 16, CODE + 5, STACK, CODE + 5))
-    report = check(replace(cpu, registers=replace(cpu.registers, rip=CODE + 5)), Kind.TRIPLE_FAULT)
+    report = check(replace(cpu, registers=replace(cpu.registers, rip=CODE + 5)), CrashKind.TRIPLE_FAULT)
     assert len(report.backtrace) <= 3
 
 
@@ -154,7 +156,7 @@ def test_debug_information_that_is_damaged(image: bytes, changes: list[tuple[flo
         assert lines.lookup(address).isprintable()
     assert time.monotonic() - started < PATIENCE
     cpu, _ = long_cpu()
-    report = examine(Scene(cpu, Kind.TRIPLE_FAULT, "triple fault", symbols=SymbolTable(bytes(damaged))))
+    report = examine(CrashContext(cpu, Crash(0, CrashKind.TRIPLE_FAULT), symbols=SymbolTable(bytes(damaged))))
     assert str(report)
 
 

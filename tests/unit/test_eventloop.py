@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.eventloop import EventLoop
+from pykvm.engine.eventloop import EventLoop
 
 LIMIT = 30.0
 

@@ -74,7 +74,7 @@ def show_registers(session: Session, _arguments: list[str]) -> str:
 def show_cpus(session: Session, _arguments: list[str]) -> str:
     """Every CPU's activity, mode and place."""
     lines = []
-    for number, vcpu in enumerate(session.control.machine.vcpus):
+    for number, vcpu in enumerate(session.control.engine.board.vcpus):
         state = session.state(number)
         marker = "*" if number == session.cpu else " "
         activity = vcpu.get_mp_state().name.lower().replace("_", " ")
@@ -87,9 +87,9 @@ def show_cpus(session: Session, _arguments: list[str]) -> str:
 
 def show_devices(session: Session, _arguments: list[str]) -> str:
     """The devices on the buses, with their addresses."""
-    machine = session.control.machine
-    rows = [("port", span, device) for device in machine.ports.devices for span in device.ports]
-    rows += [("mmio", span, device) for device in machine.mmio.devices for span in device.mmio]
+    board = session.control.engine.board
+    rows = [("port", span, device) for device in board.ports.devices for span in device.ports]
+    rows += [("mmio", span, device) for device in board.mmio.devices for span in device.mmio]
     return "\n".join(
         f"{kind} {span.base:#06x}-{span.end - 1:#06x}  {_name(device)}"
         for kind, span, device in sorted(rows, key=lambda row: (row[0], row[1].base))
@@ -102,9 +102,9 @@ def _name(device: Device) -> str:
 
 def show_exits(session: Session, _arguments: list[str]) -> str:
     """How often each CPU has left the guest, and which addresses nobody answered."""
-    machine = session.control.machine
-    lines = [f"CPU {number}: {runner.exits} exits" for number, runner in enumerate(machine.runners)]
-    for bus in (machine.ports, machine.mmio):
+    engine = session.control.engine
+    lines = [f"CPU {number}: {runner.exits} exits" for number, runner in enumerate(engine.runners)]
+    for bus in (engine.board.ports, engine.board.mmio):
         most = sorted(bus.unclaimed.items(), key=lambda item: -item[1])[:16]
         lines += [f"unclaimed {bus.kind} {address:#x}: {count} accesses" for address, count in most]
     return "\n".join(lines)

@@ -13,13 +13,11 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 from ...errors import ConfigError
-from ..control import Control
+from ..control import Control, Machine
 from .session import Session, architecture
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from ...machine import Machine
 
 
 def _remove_stale(path: str) -> None:
@@ -57,7 +55,8 @@ class GdbServer:
         name, _, value = settings.partition("=")
         if separator and (name != "arch" or value not in ARCHITECTURES):
             raise ConfigError(f"{address!r}: behind the comma there may be arch= and one of {', '.join(ARCHITECTURES)}")
-        self._machine = machine
+        self._engine = machine.engine
+        self._lock = machine.engine.gate.lock
         self._architecture = ARCHITECTURES.get(value)
         self._path = ""
         self._listener = self._listen(where)
@@ -108,7 +107,7 @@ class GdbServer:
 
     def close(self) -> None:
         """Say goodbye to gdb and serve it no more; the machine goes on if it was stopped. May be called twice."""
-        with self._machine.lock:
+        with self._lock:
             if self._closing:
                 return
             self._closing = True
@@ -142,9 +141,9 @@ class GdbServer:
         try:
             while not self._closing:
                 self._turn()
-        except Exception as error:
-            with self._machine.lock:
-                self._machine.failed(error, "the gdb server")
+        except BaseException as error:
+            with self._lock:
+                self._engine.failed(error, "the gdb server")
         finally:
             if self._session is not None:
                 self._session.report()
@@ -188,7 +187,7 @@ class GdbServer:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.control.attach()
         self._client = client
-        self._session = Session(self.control, self._send, self._architecture or architecture(self._machine))
+        self._session = Session(self.control, self._send, self._architecture or architecture(self._engine))
 
     def _send(self, data: bytes) -> None:
         """To the client; one that takes nothing is as good as gone."""

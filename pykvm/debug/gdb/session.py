@@ -25,7 +25,7 @@ from .packets import MAX_PAYLOAD, Decoder, Mark, Packet, encode
 from .registers import Cpu, Layout, Register, layout
 
 if TYPE_CHECKING:
-    from ...machine import Machine
+    from ...engine.engine import Engine
 
 SIGINT, SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGSEGV, SIGALRM, SIGTERM, SIGSTOP = 2, 4, 5, 6, 8, 11, 14, 15, 17
 """Signals by gdb's numbers, which are no host's."""
@@ -51,10 +51,10 @@ Handler = Callable[["Session", bytes], bytes | None]
 Item = TypeVar("Item", int, Watch)
 
 
-def architecture(machine: Machine) -> str:
+def architecture(engine: Engine) -> str:
     """The architecture that gdb should see now: a 64-bit kernel's all the time, else that of the first CPU's mode."""
-    system = machine.vcpus[0].get_system_registers()
-    if system.efer & EFER_LMA or (machine.entry is not None and machine.entry.format == "elf64"):
+    system = engine.board.vcpus[0].get_system_registers()
+    if system.efer & EFER_LMA or (engine.entry is not None and engine.entry.format == "elf64"):
         return "i386:x86-64"
     return "i386" if system.cr0 & CR0_PE else "i8086"
 
@@ -131,15 +131,15 @@ class Session:
         if not self._waiting:
             return
         stop = self.control.stop
-        if stop is None and self.control.machine.outcome is None:
+        if stop is None and self.control.engine.outcome is None:
             return
         self._waiting = False
         if stop is not None:
             stop = self.control.interrupt()  # it waits until all CPUs are out
         if stop is not None and stop.text:
             self._print(f"pykvm: {stop.text}\n")
-        elif stop is None and self.control.machine.outcome is not None:
-            self._print(f"pykvm: {self.control.machine.outcome}\n")
+        elif stop is None and self.control.engine.outcome is not None:
+            self._print(f"pykvm: {self.control.engine.outcome}\n")
         self._reply(self._stop_reply(stop))
 
     def _print(self, text: str) -> None:
@@ -150,7 +150,7 @@ class Session:
 
     def _stop_reply(self, stop: Stop | None) -> bytes:
         self._cpus.clear()
-        outcome = self.control.machine.outcome
+        outcome = self.control.engine.outcome
         if stop is None:
             if outcome is None:
                 return b"X%02x" % SIGTERM
@@ -350,19 +350,19 @@ class Session:
 
     def kill(self, _arguments: bytes) -> None:
         """`k`"""
-        self.control.machine.request_stop("killed by gdb")
+        self.control.engine.request_stop("killed by gdb")
         self.finished = True
 
     def kill_process(self, _arguments: bytes) -> bytes:
         """`vKill;pid`"""
-        self.control.machine.request_stop("killed by gdb")
+        self.control.engine.request_stop("killed by gdb")
         return b"OK"
 
     # Threads
 
     @property
     def _count(self) -> int:
-        return len(self.control.machine.vcpus)
+        return len(self.control.engine.board.vcpus)
 
     def _named(self, thread: bytes) -> list[int]:
         """The CPUs that a thread-id names: -1 is all, 0 any."""
@@ -405,7 +405,7 @@ class Session:
         """`qThreadExtraInfo,thread`"""
         cpu = self._named(arguments)[0]
         state = self.state(cpu)
-        activity = self.control.machine.vcpus[cpu].get_mp_state().name.lower().replace("_", " ")
+        activity = self.control.engine.board.vcpus[cpu].get_mp_state().name.lower().replace("_", " ")
         mode = cpu_mode(state.system, state.general.rflags)
         return f"CPU {cpu}: {activity}, {mode.words}, ring {mode.ring}".encode().hex().encode()
 

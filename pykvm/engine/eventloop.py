@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import count
 
-from .typed import NamedTuple
+from ..typed import NamedTuple
 
 Callback = Callable[[], None]
 
@@ -46,7 +46,7 @@ class EventLoop:
     """
 
     def __init__(
-        self, lock: AbstractContextManager[object], failed: Callable[[Exception, Callback], None], name: str
+        self, lock: AbstractContextManager[object], failed: Callable[[BaseException, Callback], None], name: str
     ) -> None:
         self._lock = lock
         self._failed = failed
@@ -175,5 +175,5 @@ class EventLoop:
         if callback is not None:
             try:
                 callback()
-            except Exception as error:
+            except BaseException as error:
                 self._failed(error, callback)

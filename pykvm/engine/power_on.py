@@ -1,8 +1,6 @@
-"""Power-on and reset: what KVM keeps of a PC, as it is before the first instruction.
+"""What KVM keeps of a PC, as it is after power-on, before the first instruction.
 
-Source: Intel SDM volume 3A, table 9-1 (state of a processor after RESET#). For a reset, a second virtual machine is
-made, and its state put onto the first. RAM keeps its content, as on a PC that is not switched off, where no part of the
-image is.
+Source: Intel SDM volume 3A, table 9-1 (state of a processor after RESET#).
 """
 
 from __future__ import annotations
@@ -10,13 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
-from .kvm import VCPU, VM, System
-from .memory import PAGE_SIZE
-from .typed import TYPE_CHECKING
-from .x86 import cpuid
-
-if TYPE_CHECKING:
-    from .machine import Machine
+from ..kvm import VCPU, VM, System
+from ..memory import PAGE_SIZE
 
 IDENTITY_MAP_ADDRESS = 0xFEFFC000
 TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE_SIZE
@@ -50,26 +43,3 @@ def make_vm(
     lapic[LAPIC_SVR : LAPIC_SVR + 4] = (0x1FF).to_bytes(4, "little")
     vcpus[0].set_lapic(bytes(lapic))
     return vm, vcpus
-
-
-def reset(machine: Machine) -> None:
-    """Put `machine` back to its power-on state. With its lock held, and no vCPU in the guest."""
-    from .kvm.saved import SavedState, state_msrs
-
-    for device in (*machine.ports.devices, *machine.mmio.devices):
-        try:
-            device.reset()
-        except Exception as error:
-            machine.failed(error, device.name or type(device).__name__)
-            return
-    with ExitStack() as stack:
-        vm, vcpus = make_vm(machine.system, stack, len(machine.vcpus))
-        for vcpu in vcpus:
-            vcpu.set_cpuid(cpuid.for_cpu(machine.cpuid_in_use, vcpu.id, len(vcpus)))
-        state = SavedState.capture(vm, vcpus, state_msrs(machine.system, vcpus[0]))
-        state.apply(machine.vm, machine.vcpus)
-    # A line that a device holds up even now is a new edge to the new chips.
-    for number, lines in machine.lines.items():
-        if any(line.level for line in lines):
-            machine.vm.irq_line(number, False)
-            machine.vm.irq_line(number, True)

@@ -13,26 +13,28 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import PykvmError
-from ..kvm.steps import Steps
-from ..kvm.vcpu import Exit
-from ..memory import PAGE_SIZE
-from ..outcome import Ending
-from ..x86.cpu import Cpu
-from ..x86.registers import Registers, SystemRegisters
+from .crash.cause import chain_of, first_event
+from .crash.event import Crash
+from .crash.explain import Replayed
+from .crash.post_mortem import PostMortem
+from .engine.entry import Link, Rank
+from .errors import PykvmError
+from .kvm.exits import Debug, Exit
+from .kvm.steps import Steps
+from .memory import PAGE_SIZE
+from .outcome import Ending, Outcome
+from .typed import Protocol
+from .x86.registers import Registers, SystemRegisters
 
 if TYPE_CHECKING:
-    from ..machine import Machine
-    from ..runner import Crash, Runner
-    from ..snapshot import Snapshot
-    from ..x86.delivery import Delivery
-
-Examine = Callable[["Machine", Registers, SystemRegisters], "list[Delivery]"]
-"""The chain of exceptions that begins with the next instruction of a CPU in such a state."""
+    from .engine.engine import Engine
+    from .snapshot import Snapshot
+    from .snapshot.timeline import Timeline
+    from .x86.delivery import Delivery
 
 EXITS_BEFORE = 2
 """Exits before the last one from which on a guest is stepped."""
@@ -47,6 +49,25 @@ BATCH = 256
 """Steps between two looks at the clock."""
 
 
+class Guest(Protocol):
+    """A machine that is about to start, as a snapshot's fork is."""
+
+    replay_limit: float
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it."""
+
+    def run(self, timeout: float | None = None) -> Outcome:
+        """Run it to its end."""
+
+    def post_mortem(self) -> PostMortem:
+        """What is left of it after its end."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
 class Checkpoint:
     """The state of a machine at its start, to run it a second time from. Taking one changes nothing of the machine."""
 
@@ -55,61 +76,43 @@ class Checkpoint:
         self._pages = pages
 
     @classmethod
-    def take(cls, machine: Machine) -> Checkpoint | None:
-        """A checkpoint of a machine that is about to start; None if it cannot be had."""
+    def take(cls, timeline: Timeline, *, asked_for: bool) -> Checkpoint | None:
+        """A checkpoint of a machine that is about to start.
+
+        None if it cannot be had, or if nobody has `asked_for` it and it is not cheap.
+        """
         try:
-            timeline = machine.timeline
-            base = timeline.base
+            base, memory = timeline.base, timeline.parts.board.memory
             if base is None:
-                asked_for = machine.keep_instructions > 0
-                return cls(timeline.take_aside(), {}) if asked_for or machine.memory.committed() <= MAX_COPY else None
+                cheap = memory.committed() <= MAX_COPY
+                return cls(timeline.take_aside(), {}) if asked_for or cheap else None
             # It was put back to a snapshot, perhaps for the thousandth time: what differs since then is little.
-            snapshot = replace(base, consoles=[console.save() for console in machine.pc.all_consoles])
-            pages = sorted(machine.memory.written or ())
-            at = [page * PAGE_SIZE for page in pages]
-            return cls(snapshot, {start: machine.memory.map[start : start + PAGE_SIZE] for start in at})
+            snapshot = replace(base, consoles=[console.save() for console in timeline.parts.consoles])
+            at = [page * PAGE_SIZE for page in sorted(memory.written or ())]
+            return cls(snapshot, {start: memory.map[start : start + PAGE_SIZE] for start in at})
         except (PykvmError, OSError, ValueError):
             return None
 
-    def machine(self) -> Machine:
+    def fork(self) -> Guest:
         """A machine that is about to start from here. PykvmError if it cannot be made."""
-        machine = self._snapshot.fork()
+        machine: Guest = self._snapshot.fork()
         machine.replay_limit = 0
+        memory = machine.engine.board.memory
         for start, content in self._pages.items():
-            machine.memory.map[start : start + PAGE_SIZE] = content
+            memory.map[start : start + PAGE_SIZE] = content
         return machine
-
-
-@dataclass(slots=True)
-class Fault:
-    """A fault that a replay met: the CPU before it, and the machine that it happened in, which the caller closes."""
-
-    machine: Machine
-    registers: Registers
-    system: SystemRegisters
-    last: list[tuple[Registers, SystemRegisters]]
-    """The CPU before each of the instructions that led there, the oldest first."""
-    exits: int
-    """After how many exits of that CPU it came."""
 
 
 class NotMet(PykvmError):
     """A replay did not come to the fault; the text says how it went instead."""
 
 
-def replay(
-    checkpoint: Checkpoint,
-    cpu: int,
-    exits: int,
-    keep: int,
-    seconds: float,
-    examine: Examine,
-) -> Fault:
-    """Run again from `checkpoint` to the crash of that CPU, which came after so many exits.
+def replay(checkpoint: Checkpoint, seconds: float, crash: Crash, exits: int, keep: int) -> Replayed:
+    """Run again from `checkpoint` to a crash that came after so many exits of its CPU, in at most `seconds`.
 
-    `keep` instructions before it are kept. `examine` gives the chain of exceptions for a CPU in such a state. Raises
-    NotMet, or another PykvmError if no machine can be made. The machine of the fault is open, and its run has ended.
+    `keep` instructions before it are kept. Raises NotMet, or another PykvmError if no machine can be made.
     """
+    cpu = crash.cpu
     deadline = time.monotonic() + seconds
     start = max(exits - 1 - max(EXITS_BEFORE, keep), 0)
     entered: set[int] = set()
@@ -117,16 +120,17 @@ def replay(
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        machine = checkpoint.machine()
+        machine = checkpoint.fork()
         met = False
         try:
-            attempt = _Attempt(machine, cpu, start, keep + 1, deadline, entered, examine)
+            attempt = _Attempt(machine, cpu, start, keep + 1, deadline, entered)
             if attempt.run(left):
+                end = machine.post_mortem()
                 registers, system = attempt.states[-1]
-                handler = _entered(examine(machine, registers, system))
+                handler = _entered(_chain(end, registers, system))
                 met = handler is None or attempt.crash_step in entered
                 if met:
-                    return Fault(machine, registers, system, attempt.states[:-1], attempt.crashed_at or 0)
+                    return Replayed(end, registers, system, attempt.states[:-1], attempt.crashed_at or 0, machine.close)
                 # Its handler was entered, and there no step is reported. The next time, it is we who enter it.
                 entered.add(attempt.crash_step)
             elif attempt.crashed_at is not None and start > 0:
@@ -139,6 +143,12 @@ def replay(
     raise NotMet(f"it took longer than {seconds:g} s")
 
 
+def _chain(end: PostMortem, registers: Registers, system: SystemRegisters) -> list[Delivery]:
+    """The chain of exceptions that begins with the next instruction of a CPU in such a state."""
+    cpu = end.cpu(registers, system)
+    return chain_of(cpu, first_event(cpu, ()))
+
+
 def _entered(chain: list[Delivery]) -> Delivery | None:
     """The delivery that enters a handler, if the chain ends so."""
     if not chain or not chain[0].event.certain or chain[-1].problem is not None or chain[-1].registers is None:
@@ -146,18 +156,22 @@ def _entered(chain: list[Delivery]) -> Delivery | None:
     return chain[-1]
 
 
-class _Attempt:
-    """One run of `machine`: freely for `start` exits of the CPU, then in steps. The CPU's way in, and the debugger."""
+class _Attempt(Link):
+    """One run of `machine`: freely for `start` exits of the CPU, then in steps.
+
+    A link of its entry chain, and the debugger.
+    """
+
+    rank = Rank.STEP
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Guest,
         cpu: int,
         start: int,
         keep: int,
         deadline: float,
         entered: set[int],
-        examine: Examine,
     ) -> None:
         self.states: list[tuple[Registers, SystemRegisters]] = []
         """The CPU before each of the last instructions, if it crashed while it was stepped."""
@@ -167,14 +181,16 @@ class _Attempt:
         self.story = ""
         """How the run went that met no fault."""
         self._machine, self._cpu, self._start, self._deadline = machine, cpu, start, deadline
-        self._vcpu = machine.vcpus[cpu]
+        self._engine = machine.engine
+        self._vcpu = machine.engine.board.vcpus[cpu]
         self._steps = Steps(self._vcpu, keep)
-        self._entered, self._examine = entered, examine
+        self._entered = entered
         self._exits = 0
         self._stepping = False
         self._half_way = False  # an instruction was stepped that KVM finishes at the next KVM_RUN
-        machine.attach(self)
-        machine.runners[cpu].way_in = self
+        self._end = machine.post_mortem()
+        machine.engine.attach(self)
+        machine.engine.runners[cpu].entry.push(self)
 
     def run(self, seconds: float) -> bool:
         """Whether it came to a crash of that CPU while it was stepped."""
@@ -193,21 +209,21 @@ class _Attempt:
         """Instructions that were stepped."""
         return self._steps.count
 
-    # The way in (runner.WayIn), called by the vCPU's thread alone
+    # The link, called by the vCPU's thread alone
 
     def enter(self) -> int:
         """Go on: freely, or step by step up to something that is to be served."""
         if self._stepping:
             return self._step()
         if self._exits >= self._start:
-            return self._finish(self._vcpu.enter)
-        return self._count(self._vcpu.enter())
+            return self._finish(self.inner.enter)
+        return self._count(self.inner.enter())
 
     def enter_answering(self, value: int) -> int:
         """The same, with what a port input yields."""
         if self._stepping or self._exits >= self._start:
-            return self._finish(partial(self._vcpu.enter_answering, value))
-        return self._count(self._vcpu.enter_answering(value))
+            return self._finish(partial(self.inner.enter_answering, value))
+        return self._count(self.inner.enter_answering(value))
 
     def _count(self, result: int) -> int:
         self._exits += result >= 0
@@ -235,7 +251,7 @@ class _Attempt:
             if result != Exit.DEBUG:
                 break
             if time.monotonic() > self._deadline or self.steps >= MAX_STEPS:
-                self._machine.request_stop("the replay took too long")
+                self._engine.request_stop("the replay took too long")
                 return -errno.EINTR
         if result >= 0:
             self._stepping, self._half_way = False, True
@@ -244,21 +260,21 @@ class _Attempt:
     def _enter_handlers(self) -> None:
         """Do what the CPU does when it delivers an exception, and one of the handler's first instruction, and so on."""
         for _ in range(MAX_HANDLERS):
-            handler = _entered(self._examine(self._machine, *self._steps.note()))
+            handler = _entered(_chain(self._end, *self._steps.note()))
             if handler is None or handler.registers is None or handler.system is None:
                 return
-            cpu = Cpu(handler.registers, handler.system, self._machine.memory.read)
+            cpu = self._end.cpu(handler.registers, handler.system)
             for push in handler.pushes:
                 physical = cpu.walk(push.linear).physical
                 if physical is not None:
-                    self._machine.memory.write(physical, push.value.to_bytes(push.size, "little"))
+                    self._end.memory.write(physical, push.value.to_bytes(push.size, "little"))
             self._vcpu.set_system_registers(handler.system)
             self._vcpu.set_registers(handler.registers)
             self._steps.finished()
 
-    # The debugger (machine.Debugger)
+    # The debugger (engine.Debugger)
 
-    def debug_exit(self, runner: Runner) -> None:
+    def debug_exit(self, cpu: int, left: Debug) -> None:
         """KVM_EXIT_DEBUG outside of a step: of no interest."""
 
     def crashed(self, crash: Crash) -> bool:

@@ -1,49 +1,10 @@
-"""Where a crash happened and what is known about it: what a report is made of."""
+"""What an image says about addresses in its code: symbols, and lines of source."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-from ..x86.cpu import Cpu
 from ..x86.symbols import SymbolTable
-from .report import Interrupted, Place
+from .report import Place
 from .source import source_lines
-
-
-class Kind(enum.Enum):
-    """What ended the run: each is explained in its own way."""
-
-    TRIPLE_FAULT = enum.auto()
-    EMULATION = enum.auto()
-    ENTRY = enum.auto()
-    HALT = enum.auto()
-    UNHANDLED = enum.auto()
-    OTHER = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Where a crash happened, and what is known about it besides the CPU's state."""
-
-    cpu: Cpu
-    kind: Kind
-    cause: str
-    vcpu: int = 0
-    code: bytes = b""
-    """The instruction's bytes, if KVM told them."""
-    symbols: SymbolTable | None = None
-    in_service: Sequence[int] = ()
-    """Interrupt vectors that were handed to the CPU and are not finished."""
-    is_ram: Callable[[int], bool] = lambda gpa: True
-    seen: str = "directly"
-    last: Sequence[tuple[int, bytes, int]] = ()
-    """Linear address, bytes and width (bits) of the instructions before this one."""
-    notes: Sequence[str] = ()
-    interrupted: Interrupted | None = None
-    vector: int | None = None
-    """UNHANDLED: the exception."""
 
 
 class Places:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from .kvm import VCPU, MpState
-from .typed import TYPE_CHECKING
-from .x86.registers import RFLAGS_IF
+from ..kvm import VCPU, MpState
+from ..typed import TYPE_CHECKING
+from ..x86.registers import RFLAGS_IF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from .eventloop import Timer
-    from .machine import Machine
+    from .eventloop import EventLoop, Timer
+    from .gate import Gate
+    from .runner import Runner
 
 CHECK_MIN, CHECK_MAX = 0.001, 0.05
 """Seconds between two looks whether any CPU has run: they grow from the first to the second."""
@@ -23,19 +24,16 @@ LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
 
 
 class HaltWatch:
-    """Calls `halted`, with the machine's lock held and no vCPU in the guest, when nothing can wake `machine` again.
+    """Calls `halted`, with the lock held and no vCPU in the guest, when nothing can wake the vCPUs of `runners` again.
 
-    As long as the vCPUs' threads use time of a CPU nothing is asked of KVM.
+    As long as the vCPUs' threads use time of a CPU nothing is asked of KVM. Watches from its making, with the lock held
+    as all here, to `stop`.
     """
 
-    def __init__(self, machine: Machine, halted: Callable[[], None]) -> None:
-        self._machine, self._halted = machine, halted
+    def __init__(self, runners: Sequence[Runner], gate: Gate, loop: EventLoop, halted: Callable[[], None]) -> None:
+        self._runners, self._gate, self._loop, self._halted = runners, gate, loop, halted
         self._checking = False
         self._timer: Timer | None = None
-
-    def start(self) -> None:
-        """Begin to watch. With the machine's lock held, as all here."""
-        self._checking = False
         self._watch([], 0)
 
     def stop(self) -> None:
@@ -45,17 +43,17 @@ class HaltWatch:
 
     def _watch(self, before: list[int], interval: float) -> None:
         """Compare the vCPU threads' run time with `before`; where nothing moved, look whether anything ever will."""
-        now = [runner.cpu_time() for runner in self._machine.runners]
+        now = [runner.cpu_time() for runner in self._runners]
         if now == before and not self._checking:
             self._checking = True
-            self._machine.at_rest(self._check)
+            self._gate.at_rest(self._check)
         interval = min(max(interval * 1.5, CHECK_MIN), CHECK_MAX)
-        self._timer = self._machine.loop.call_at(time.monotonic() + interval, partial(self._watch, now, interval))
+        self._timer = self._loop.call_at(time.monotonic() + interval, partial(self._watch, now, interval))
 
     def _check(self) -> None:
         """All vCPUs are out of the guest, so what is found holds for all of them at once."""
         self._checking = False
-        if all(_sleeps_for_ever(vcpu) for vcpu in self._machine.vcpus):
+        if all(_sleeps_for_ever(runner.vcpu) for runner in self._runners):
             self._halted()
 
 

@@ -1,0 +1,28 @@
+"""Where a crash happened and what is known about it: what a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..x86.cpu import Cpu
+from ..x86.symbols import SymbolTable
+from .event import Crash
+from .report import Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class CrashContext:
+    """A CPU that cannot go on, and what is known about it besides its state."""
+
+    cpu: Cpu
+    crash: Crash
+    symbols: SymbolTable | None = None
+    in_service: Sequence[int] = ()
+    """Interrupt vectors that were handed to the CPU and are not finished."""
+    is_ram: Callable[[int], bool] = lambda gpa: True
+    seen: str = "directly"
+    last: Sequence[tuple[int, bytes, int]] = ()
+    """Linear address, bytes and width (bits) of the instructions before this one."""
+    notes: Sequence[str] = ()
+    interrupted: Interrupted | None = None

@@ -1,0 +1,29 @@
+"""Where the CPUs are, in a few words: for a run that has not come to an end by itself."""
+
+from __future__ import annotations
+
+from ..kvm import VCPU, MpState
+from ..x86.disasm import MAX_INSTRUCTION, disassemble
+from .places import Places
+from .post_mortem import PostMortem
+
+MOST = 4
+"""CPUs that are told of."""
+
+
+def cpu_locations(end: PostMortem) -> str:
+    """The place of each CPU that has been started."""
+    started = [vcpu for vcpu in end.vcpus if vcpu.get_mp_state() in (MpState.RUNNABLE, MpState.HALTED)]
+    places = Places(end.symbols)
+    told = [_tell(end, vcpu, places) for vcpu in started[:MOST]]
+    more = [f"{len(started) - MOST} more CPUs"] if len(started) > MOST else []
+    return ", ".join(told + more)
+
+
+def _tell(end: PostMortem, vcpu: VCPU, places: Places) -> str:
+    cpu = end.cpu_now(vcpu.id)
+    where = places.place(cpu.pc)
+    if vcpu.get_mp_state() == MpState.HALTED:
+        return f"CPU {vcpu.id} slept in the hlt before {where}"
+    lines = disassemble(cpu.peek(cpu.pc, MAX_INSTRUCTION), cpu.pc, cpu.mode.bits, 1)
+    return f"CPU {vcpu.id} was at {where}" + (f" ({lines[0].text})" if lines else "")

@@ -1,0 +1,49 @@
+"""What is left of a guest that has come to its end, for those who find out why: none of its CPUs runs any more."""
+
+from __future__ import annotations
+
+from ..kvm import MpState
+from ..typed import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..kvm import VCPU, VM
+    from ..memory import GuestMemory
+    from ..x86.cpu import Cpu
+    from ..x86.cpuid import CpuidEntry
+    from ..x86.registers import Registers, SystemRegisters
+    from ..x86.symbols import SymbolTable
+
+
+class PostMortem(NamedTuple):
+    """A guest after its end."""
+
+    vm: VM
+    vcpus: Sequence[VCPU]
+    memory: GuestMemory
+    cpuid: list[CpuidEntry]
+    """What CPUID told the guest."""
+    symbols: SymbolTable | None
+    """The image's."""
+    exits: Sequence[int]
+    """How often each vCPU had left the guest."""
+
+    def cpu(self, registers: Registers, system: SystemRegisters) -> Cpu:
+        """A CPU in that state, with the guest's memory and the width of its physical addresses."""
+        from ..x86.cpu import Cpu
+        from ..x86.cpuid import find
+
+        leaf = find(self.cpuid, 0x80000008)
+        bits = leaf.eax & 0xFF if leaf is not None else 36
+        return Cpu(registers, system, self.memory.read, min(max(bits, 32), 52))
+
+    def cpu_now(self, number: int) -> Cpu:
+        """CPU `number` as it is."""
+        vcpu = self.vcpus[number]
+        return self.cpu(vcpu.get_registers(), vcpu.get_system_registers())
+
+    @property
+    def halted(self) -> list[VCPU]:
+        """The vCPUs that sleep in HLT."""
+        return [vcpu for vcpu in self.vcpus if vcpu.get_mp_state() == MpState.HALTED]

@@ -1,0 +1,196 @@
+"""The board: RAM, CPUs, buses and interrupt lines. It lives as long as the machine, whatever runs on it.
+
+The board knows which device answers an access, and no device. What stands on it is added by `add`; the in-kernel chips
+(PIC, IOAPIC, local APICs, PIT) come with the virtual machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache, cached_property, partial
+
+from ..bus import MmioBus, PortBus
+from ..device import Device, IrqLine
+from ..errors import ConfigError
+from ..kvm import VM, MsrRange, System
+from ..kvm.exits import PIO_OUTPUT
+from ..memory import GuestMemory
+from ..typed import TYPE_CHECKING
+from ..x86 import cpuid
+from .power_on import make_vm
+
+if TYPE_CHECKING:
+    from ..boot.rom import Rom
+
+Route = tuple[Callable[..., int | None], int, int, bool]
+"""How a port access is served: (function, offset, size, whether it is output: then the value is given behind them)."""
+MsrHandler = Callable[[int | None], int | None]
+"""Called with the value written, or None for a read, whose value it returns."""
+
+INTERRUPT_INPUTS = 24
+
+
+class GeneralProtection(Exception):
+    """Raised by an MSR handler: the guest's RDMSR or WRMSR gets #GP."""
+
+
+@cache
+def open_system() -> System:
+    """/dev/kvm, opened once a process: it holds no state, and what it can do does not change."""
+    system = System()
+    system.require("USER_MEMORY", "IRQCHIP", "PIT2", "MP_STATE", "VCPU_EVENTS", "IMMEDIATE_EXIT")
+    return system
+
+
+class Board:
+    """A virtual machine of `system` with `memory`, a ROM if there is one, and `cpus` CPUs; `stack` is to close it.
+
+    ConfigError for a number of CPUs that cannot be. Everything but the making is called with the machine's lock held.
+    """
+
+    def __init__(self, system: System, memory: GuestMemory, rom: Rom | None, cpus: int, stack: ExitStack) -> None:
+        most = system.check_extension("MAX_VCPUS")
+        if not 1 <= cpus <= most:
+            raise ConfigError(f"{cpus} CPUs are not possible: this KVM takes 1 to {most}")
+        self.system, self.memory, self.rom = system, memory, rom
+        self.ports = PortBus()
+        self.mmio = MmioBus()
+        self.port_routes: dict[int, Route] = {}
+        """How each kind of port access that came was served: forgotten when a device comes or goes."""
+        self.lines: dict[int, list[IrqLine]] = {}
+        """The interrupt lines by number, those that share one in the order in which they were made."""
+        self._msrs: dict[int, MsrHandler] = {}
+        self.vm, self.vcpus = make_vm(system, stack, cpus, self._map_memory)
+        self.set_cpuid(cpuid.in_virtual_machine(system.supported_cpuid()))
+
+    def _map_memory(self, vm: VM) -> None:
+        for slot, region in enumerate(self.memory.regions):
+            vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
+        if self.rom is not None:
+            readonly = vm.check_extension("READONLY_MEM") > 0
+            slot = len(self.memory.regions)
+            vm.set_memory(slot, self.rom.gpa, self.rom.size, self.rom.map, readonly=readonly)
+
+    def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
+        """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""
+        return self.memory.read_linear(address, size, self.vcpus[cpu].physical)
+
+    # CPUID
+
+    def set_cpuid(self, entries: list[cpuid.CpuidEntry]) -> None:
+        """Have the CPUs answer CPUID with these leaves, which nobody changes any more. Before the first run."""
+        for vcpu in self.vcpus:
+            vcpu.set_cpuid(cpuid.for_cpu(entries, vcpu.id, len(self.vcpus)))
+        self.cpuid_in_use = entries
+
+    @cached_property
+    def cpuid(self) -> list[cpuid.CpuidEntry]:
+        """The leaves that a user may change; what they say when `commit_cpuid` is called next counts."""
+        return [entry.copy() for entry in self.cpuid_in_use]
+
+    def commit_cpuid(self) -> None:
+        """Have what was changed in `cpuid` count from now on."""
+        if "cpuid" in self.__dict__ and self.cpuid != self.cpuid_in_use:
+            self.set_cpuid([entry.copy() for entry in self.cpuid])
+
+    # Devices
+
+    @property
+    def devices(self) -> list[Device]:
+        """All devices, those with ports first, in the order in which they were added."""
+        return [*self.ports.devices, *self.mmio.devices]
+
+    def add(self, device: Device) -> None:
+        """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
+        if bool(device.ports) == bool(device.mmio):
+            raise ConfigError(f"{type(device).__name__} must name either ports or mmio ranges")
+        for span in device.mmio:
+            for region in self.memory.regions:
+                if span.base < region.gpa + region.size and region.gpa < span.end:
+                    raise ConfigError(f"{span.base:#x}..{span.end - 1:#x} is RAM; MMIO needs addresses outside it")
+        (self.ports if device.ports else self.mmio).attach(device)
+        self.port_routes.clear()
+
+    def remove(self, device: Device) -> None:
+        """Take a device off its bus."""
+        (self.ports if device.ports else self.mmio).detach(device)
+        self.port_routes.clear()
+
+    def route_port(self, key: int) -> Route:
+        """How to serve a port access with that key (see `kvm.exits.PIO_OUTPUT`); remembered in `port_routes`."""
+        ports, port, size = self.ports, key & 0xFFFF, key >> 16 & 7
+        claim = ports.find(port)
+        if claim is not None and size <= claim.width:
+            read, write, offset = claim.read, claim.write, claim.offset
+        elif claim is None:
+            read, write, offset = ports.read_unclaimed, ports.write_unclaimed, port
+        else:  # it must be split: the long way through the bus
+            read, write, offset = ports.read, ports.write, port
+        is_output = bool(key & PIO_OUTPUT)
+        route: Route = (write if is_output else read, offset, size, is_output)
+        self.port_routes[key] = route
+        return route
+
+    # Interrupts
+
+    def irq(self, number: int) -> IrqLine:
+        """A new line to the interrupt input `number`: 0-15 of PIC and IOAPIC, 16-23 of the IOAPIC.
+
+        Several lines to one input are ORed.
+        """
+        if not 0 <= number < INTERRUPT_INPUTS:
+            raise ConfigError(f"there is no interrupt input {number}: a PC has 0 to {INTERRUPT_INPUTS - 1}")
+        lines = self.lines.setdefault(number, [])
+        lines.append(IrqLine(partial(self._move_line, number, lines)))
+        return lines[-1]
+
+    def _move_line(self, number: int, lines: list[IrqLine], level: bool) -> None:
+        if len(lines) == 1 or sum(line.level for line in lines) == level:
+            self.vm.irq_line(number, level)
+
+    # MSRs
+
+    def answer_msr(self, index: int, handler: MsrHandler) -> None:
+        """Have `handler` answer the guest's accesses to that MSR, from the next start on."""
+        self._msrs[index] = handler
+
+    def filter_msrs(self) -> None:
+        """Have KVM leave the MSRs to the handlers. KvmUnsupported if it cannot."""
+        if self._msrs:
+            self.system.require("X86_USER_SPACE_MSR", "X86_MSR_FILTER")
+            self.vm.exit_on_msr()
+            self.vm.set_msr_filter([MsrRange(index, 1) for index in self._msrs])
+
+    def access_msr(self, index: int, value: int | None) -> int | None:
+        """A guest's RDMSR (`value` None) or WRMSR that KVM left to us; None for #GP."""
+        handler = self._msrs.get(index)
+        if handler is None:
+            return None
+        try:
+            answer = handler(value)
+        except GeneralProtection:
+            return None
+        return (answer or 0) & (1 << 64) - 1
+
+    # Reset
+
+    def reset(self) -> None:
+        """Put CPUs and chips back to their state after power-on, with no vCPU in the guest and the devices reset.
+
+        For that a second virtual machine is made, and its state put onto the first. RAM keeps its content, as on a PC
+        that is not switched off.
+        """
+        from ..kvm.saved import SavedState, state_msrs
+
+        with ExitStack() as stack:
+            vm, vcpus = make_vm(self.system, stack, len(self.vcpus))
+            for vcpu in vcpus:
+                vcpu.set_cpuid(cpuid.for_cpu(self.cpuid_in_use, vcpu.id, len(vcpus)))
+            state = SavedState.capture(vm, vcpus, state_msrs(self.system, vcpus[0]))
+            state.apply(self.vm, self.vcpus)
+        # A line that a device holds up even now is a new edge to the new chips.
+        for number, lines in self.lines.items():
+            if any(line.level for line in lines):
+                self.vm.irq_line(number, False)
+                self.vm.irq_line(number, True)

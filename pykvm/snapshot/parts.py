@@ -1,0 +1,59 @@
+"""What a machine is made of, as far as a snapshot has to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..console.port import ConsolePort
+from ..device import Device
+from ..disk import Disk
+from ..engine.board import Board
+from ..engine.engine import Engine
+from ..pc import Pc
+from .snapshot import Firmware, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts whose state a snapshot has."""
+
+    engine: Engine
+    consoles: Sequence[ConsolePort]
+    """The debug console, then COM1 onwards."""
+    disks: Sequence[Disk | None]
+    """The hard disks, then the floppy disk."""
+    shape: Shape
+    firmware: Firmware | None
+    screen: Callable[[], str]
+    """What the text screen shows; "" without one."""
+
+    @property
+    def board(self) -> Board:
+        """RAM, CPUs, chips, buses and lines."""
+        return self.engine.board
+
+    def devices(self) -> dict[str, Device]:
+        """The devices that are there now, by name and first address."""
+        devices = {}
+        for device in self.board.devices:
+            base = (device.ports or device.mmio)[0].base
+            devices[f"{device.name or type(device).__name__} at {base:#x}"] = device
+        return devices
+
+
+def shape_of(board: Board, pc: Pc, firmware: Firmware | None) -> Shape:
+    """What a machine must be made as, to be one like this."""
+    digest = ""
+    if firmware is not None:
+        from hashlib import sha256
+
+        digest = sha256(firmware.rom).hexdigest()
+    return Shape(
+        board.memory.size,
+        len(board.vcpus),
+        len(pc.consoles),
+        tuple(pc.station_addresses),
+        pc.bios is not None,
+        digest,
+    )
