@@ -177,7 +177,7 @@ class Pc:
         has_bios: bool = False,
     ) -> None:
         self._board, self._lock, self._loop = board, lock, loop
-        self.debug_console = ConsolePort(lock, "debug console")
+        self.debug_console = ConsolePort(lock.condition(), "debug console")
         """What the guest writes to port 0xE9."""
         self.consoles: list[ConsolePort] = []
         self.station_addresses: list[bytes] = []
@@ -238,7 +238,7 @@ class Pc:
 
     def _add_uart(self, number: int) -> None:
         base, irq = COM_PORTS[number]
-        console = ConsolePort(self._lock, f"COM{number + 1}")
+        console = ConsolePort(self._lock.condition(), f"COM{number + 1}")
         self.consoles.append(console)
         self._board.add(Uart16550(console.name, base, self._board.irq(irq), console))
 

@@ -33,19 +33,19 @@ def _nothing() -> None:
 
 
 class ConsolePort:
-    """A character backend that remembers. `lock` is the machine's.
+    """A character backend that remembers. `changed` is a condition of the machine's lock.
 
     The methods of the guest's side are called with the lock held; those of the host's side take it.
     """
 
-    def __init__(self, lock: threading.RLock, name: str = "serial") -> None:
+    def __init__(self, changed: threading.Condition, name: str = "serial") -> None:
         self.name = name
         self.ready = True
         self.sink: Callable[[bytes], None] | None = None
         """Is given each piece of output as it comes: the terminal."""
         self.drained: Callable[[], None] | None = None
         """Is called when all waiting input has gone to the guest."""
-        self._changed = threading.Condition(lock)
+        self._changed = changed
         self._waiters = 0
         self._output = bytearray()
         self._dropped = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..x86.cpu import Cpu
-from .report import Frame, Interrupted, Place
+from .findings import Frame, Interrupted, Place
 
 MAX_FRAMES = 24
 MAX_CHAIN = 64

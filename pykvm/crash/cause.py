@@ -12,7 +12,7 @@ from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_name, vec
 from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
 from ..x86.registers import CR0_PG, EFER_LMA
-from .report import Place, Raised
+from .findings import Place, Raised
 
 
 def first_event(cpu: Cpu, in_service: Iterable[int]) -> Event | None:

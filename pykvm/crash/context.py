@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..x86.cpu import Cpu
 from ..x86.symbols import SymbolTable
 from .event import Crash
-from .report import Interrupted
+from .findings import Interrupted
 
 
 @dataclass(frozen=True, slots=True)

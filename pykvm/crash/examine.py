@@ -25,8 +25,9 @@ from .cause import (
 )
 from .context import CrashContext
 from .event import CrashKind
+from .findings import Frame, Place, StackWord, TableEntry, Translated
 from .places import Places
-from .report import CrashReport, Frame, Place, StackWord, TableEntry, Translated
+from .report import CrashReport
 
 Result = TypeVar("Result")
 

@@ -17,8 +17,8 @@ from ..x86.cpu import Cpu
 from ..x86.descriptors import RPL, TASK_GATE, Descriptor, Gate
 from ..x86.exceptions import BP, WITH_ERROR_CODE, error_code_words, vector_name
 from ..x86.mode import cpu_mode
+from .findings import Interrupted, Place
 from .frames import ExceptionFrame, frames
-from .report import Interrupted, Place
 
 EXCEPTIONS = 32
 MAX_STEPS, MAX_CODE = 8192, 2048

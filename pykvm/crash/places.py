@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..x86.symbols import SymbolTable
-from .report import Place
+from .findings import Place
 from .source import source_lines
 
 

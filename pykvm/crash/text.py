@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from ..x86.disasm import Instruction
-from .report import CrashReport, Frame, Place, Raised, Translated
+from .findings import Findings, Frame, Place, Raised, Translated
 
 Paint = Callable[[str, str], str]
 """(role, text) to the text to print. Roles: "head", "explanation", "title", "here", "dim", "problem", "symbol"."""
@@ -35,7 +35,7 @@ def plain(role: str, text: str) -> str:
     return text
 
 
-def render(report: CrashReport, paint: Paint = plain) -> str:
+def render(report: Findings, paint: Paint = plain) -> str:
     """The whole report."""
     return "\n".join(_Text(report, paint).lines())
 
@@ -46,7 +46,7 @@ def bits(value: int, names: dict[int, str]) -> str:
 
 
 class _Text:
-    def __init__(self, report: CrashReport, paint: Paint) -> None:
+    def __init__(self, report: Findings, paint: Paint) -> None:
         self.report, self.paint = report, paint
         self.wide = bool(report.system.efer >> 10 & 1)
         self.digits = 16 if self.wide else 8

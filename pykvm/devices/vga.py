@@ -343,7 +343,8 @@ def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
 
     Raises what `read` raises.
     """
-    from ..display.screen import CELL_LINES, Screen
+    from ..display.screen import Screen
+    from ..display.text_mode import CELL_LINES
 
     crtc, attribute = vga.crtc.values, vga.attribute.values
     height = (crtc[0x09] & 0x1F) + 1

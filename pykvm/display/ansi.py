@@ -6,12 +6,12 @@ direct colours of ISO/IEC 8613-6, as all terminals of today have them.
 
 from __future__ import annotations
 
-from .screen import CP437, Screen
+from .text_mode import CP437, TextMode
 
 RESET = "\x1b[0m"
 
 
-def attribute_sequence(screen: Screen, attribute: int, truecolor: bool) -> str:
+def attribute_sequence(screen: TextMode, attribute: int, truecolor: bool) -> str:
     """The control sequence that makes what follows look as `attribute` says, whatever was before."""
     foreground, background, blinking = screen.colours(attribute)
     if truecolor:
@@ -27,7 +27,7 @@ def _ansi_colour(base: int, colour: int) -> str:
     return str(base + (60 if colour & 8 else 0) + (colour >> 2 & 1 | colour & 2 | (colour & 1) << 2))
 
 
-def render(screen: Screen, truecolor: bool) -> str:
+def render(screen: TextMode, truecolor: bool) -> str:
     """All rows, each ending in a line feed with the terminal's own colours back."""
     if screen.blank:
         return "\n" * screen.rows

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from ..errors import PykvmError
-from .screen import CELL_LINES, CP437
+from .text_mode import CELL_LINES, CP437
 
 FONT_SIZE = 256 * CELL_LINES
 

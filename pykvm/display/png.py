@@ -12,7 +12,7 @@ import zlib
 
 from ..errors import ConfigError
 from .font import FONT_SIZE, system_font
-from .screen import CELL_LINES, Screen
+from .text_mode import CELL_LINES, TextMode
 
 CELL_WIDTH = 9
 MAX_SCALE = 8
@@ -21,7 +21,7 @@ _BLACK = 16
 """Index of the colour of a display that is off, behind the palette's 16."""
 
 
-def render(screen: Screen, scale: int = 1, font: bytes | None = None) -> bytes:
+def render(screen: TextMode, scale: int = 1, font: bytes | None = None) -> bytes:
     """The PNG file; see `Screen.png`."""
     if not 1 <= scale <= MAX_SCALE:
         raise ConfigError(f"a scale of {scale} is not possible: give 1 to {MAX_SCALE}")
@@ -51,7 +51,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _draw(screen: Screen, scale: int, font: bytes) -> bytes:
+def _draw(screen: TextMode, scale: int, font: bytes) -> bytes:
     """All scan lines, each behind its filter type (0: none)."""
     drawn: dict[bytes, list[bytes]] = {}
     lines = []
@@ -71,7 +71,7 @@ def _draw(screen: Screen, scale: int, font: bytes) -> bytes:
     return b"".join(lines)
 
 
-def _glyph(screen: Screen, character: int, attribute: int, scale: int, font: bytes) -> list[bytes]:
+def _glyph(screen: TextMode, character: int, attribute: int, scale: int, font: bytes) -> list[bytes]:
     """The scan lines of one cell, a byte a pixel."""
     foreground, background, _ = screen.colours(attribute)
     lines = []
@@ -82,7 +82,7 @@ def _glyph(screen: Screen, character: int, attribute: int, scale: int, font: byt
     return lines
 
 
-def _with_cursor(screen: Screen, glyph: list[bytes], scale: int) -> list[bytes]:
+def _with_cursor(screen: TextMode, glyph: list[bytes], scale: int) -> list[bytes]:
     assert screen.cursor is not None
     column, row = screen.cursor
     foreground, _, _ = screen.colours(screen.cells[2 * (row * screen.columns + column) + 1])

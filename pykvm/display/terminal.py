@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 
 from .ansi import RESET, attribute_sequence
-from .screen import CP437, Screen
+from .text_mode import CP437, TextMode
 
 _OPEN = "\x1b[?1049h\x1b[?7l"
 _CLOSE = f"{RESET}\x1b[?7h\x1b[?25h\x1b[?1049l"
@@ -39,10 +39,10 @@ class TerminalDisplay:
         self._size = size
         self._truecolor = truecolor
         self._open = False
-        self._shown: Screen | None = None
+        self._shown: TextMode | None = None
         self._shown_size = (0, 0)
 
-    def draw(self, screen: Screen) -> None:
+    def draw(self, screen: TextMode) -> None:
         """Make the terminal show `screen`, in one write of no more than what has changed since the last one."""
         size = self._size()
         old = self._shown
@@ -64,7 +64,7 @@ class TerminalDisplay:
             self._write("".join(parts))
         self._shown, self._shown_size = screen, size
 
-    def _draw_cells(self, screen: Screen, old: bytes | None, columns: int, rows: int, parts: list[str]) -> None:
+    def _draw_cells(self, screen: TextMode, old: bytes | None, columns: int, rows: int, parts: list[str]) -> None:
         cells = screen.cells
         current = -1
         for row in range(rows):
@@ -98,6 +98,6 @@ class TerminalDisplay:
         self.close()
 
 
-def _look(screen: Screen) -> tuple[object, ...]:
+def _look(screen: TextMode) -> tuple[object, ...]:
     """What makes all cells look different when it changes."""
     return screen.columns, screen.rows, screen.palette, screen.blink, screen.blank

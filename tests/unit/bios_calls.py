@@ -40,7 +40,7 @@ class Pc:
         self.exceptions: list[Call] = []
         self.memory = GuestMemory(memory)
         self.bus = PortBus()
-        self.console = ConsolePort(threading.RLock())
+        self.console = ConsolePort(threading.Condition())
         self.key_irq = IrqLine(lambda level: None)
         self.keyboard = I8042(self.key_irq, IrqLine(lambda level: None), lambda: None, lambda level: None)
         self.vga = Vga(lambda: self.time)

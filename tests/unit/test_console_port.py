@@ -16,7 +16,7 @@ LIMIT = 30.0
 
 
 def make() -> ConsolePort:
-    return ConsolePort(threading.RLock(), "COM9")
+    return ConsolePort(threading.Condition(), "COM9")
 
 
 def guest_writes(port: ConsolePort, data: bytes, lock: threading.RLock) -> None:
@@ -118,7 +118,7 @@ def test_a_literal_is_found_like_in_one_string(pieces: list[bytes], needle: byte
 
 def test_a_text_that_comes_in_pieces_wakes_who_waits() -> None:
     lock = threading.RLock()
-    port = ConsolePort(lock)
+    port = ConsolePort(threading.Condition(lock))
     found: list[bytes] = []
     waiter = threading.Thread(target=lambda: found.append(port.wait_for("login: ", LIMIT)[0]))
     waiter.start()
@@ -130,7 +130,7 @@ def test_a_text_that_comes_in_pieces_wakes_who_waits() -> None:
 
 def test_several_may_wait() -> None:
     lock = threading.RLock()
-    port = ConsolePort(lock)
+    port = ConsolePort(threading.Condition(lock))
     found: list[bytes] = []
     waiters = [threading.Thread(target=lambda: found.append(port.wait_for(b"x", LIMIT)[0])) for _ in range(3)]
     for waiter in waiters:
@@ -143,7 +143,7 @@ def test_several_may_wait() -> None:
 
 def test_the_end_wakes_who_waits_and_says_why() -> None:
     lock = threading.RLock()
-    port = ConsolePort(lock, "COM9")
+    port = ConsolePort(threading.Condition(lock), "COM9")
     failures: list[str] = []
 
     def wait() -> None:
@@ -246,7 +246,7 @@ def test_ready_is_told_once_each_time_it_comes_back() -> None:
 
 def test_a_port_that_nobody_is_connected_to_takes_everything() -> None:
     lock = threading.RLock()
-    port = ConsolePort(lock)
+    port = ConsolePort(threading.Condition(lock))
     port.send(b"x")
     with lock:
         port.set_ready(False)

@@ -17,8 +17,9 @@ from x86_machine import CODE, GDT, IDT, STACK, TABLES, TSS, Ram, cpu_of, long_cp
 from pykvm.crash.context import CrashContext
 from pykvm.crash.event import Crash, CrashKind
 from pykvm.crash.examine import examine
+from pykvm.crash.findings import Place
 from pykvm.crash.handler import find_interrupted
-from pykvm.crash.report import CrashReport, Place
+from pykvm.crash.report import CrashReport
 from pykvm.crash.source import SourceLines
 from pykvm.crash.text import render
 from pykvm.x86.cpu import Cpu

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from x86_machine import CODE, STACK, Ram, gate32, gate64, long_cpu, protected_cpu
 
+from pykvm.crash.findings import Interrupted, Place
 from pykvm.crash.frames import frames
 from pykvm.crash.handler import find_interrupted
-from pykvm.crash.report import Interrupted, Place
 from pykvm.x86.cpu import Cpu
 
 HANDLER = 0xA000

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from pykvm.display import Screen
 from pykvm.display.font import SYSTEM_FONTS, FontError, first_of, load
-from pykvm.display.screen import CP437, VGA_COLOURS
 from pykvm.display.terminal import TerminalDisplay
+from pykvm.display.text_mode import CP437, VGA_COLOURS
 from pykvm.errors import ConfigError
 
 

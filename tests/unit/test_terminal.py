@@ -65,7 +65,7 @@ class Guest:
     """A port with a terminal on it, between two pipes."""
 
     def __init__(self, source: int | None = None, target: int | None = None) -> None:
-        self.port, self.loop = ConsolePort(threading.RLock()), Loop()
+        self.port, self.loop = ConsolePort(threading.Condition()), Loop()
         self.left: list[str] = []
         self.fds: list[int] = []
         if source is None:
