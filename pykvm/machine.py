@@ -388,7 +388,9 @@ class Machine:
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Wait for the end of the run. TimeoutError if `timeout` (seconds) is over before it; the run goes on then."""
-        run = self.engine.wait(timeout)
+        return self._finish(self.engine.wait(timeout))
+
+    def _finish(self, run: Run) -> Outcome:
         assert run.outcome is not None
         with self._ending:
             if not run.explained and not self.engine.closed:
@@ -434,8 +436,7 @@ class Machine:
 
     def stop(self, reason: str = "stopped by the host") -> Outcome:
         """End the run, if it has not ended, and return its outcome."""
-        self.request_stop(reason)
-        return self.wait()
+        return self._finish(self.engine.stop(reason))
 
     def request_stop(self, reason: str) -> None:
         """End the run without waiting for its end: for devices, handlers and the I/O thread.
@@ -449,16 +450,11 @@ class Machine:
 
         Every access of the guest is finished; calls nest. Not from a device or handler.
         """
-        with self.lock:
-            self.engine.gate.hold()
-            self.engine.gate.wait_held()
+        self.engine.pause()
 
     def resume(self) -> None:
         """Undo one `pause`."""
-        with self.lock:
-            if not self.engine.gate.is_held:
-                raise PykvmError("the machine is not paused")
-            self.engine.gate.release()
+        self.engine.resume()
 
     def at_rest(self, callback: Callable[[], None]) -> None:
         """Take all CPUs out of the guest, have `callback` called with the lock held, and let them go on.

@@ -202,6 +202,7 @@ class Control:
                 self.engine.crashed(stop.crash)
             if self.engine.outcome is None:
                 self._prepare(actions)
+                self.engine.clocks_go_on(self._stopped_at)
                 self._gate.release()
             self.stop = None
             self._quiet = self._touched = False

@@ -78,6 +78,7 @@ class Engine:
         """How often the machine has been reset."""
         self.closed = False
         self._stop_at_start: str | None = None
+        self._pauses: list[float] = []  # when each `pause` began that is not undone
 
     def load(self, loader: Loader) -> EntryState:
         """Load an image into RAM and have the first CPU start in it: now, and after each reset."""
@@ -120,6 +121,7 @@ class Engine:
                 halted=self._halted,
                 ended=self._ended,
             )
+            self.gate.lull_elsewhere()
             for runner in self.runners:  # before the I/O thread: the guest begins at once
                 runner.start()
             self.loop.start()
@@ -146,6 +148,12 @@ class Engine:
             raise run.error
         return run
 
+    def stop(self, reason: str) -> Run:
+        """End the run, if it has not ended, and wait for the end of all threads."""
+        self.request_stop(reason)
+        self.gate.lull_elsewhere()
+        return self.wait()
+
     def forget_run(self) -> None:
         """Be as before the start; all threads have ended. With the lock held."""
         self.run = None
@@ -158,6 +166,29 @@ class Engine:
             self._stop_at_start = reason
             self._end(Ending.STOPPED, reason)
 
+    def pause(self) -> None:
+        """Take all CPUs out of the guest and return when they are; calls nest. Not from a device or handler."""
+        with self.gate.lock:
+            self.gate.hold()
+            self.gate.wait_held()
+            self._pauses.append(time.monotonic())
+
+    def resume(self) -> None:
+        """Undo one `pause`."""
+        with self.gate.lock:
+            if not self._pauses:
+                raise PykvmError("the machine is not paused")
+            began = self._pauses.pop()
+            if not self._pauses:
+                self.clocks_go_on(began)
+            self.gate.release()
+
+    def clocks_go_on(self, stopped_at: float) -> None:
+        """The guest goes on, which has stood still since then (time.monotonic()). With all CPUs out of it."""
+        from .clocks import go_on
+
+        go_on(self.board, time.monotonic() - stopped_at)
+
     def close(self) -> bool:
         """End the run and wait for all threads; False if it was closed before."""
         with self.gate.lock:
@@ -165,6 +196,8 @@ class Engine:
                 return False
             self.closed = True
             self._end(Ending.STOPPED, "closed")
+            if self.run is not None:
+                self.gate.lull_elsewhere()
             self.gate.wait_left()
         for runner in self.runners:
             runner.join()

@@ -11,10 +11,14 @@ together are *at rest* when each one is parked or its thread has ended.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from weakref import WeakSet
 
+from ..kvm.vcpu import lull
 from ..typed import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -95,8 +99,39 @@ class Passer(Protocol):
     def ask_out(self) -> None:
         """Have the vCPU come out of the guest at its next exit. Any thread may, as long as the vCPU has a thread."""
 
+    def call_out(self) -> None:
+        """Take the vCPU out of the guest for a moment: it goes in again if nothing keeps it. The same."""
+
     def interrupt(self) -> None:
-        """Have the vCPU come out of the guest now. With the lock held."""
+        """Have the vCPU come out of the guest now, if it has a thread. With the lock held."""
+
+
+LULL, LULLS = 0.05, 2.0
+"""Seconds that a lull lasts, and that one after the other may last, before there is none for as long."""
+
+
+class Lull:
+    """When the vCPUs of this process stay out of the guest, for a thread that has something to do."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began = self._end = 0.0
+
+    def extend(self) -> bool:
+        """Have it last from now on; False if there have been too many."""
+        with self._lock:
+            now = time.monotonic()
+            if now > self._end + LULLS:
+                self._began = now
+            elif now > self._began + LULLS:
+                return False
+            self._end = now + LULL
+            lull(self._end)
+            return True
+
+
+_lull = Lull()
+_gates: WeakSet[Gate] = WeakSet()
 
 
 class Gate:
@@ -115,10 +150,28 @@ class Gate:
         self._at_rest: list[Callable[[], None]] = []
         self._shut = False
         self.lock.ask = self._ask
+        _gates.add(self)
 
     def _ask(self) -> None:
         for passer in self._inside:
             passer.ask_out()
+
+    def lull_elsewhere(self) -> None:
+        """For `LULL` seconds, have the vCPUs of other machines in this process stay out of the guest.
+
+        For somebody who is about to wait for threads of this machine, if not for long. Where many more vCPUs run than
+        there are host CPUs, a thread that is to do something has its turn only after all others have had theirs, of
+        some milliseconds each; unless those have nothing to do. Where there are few, nothing happens.
+        """
+        others = [gate for gate in list(_gates) if gate is not self and gate._inside]
+        if self._inside and len(others) >= (os.cpu_count() or 1) and _lull.extend():
+            for gate in others:
+                if gate.lock.queue.acquire(False):
+                    try:
+                        for passer in gate._inside:
+                            passer.call_out()
+                    finally:
+                        gate.lock.queue.release()
 
     # A run, from its start to its end
 
@@ -197,8 +250,9 @@ class Gate:
 
     def wait_held(self) -> None:
         """After `hold`, wait until all vCPUs are out."""
-        while not self.is_at_rest:
-            self.changed.wait()
+        if not self.is_at_rest:
+            self.lull_elsewhere()
+            self.changed.wait_for(lambda: self.is_at_rest)
 
     def release(self) -> None:
         """Undo one `hold`."""

@@ -97,13 +97,17 @@ class Runner:
         """Have the vCPU come out of the guest at its next exit. See `gate.Passer`."""
         self.vcpu.immediate_exit(True)
 
+    def call_out(self) -> None:
+        """Take the vCPU out of the guest for a moment. See `gate.Passer`."""
+        ident = self._thread.ident if self._thread is not None else None
+        if ident is not None and ident != threading.get_ident():
+            signal.pthread_kill(ident, KICK)
+
     def interrupt(self) -> None:
         """Have the vCPU come out of the guest and pass the gate anew. With the lock held."""
-        if self._inside and self._thread is not None:
+        if self._inside:
             self.vcpu.immediate_exit(True)
-            ident = self._thread.ident
-            if ident is not None and ident != threading.get_ident():
-                signal.pthread_kill(ident, KICK)
+            self.call_out()
 
     def cpu_time(self) -> int:
         """Nanoseconds that the thread has run: they stand still while the vCPU sleeps. With the lock held."""

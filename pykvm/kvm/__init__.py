@@ -9,6 +9,7 @@ Documentation/virt/kvm/api.rst.
 """
 
 from .capabilities import CAPABILITIES
+from .closing import wait_closed
 from .errors import KvmError, KvmUnavailable, KvmUnsupported
 from .state import ClockData, DebugRegisters, MpState, MsrRange, Translation, VcpuEvents
 from .system import System
@@ -29,4 +30,5 @@ __all__ = [
     "System",
     "Translation",
     "VcpuEvents",
+    "wait_closed",
 ]

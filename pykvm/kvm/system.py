@@ -8,6 +8,7 @@ import os
 from ..x86.cpuid import CpuidEntry
 from ._kvm import ffi, lib
 from .capabilities import CAPABILITIES
+from .closing import wait_closed
 from .descriptor import Descriptor
 from .errors import KvmError, KvmUnavailable, KvmUnsupported, unavailable
 from .vm import VM
@@ -41,11 +42,15 @@ class System(Descriptor):
 
     def create_vm(self) -> VM:
         """A new virtual machine, with nothing in it."""
+        waited = False
         while True:
             try:
                 return VM(self.ioctl_int("KVM_CREATE_VM"), self.mmap_size)
             except KvmError as error:
-                if error.errno != errno.EINTR:
+                if error.errno in (errno.EMFILE, errno.ENOMEM) and not waited:
+                    wait_closed()
+                    waited = True
+                elif error.errno != errno.EINTR:
                     raise
 
     def capabilities(self) -> dict[str, int]:

@@ -70,6 +70,14 @@ def prepare_kick(signal_number: int) -> None:
         raise OSError(ffi.errno, f"signal {signal_number} cannot be handled")
 
 
+def lull(end: float) -> None:
+    """Until `end` (time.monotonic()), no vCPU of this process enters the guest, but one that is to come out at once.
+
+    Those that are inside stay there until a signal takes them out.
+    """
+    lib.pykvm_lull(int(end * 1e9))
+
+
 class VCPU(Descriptor):
     """One vCPU. Every call but `kick` waits while another thread is inside `enter`."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..typed import Any
 from ._kvm import ffi, lib
+from .closing import close_behind
 from .descriptor import Descriptor
 from .errors import KvmError
 from .state import ClockData, MsrRange
@@ -25,6 +26,12 @@ class VM(Descriptor):
     def __init__(self, fd: int, mmap_size: int) -> None:
         super().__init__(fd)
         self._mmap_size = mmap_size
+
+    def close(self) -> None:
+        """Give the descriptor back; the kernel frees the virtual machine a little later (see `closing`)."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            close_behind(fd)
 
     def create_vcpu(self, vcpu_id: int) -> VCPU:
         """A vCPU with that id, which is also its initial APIC id."""

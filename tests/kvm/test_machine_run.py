@@ -13,6 +13,7 @@ import pytest
 from helpers import BRIEF, EXIT_AL, HALT, LIMIT, SPIN, flat, hexcode
 
 from pykvm import ConfigError, Ending, ImageError, Machine, PykvmError
+from pykvm.kvm import wait_closed
 
 Guest = Callable[[str], Path]
 
@@ -435,6 +436,7 @@ def test_a_machine_without_image_starts_in_reset_state_and_may_be_closed() -> No
 def _open_things() -> tuple[int, int]:
     """Descriptors and threads."""
     gc.collect()
+    wait_closed()
     return len(os.listdir("/proc/self/fd")), threading.active_count()
 
 

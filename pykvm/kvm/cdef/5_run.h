@@ -64,6 +64,7 @@ struct kvm_run {
 };
 
 uint32_t pykvm_system_event_type(struct kvm_run *run);
+void pykvm_lull(int64_t end);
 int64_t pykvm_run(int fd, struct kvm_run *run);
 int64_t pykvm_run_input(int fd, struct kvm_run *run, uint32_t value);
 struct kvm_sync_regs *pykvm_shared_registers(struct kvm_run *run);
