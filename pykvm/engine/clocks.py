@@ -2,8 +2,8 @@
 
 kvmclock runs on meanwhile, and the guest is told so (api.rst, KVM_KVMCLOCK_CTRL: Linux's watchdogs look for it). The
 i8254 in the kernel keeps the interrupts that were due and would deliver all of them at once: they are dropped, and its
-period begins anew (i8254.c, create_pit_timer). The local APIC's timer keeps one at most, and so does the RTC, whose periodic
-interrupt stays pending until the guest reads register C.
+period begins anew (i8254.c, create_pit_timer). The local APIC's timer keeps one at most, and so does the RTC, whose
+periodic interrupt stays pending until the guest reads register C.
 """
 
 from __future__ import annotations

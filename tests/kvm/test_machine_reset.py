@@ -14,7 +14,7 @@ from pykvm import Device, DeviceError, Ending, Machine, Range
 from pykvm.debug.control import Control, Why
 from pykvm.debug.probes import int3_works
 from pykvm.disk.memory import MemoryDisk
-from pykvm.kvm import MpState
+from pykvm.kvm import MpState, wait_closed
 
 pytestmark = pytest.mark.needs("gcc")
 
@@ -308,6 +308,7 @@ def test_a_loop_of_resets_can_be_stopped_and_paused(tmp_path: Path) -> None:
             machine.pause()
             resets = machine.resets
             assert machine.memory.read_int(MARK, 4) in (resets, resets + 1)
+            wait_closed()
             descriptors.add(len(os.listdir("/proc/self/fd")))
             machine.resume()
         assert len(descriptors) == 1, "each reset makes a VM, and gives it back"
