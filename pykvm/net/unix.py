@@ -97,8 +97,8 @@ def lock_within(fd: int, operation: int, seconds: float, name: str) -> None:
         except BlockingIOError as error:
             if time.monotonic() >= end:
                 raise ConfigError(
-                    f"another program has held the lock of {name} for {seconds:g} s: end it (`fuser` names it), or take "
-                    "another path"
+                    f"another program has held the lock of {name} for {seconds:g} s: end it (`fuser` names it), or "
+                    "take another path"
                 ) from error
         time.sleep(_LOCK_PAUSE)
 

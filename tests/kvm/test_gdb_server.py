@@ -9,16 +9,17 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from helpers import LIMIT, SPIN, flat
 
-from pykvm import Ending, Machine
+from pykvm import ConfigError, Ending, Machine
 from pykvm.debug.gdb import GdbServer, connection, server
 from pykvm.debug.gdb.connection import begins_as_protocol
 from pykvm.debug.gdb.packets import Decoder, Packet, encode
+from pykvm.debug.gdb.sockets import Listener
 
 
 @contextmanager
@@ -126,10 +127,8 @@ def test_a_client_that_does_not_read_holds_nothing_up(packet: bytes) -> None:
         assert answer(client, b"?").startswith(b"T02")
 
         def ask() -> None:
-            try:
+            with suppress(OSError):
                 client.sendall(encode(packet) * 20000)
-            except OSError:
-                pass
 
         asking = threading.Thread(target=ask)
         asking.start()
@@ -147,8 +146,7 @@ def test_a_client_that_takes_nothing_is_dropped() -> None:
         with connect(gdb, 2048) as client:
             assert answer(client, b"?").startswith(b"T02")
             with pytest.raises(OSError, match="reset|Broken pipe"):
-                for _ in range(10000):
-                    client.sendall(encode(b"m100000,2000") * 1000)
+                client.sendall(encode(b"m100000,2000") * 1000000)
         with connect(gdb) as client:
             assert answer(client, b"?").startswith(b"T02")
 
@@ -186,9 +184,6 @@ def test_the_socket_is_its_owners_alone_and_only_its_own_is_removed(tmp_path: Pa
 
 
 def test_of_many_servers_at_a_dead_socket_one_listens(tmp_path: Path) -> None:
-    from pykvm import ConfigError
-    from pykvm.debug.gdb.sockets import Listener
-
     path = str(tmp_path / "gdb")
     for _ in range(20):
         with socket.socket(socket.AF_UNIX) as dead:
@@ -198,10 +193,8 @@ def test_of_many_servers_at_a_dead_socket_one_listens(tmp_path: Path) -> None:
 
         def listen(listeners: list[Listener] = listeners, together: threading.Barrier = together) -> None:
             together.wait()
-            try:
+            with suppress(ConfigError):
                 listeners.append(Listener(path))
-            except ConfigError:
-                pass
 
         threads = [threading.Thread(target=listen) for _ in range(4)]
         for thread in threads:
