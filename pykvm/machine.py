@@ -26,6 +26,7 @@ from .errors import ConfigError, PykvmError
 from .eventloop import EventLoop, Timer
 from .halts import HaltWatch
 from .kvm import VCPU, VM, MsrRange, System
+from .kvm.quirks import kvm_forgets
 from .kvm.vcpu import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN
 from .memory import PAGE_SIZE, GuestMemory, GuestMemoryError
 from .outcome import Ending, Outcome
@@ -831,12 +832,6 @@ class Machine:
     def _halted(self) -> None:
         if self.debugger is None or not self.debugger.halted():
             self._end(Ending.HALTED, "every CPU is halted with interrupts off")
-
-
-@cache
-def kvm_forgets() -> bool:
-    """Whether this host's KVM may be one that resets a CPU at a triple fault. That it has, only the crash shows."""
-    return os.path.exists("/sys/module/kvm_amd")
 
 
 @cache

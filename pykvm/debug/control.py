@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import PykvmError
+from ..kvm.quirks import BP, data_breakpoints_work, int3_works
 from ..kvm.state import MpState
 from ..kvm.vcpu import (
     GUESTDBG_BLOCKIRQ,
@@ -36,7 +37,6 @@ from ..runner import Crash
 from ..x86.paging import Walk, walk
 from ..x86.registers import CR0_PE, EFER_LMA, Registers, SystemRegisters
 from .breakpoints import DEBUG_REGISTERS, EXECUTE, INT3, Breakpoints, Placement, Watch, slots_hit
-from .probes import BP, data_breakpoints_work, int3_works
 from .stepper import EVERYWHERE, Step, Stepper
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import PykvmError
+from ...kvm.quirks import data_breakpoints_work
 from ..breakpoints import MAX_CODE, Watch
-from ..probes import data_breakpoints_work
 from ..stepper import Step
 from .arguments import EFAULT, EINVAL, number, parts
 
