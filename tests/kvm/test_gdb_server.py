@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from helpers import LIMIT, SPIN, flat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pykvm import ConfigError, Ending, Machine
 from pykvm.debug.gdb import GdbServer, connection, server
@@ -119,6 +121,15 @@ def test_a_first_packet_in_pieces() -> None:
 )  # fmt: skip
 def test_how_a_debugger_begins(data: bytes, expected: bool | None) -> None:
     assert begins_as_protocol(data) is expected
+
+
+@given(st.binary(max_size=60), st.binary(max_size=20), st.integers(0, 80))
+def test_only_a_packet_in_front_makes_a_debugger(front: bytes, payload: bytes, cut: int) -> None:
+    data = front + encode(payload)
+    answers = {begins_as_protocol(data[:end]) for end in range(cut)}
+    if front.strip(b"+-") and front.strip(b"+-")[:1] != b"$":
+        assert True not in answers
+    assert begins_as_protocol(encode(payload)) is True
 
 
 @pytest.mark.parametrize("packet", [b"g", b"?", b"m100000,2000"])
