@@ -30,6 +30,7 @@ from .engine.run import DeviceError as DeviceError
 from .engine.run import Run
 from .errors import ConfigError, PykvmError
 from .kvm import VCPU
+from .kvm.quirks import kvm_forgets
 from .memory import GuestMemory, GuestMemoryError
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
@@ -577,8 +578,3 @@ class Machine:
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if not name.startswith("_")]
-
-
-def kvm_forgets() -> bool:
-    """Whether this host's KVM may be one that resets a CPU at a triple fault. That it has, only the crash shows."""
-    return os.path.exists("/sys/module/kvm_amd")

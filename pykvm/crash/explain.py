@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import PykvmError
-from ..kvm import KvmError
-from ..kvm.vm import PIC_MASTER, PIC_SLAVE
+from ..kvm import KvmError, chips
 from ..memory import GuestMemory, GuestMemoryError
 from ..typed import TYPE_CHECKING
+from ..x86 import lapic
 from ..x86.disasm import MAX_INSTRUCTION
 from ..x86.registers import CR0_PE, Registers, SystemRegisters
 from .context import CrashContext
@@ -27,9 +27,6 @@ MAX_KEPT = 1000
 """Instructions before a crash that a report shows at most."""
 BIOS_STUB = 32
 """More instructions than there are between an exception and the BIOS's telling of it."""
-LAPIC_ISR = 0x100
-IRQCHIP_STATE, PIC_ISR, PIC_BASE = 8, 3, 5
-"""struct kvm_irqchip and, in it, kvm_pic_state: last_irr, irr, imr, isr, priority_add, irq_base."""
 
 
 @dataclass(slots=True)
@@ -159,14 +156,9 @@ def in_service(end: PostMortem, vcpu: int) -> list[int]:
     """The vectors that the interrupt controllers have handed to that CPU and not heard the end of, if they can tell."""
     vectors = []
     try:
-        lapic = end.vcpus[vcpu].get_lapic()
-        for word in range(8):
-            at = LAPIC_ISR + 0x10 * word
-            bits = int.from_bytes(lapic[at : at + 4], "little")
-            vectors += [32 * word + bit for bit in range(32) if bits >> bit & 1]
-        for chip in (PIC_MASTER, PIC_SLAVE) if vcpu == 0 else ():
-            state = end.vm.get_irqchip(chip)[IRQCHIP_STATE:]
-            vectors += [state[PIC_BASE] + bit for bit in range(8) if state[PIC_ISR] >> bit & 1]
+        vectors += lapic.vectors(end.vcpus[vcpu].get_lapic(), lapic.ISR)
+        for pic in chips.pics(end.vm) if vcpu == 0 else ():
+            vectors += [pic.irq_base + bit for bit in range(8) if pic.isr >> bit & 1]
     except KvmError:
         return []
     return vectors[::-1]

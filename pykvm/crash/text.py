@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from ..x86.disasm import Instruction
+from ..x86.registers import CR0_BITS, CR4_BITS, EFER_BITS, RFLAGS_BITS
 from .findings import Findings, Frame, Place, Raised, Translated
 
 Paint = Callable[[str, str], str]
@@ -17,12 +18,6 @@ _ROWS = (
     ("r8", "r9", "r10", "r11"),
     ("r12", "r13", "r14", "r15"),
 )
-_FLAGS = {0: "CF", 2: "PF", 4: "AF", 6: "ZF", 7: "SF", 8: "TF", 9: "IF", 10: "DF", 11: "OF", 14: "NT", 16: "RF",
-          17: "VM", 18: "AC"}  # fmt: skip
-_CR0 = {0: "PE", 1: "MP", 2: "EM", 3: "TS", 5: "NE", 16: "WP", 18: "AM", 29: "NW", 30: "CD", 31: "PG"}
-_CR4 = {0: "VME", 2: "TSD", 3: "DE", 4: "PSE", 5: "PAE", 6: "MCE", 7: "PGE", 9: "OSFXSR", 10: "OSXMMEXCPT", 11: "UMIP",
-        12: "LA57", 16: "FSGSBASE", 17: "PCIDE", 18: "OSXSAVE", 20: "SMEP", 21: "SMAP", 22: "PKE"}  # fmt: skip
-_EFER = {0: "SCE", 8: "LME", 10: "LMA", 11: "NXE"}
 _SEEN = {
     "by replay": "seen in a second run, stepped to the fault: this host's KVM forgets a CPU that died",
     "lost": "this host's KVM forgets a CPU that died: its state is lost",
@@ -40,9 +35,9 @@ def render(report: Findings, paint: Paint = plain) -> str:
     return "\n".join(_Text(report, paint).lines())
 
 
-def bits(value: int, names: dict[int, str]) -> str:
+def bits(value: int, names: dict[str, int]) -> str:
     """The names of the bits that are set."""
-    return " ".join(name for bit, name in names.items() if value >> bit & 1)
+    return " ".join(name for name, bit in names.items() if value >> bit & 1)
 
 
 class _Text:
@@ -150,9 +145,9 @@ class _Text:
         r, s = self.report.registers, self.report.system
         lines = ["  ".join(f"{name:<3} {self.number(getattr(r, name))}" for name in row)
                  for row in (_ROWS if self.wide else _ROWS[:2])]  # fmt: skip
-        lines.append(f"rflags {r.rflags:x} [{bits(r.rflags, _FLAGS)}]  cr2 {s.cr2:x}  cr3 {s.cr3:x}")
-        lines.append(f"cr0 {s.cr0:x} [{bits(s.cr0, _CR0)}]  cr4 {s.cr4:x} [{bits(s.cr4, _CR4)}]  "
-                     f"efer {s.efer:x} [{bits(s.efer, _EFER)}]")  # fmt: skip
+        lines.append(f"rflags {r.rflags:x} [{bits(r.rflags, RFLAGS_BITS)}]  cr2 {s.cr2:x}  cr3 {s.cr3:x}")
+        lines.append(f"cr0 {s.cr0:x} [{bits(s.cr0, CR0_BITS)}]  cr4 {s.cr4:x} [{bits(s.cr4, CR4_BITS)}]  "
+                     f"efer {s.efer:x} [{bits(s.efer, EFER_BITS)}]")  # fmt: skip
         names = ("cs", "ss", "ds", "es", "fs", "gs")
         lines.append("  ".join(f"{name} {getattr(s, name).selector:04x}" for name in names)
                      + f"  tr {s.tr.selector:04x}  ldt {s.ldt.selector:04x}")  # fmt: skip

@@ -25,6 +25,7 @@ from ..crash.event import Crash
 from ..engine.engine import Engine
 from ..errors import PykvmError
 from ..kvm.exits import Debug
+from ..kvm.quirks import BP, data_breakpoints_work, int3_works
 from ..kvm.state import MpState
 from ..kvm.vcpu import (
     GUESTDBG_BLOCKIRQ,
@@ -33,11 +34,9 @@ from ..kvm.vcpu import (
     GUESTDBG_USE_HW_BP,
     GUESTDBG_USE_SW_BP,
 )
-from ..memory import PAGE_SIZE
-from ..x86.paging import Walk, walk
-from ..x86.registers import CR0_PE, EFER_LMA, Registers, SystemRegisters
+from ..x86.registers import CR0_PE
 from .breakpoints import DEBUG_REGISTERS, EXECUTE, INT3, Breakpoints, Placement, Watch, slots_hit
-from .probes import BP, data_breakpoints_work, int3_works
+from .contents import Contents, DebugError, pc_of
 from .stepper import EVERYWHERE, Step, Stepper
 
 if TYPE_CHECKING:
@@ -73,10 +72,6 @@ class Stop(NamedTuple):
     """Whether the watchpoint also stops at reads."""
 
 
-class DebugError(PykvmError):
-    """What was asked of a debugger cannot be done now."""
-
-
 class Machine(Protocol):
     """What can be debugged."""
 
@@ -85,7 +80,7 @@ class Machine(Protocol):
         """What runs it."""
 
 
-class Control:
+class Control(Contents):
     """Takes `machine` over, stopped: before its start, or where it is.
 
     `on_event` is called, with the machine's lock held and from any thread, when the machine has stopped or the run has
@@ -98,8 +93,9 @@ class Control:
         on_event: Callable[[], None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(machine.engine.board, machine.engine.gate.lock)
         self.engine = engine = machine.engine
-        self._board, self._gate, self._lock = engine.board, engine.gate, engine.gate.lock
+        self._gate = engine.gate
         self.breakpoints = Breakpoints()
         self.block_interrupts = True
         """Whether a CPU that is stepped takes no interrupts meanwhile: needs Linux 5.15 or later."""
@@ -111,7 +107,6 @@ class Control:
         self._changed = self._lock.condition()
         self._attached = False
         self._quiet = False  # all CPUs are out since the stop, and no INT3 is in RAM
-        self._touched = False  # the debugger changed registers or memory since the stop
         self._let_end = False  # the run may end as it was about to: the person has seen it
         self._pending: deque[Stop] = deque()  # stops of other CPUs at the same time, to be told one by one
         self._placement = Placement()
@@ -316,12 +311,6 @@ class Control:
             raise DebugError("the run has ended" if self.engine.outcome else "the machine runs: interrupt it first")
         return self.stop
 
-    def _stopped(self, cpu: int) -> VCPU:
-        """A CPU whose state holds still: KVM would make whoever asks a running one wait until it comes out."""
-        with self._lock:
-            self.require_stopped()
-        return self._board.vcpus[cpu]
-
     # What the engine says (engine.Debugger)
 
     def debug_exit(self, cpu: int, left: Debug) -> None:
@@ -354,7 +343,7 @@ class Control:
         return self._board.read_linear(watch.address, watch.size, self.stop.cpu if self.stop else 0)
 
     def _stepped(self, stepper: Stepper, cpu: int) -> None:
-        pc = _pc(self._board.vcpus[cpu])
+        pc = pc_of(self._board.vcpus[cpu])
         for watch, before in self._watched.items():
             now = self._board.read_linear(watch.address, watch.size, cpu)
             if now != before:
@@ -373,7 +362,7 @@ class Control:
         """A CPU cannot go on. Where KVM does not report INT3 but fails to emulate it, this is a breakpoint."""
         if not self._attached or self._let_end:
             return False
-        pc = _pc(self._board.vcpus[crash.cpu])
+        pc = pc_of(self._board.vcpus[crash.cpu])
         if pc in self._placement.patches and (not crash.code or crash.code.startswith(INT3)):
             self._stop(Stop(Why.BREAKPOINT, crash.cpu, pc))
         else:
@@ -406,110 +395,6 @@ class Control:
     def stopped_time(self) -> float:
         """Seconds for which the machine was stopped."""
         return self._stopped_time + (time.monotonic() - self._stopped_at if self.stop is not None else 0.0)
-
-    # Looking and changing
-
-    def registers(self, cpu: int) -> Registers:
-        """General registers, RIP and RFLAGS."""
-        return self._stopped(cpu).get_registers()
-
-    def set_registers(self, cpu: int, registers: Registers) -> None:
-        """Set them. A CPU that sleeps in HLT wakes up if RIP changes."""
-        with self._lock:
-            vcpu = self._stopped(cpu)
-            if vcpu.get_registers().rip != registers.rip and vcpu.get_mp_state() == MpState.HALTED:
-                vcpu.set_mp_state(MpState.RUNNABLE)
-            vcpu.set_registers(registers)
-            self._touched = True
-
-    def system_registers(self, cpu: int) -> SystemRegisters:
-        """Segments, tables, control registers."""
-        return self._stopped(cpu).get_system_registers()
-
-    def set_system_registers(self, cpu: int, system: SystemRegisters) -> None:
-        """Set them; KvmError for a state that cannot be."""
-        with self._lock:
-            self._stopped(cpu).set_system_registers(system)
-            self._touched = True
-
-    def xsave(self, cpu: int) -> bytes:
-        """The XSAVE area: x87, SSE and whatever else the CPU has."""
-        return self._stopped(cpu).get_xsave(self._board.vm.check_extension("XSAVE2"))
-
-    def set_xsave(self, cpu: int, area: bytes) -> None:
-        """Set it; KvmError for a state that cannot be."""
-        with self._lock:
-            self._stopped(cpu).set_xsave(area)
-            self._touched = True
-
-    def msr(self, cpu: int, index: int) -> int | None:
-        """A model-specific register; None if KVM does not give it."""
-        return self._stopped(cpu).get_msrs([index]).get(index)
-
-    def set_msr(self, cpu: int, index: int, value: int) -> None:
-        """Set it; KvmError for a value that cannot be."""
-        with self._lock:
-            self._stopped(cpu).set_msrs({index: value})
-            self._touched = True
-
-    def pc(self, cpu: int) -> int:
-        """The linear address of the next instruction."""
-        return _pc(self._stopped(cpu))
-
-    def walk(self, cpu: int, linear: int) -> Walk:
-        """How that CPU translates a linear address, step by step."""
-        return walk(self._board.memory.read, self.system_registers(cpu), linear)
-
-    def read(self, cpu: int, linear: int, size: int) -> bytes:
-        """At most `size` bytes as that CPU maps them; fewer, or none, where RAM or the mapping ends."""
-        with self._lock:
-            self.require_stopped()
-            return self._board.read_linear(linear, size, cpu)
-
-    def write(self, cpu: int, linear: int, data: bytes) -> None:
-        """Write through that CPU's page tables, even to read-only pages; nothing is written if any byte cannot be."""
-        with self._lock:
-            self.require_stopped()
-            parts, at = [], 0
-            while at < len(data):
-                address = linear + at & (1 << 64) - 1
-                size = min(len(data) - at, PAGE_SIZE - address % PAGE_SIZE)
-                page = self._board.vcpus[cpu].translate(address)
-                if not page.valid:
-                    raise DebugError(f"linear {address:#x} is not mapped")
-                self._board.memory.offset(page.physical, size)
-                parts.append((page.physical, data[at : at + size]))
-                at += size
-            for gpa, part in parts:
-                self._board.memory.write(gpa, part)
-            self._touched = True
-
-    def read_physical(self, gpa: int, size: int) -> bytes:
-        """At most `size` bytes of RAM from a guest physical address on; fewer, or none, where RAM ends."""
-        with self._lock:
-            self.require_stopped()
-            for region in self._board.memory.regions:
-                if region.gpa <= gpa < region.gpa + region.size:
-                    return self._board.memory.read(gpa, min(size, region.gpa + region.size - gpa))
-            return b""
-
-    def write_physical(self, gpa: int, data: bytes) -> None:
-        """Write to RAM; memory.GuestMemoryError if that is not RAM."""
-        with self._lock:
-            self.require_stopped()
-            self._board.memory.write(gpa, data)
-            self._touched = True
-
-
-def linear_pc(registers: Registers, system: SystemRegisters) -> int:
-    """The linear address that CS:RIP stands for."""
-    if system.efer & EFER_LMA and system.cs.l:
-        return registers.rip
-    return system.cs.base + registers.rip & 0xFFFFFFFF
-
-
-def _pc(vcpu: VCPU) -> int:
-    return linear_pc(vcpu.get_registers(), vcpu.get_system_registers())
 
 
 def _inject(vcpu: VCPU, vector: int) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 
 from ..kvm import VCPU, MpState
 from ..typed import TYPE_CHECKING
+from ..x86 import lapic
 from ..x86.registers import RFLAGS_IF
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 CHECK_MIN, CHECK_MAX = 0.001, 0.05
 """Seconds between two looks whether any CPU has run: they grow from the first to the second."""
-LAPIC_LVT = (0x320, 0x330, 0x340, 0x350, 0x360, 0x370)
-"""Offsets of the local vector table in the local APIC's page (SDM volume 3A, 10.5.1)."""
-LVT_DELIVERY, LVT_NMI, LVT_MASKED = 7 << 8, 4 << 8, 1 << 16
 
 
 class HaltWatch:
@@ -64,6 +62,5 @@ def _sleeps_for_ever(vcpu: VCPU) -> bool:
         return state in (MpState.UNINITIALIZED, MpState.INIT_RECEIVED)
     if vcpu.get_registers().rflags & RFLAGS_IF or vcpu.get_events().nmi_pending:
         return False
-    lapic = vcpu.get_lapic()
-    entries = (int.from_bytes(lapic[at : at + 4], "little") for at in LAPIC_LVT)
-    return not any(entry & LVT_DELIVERY == LVT_NMI and not entry & LVT_MASKED for entry in entries)
+    entries = lapic.lvt_entries(vcpu.get_lapic())
+    return not any(entry & lapic.LVT_DELIVERY == lapic.LVT_NMI and not entry & lapic.LVT_MASKED for entry in entries)

@@ -10,11 +10,12 @@ from contextlib import ExitStack, closing
 
 from ..kvm import VCPU, VM, System
 from ..memory import PAGE_SIZE
+from ..x86 import lapic
 
 IDENTITY_MAP_ADDRESS = 0xFEFFC000
 TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE_SIZE
 """One page and three for Intel CPUs without unrestricted guest mode, just below the largest firmware."""
-LAPIC_SVR = 0xF0
+SPURIOUS_VECTOR = 0xFF
 
 
 def make_vm(
@@ -39,7 +40,7 @@ def make_vm(
     )
     vcpus = [stack.enter_context(closing(vm.create_vcpu(number))) for number in range(cpus)]
     # Firmware leaves the first CPU's local APIC enabled (SVR bit 8): without it, its INIT and SIPI go nowhere.
-    lapic = bytearray(vcpus[0].get_lapic())
-    lapic[LAPIC_SVR : LAPIC_SVR + 4] = (0x1FF).to_bytes(4, "little")
-    vcpus[0].set_lapic(bytes(lapic))
+    page = bytearray(vcpus[0].get_lapic())
+    lapic.set_register(page, lapic.SVR, lapic.SVR_ENABLED | SPURIOUS_VECTOR)
+    vcpus[0].set_lapic(bytes(page))
     return vm, vcpus

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..kvm import VCPU, chips
 from ..machine import Machine
+from ..x86 import lapic
 
 Value = int | str | bytes | bool | float | None
 
@@ -22,12 +23,13 @@ VALUES_LIMIT = 512
 NOT_SET_UP = 0xFF
 """The mode of a counter that the guest has not touched."""
 _LAPIC = {
-    0x20: "id", 0x30: "version", 0x80: "tpr", 0xA0: "ppr", 0xD0: "ldr", 0xE0: "dfr", 0xF0: "svr", 0x280: "esr",
-    0x300: "icr_low", 0x310: "icr_high", 0x320: "lvt_timer", 0x330: "lvt_thermal", 0x340: "lvt_perf",
-    0x350: "lvt_lint0", 0x360: "lvt_lint1", 0x370: "lvt_error", 0x380: "initial_count", 0x390: "current_count",
-    0x3E0: "divide",
+    "id": lapic.ID, "version": lapic.VERSION, "tpr": lapic.TPR, "ppr": lapic.PPR, "ldr": lapic.LDR, "dfr": lapic.DFR,
+    "svr": lapic.SVR, "esr": lapic.ESR, "icr_low": lapic.ICR_LOW, "icr_high": lapic.ICR_HIGH,
+    "lvt_timer": lapic.LVT_TIMER, "lvt_thermal": lapic.LVT_THERMAL, "lvt_perf": lapic.LVT_PERFORMANCE,
+    "lvt_lint0": lapic.LVT_LINT0, "lvt_lint1": lapic.LVT_LINT1, "lvt_error": lapic.LVT_ERROR,
+    "initial_count": lapic.TIMER_INITIAL, "current_count": lapic.TIMER_CURRENT, "divide": lapic.TIMER_DIVIDE,
 }  # fmt: skip
-_LAPIC_SETS = {"isr": 0x100, "tmr": 0x180, "irr": 0x200}
+_LAPIC_SETS = {"isr": lapic.ISR, "tmr": lapic.TMR, "irr": lapic.IRR}
 _DELIVERY = ("fixed", "lowest priority", "SMI", "reserved", "NMI", "INIT", "reserved", "ExtINT")
 
 
@@ -114,14 +116,9 @@ def _pit(counters: list[chips.PitCounter]) -> DeviceState:
 
 
 def _lapic(vcpu: VCPU) -> DeviceState:
-    raw = vcpu.get_lapic()
-
-    def register(offset: int) -> int:
-        return int.from_bytes(raw[offset : offset + 4], "little")
-
-    registers: dict[str, Value] = {name: register(offset) for offset, name in _LAPIC.items()}
+    page = vcpu.get_lapic()
+    registers: dict[str, Value] = {name: lapic.register(page, offset) for name, offset in _LAPIC.items()}
     for name, start in _LAPIC_SETS.items():
-        bits = sum(register(start + 0x10 * word) << 32 * word for word in range(8))
-        registers[name] = " ".join(f"{vector:#04x}" for vector in range(256) if bits >> vector & 1) or "none"
+        registers[name] = " ".join(f"{vector:#04x}" for vector in lapic.vectors(page, start)) or "none"
     base = vcpu.get_system_registers().apic_base & ~0xFFF & (1 << 52) - 1
     return DeviceState(f"local APIC {vcpu.id}", [(base, base + 0xFFF)], registers)

@@ -18,6 +18,15 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import Any, Self
 
+from ..x86.lapic import (
+    LVT_MASKED,
+    LVT_MODE,
+    LVT_ONE_SHOT,
+    LVT_TIMER,
+    LVT_TSC_DEADLINE,
+    TIMER_CURRENT,
+    TIMER_INITIAL,
+)
 from ._kvm import ffi, lib
 from .errors import KvmError
 from .structs import member, struct_as_plain, struct_from_plain, table, u64
@@ -33,10 +42,6 @@ MSR_LIMIT = 4096
 """No list of MSRs is longer."""
 XSAVE_LIMIT = 1 << 16
 """Bytes; no XSAVE area is larger."""
-
-LVT_TIMER, TIMER_INITIAL, TIMER_CURRENT = 0x320, 0x380, 0x390
-LVT_MASKED, LVT_MODE, LVT_ONE_SHOT, LVT_TSC_DEADLINE = 1 << 16, 3 << 17, 0 << 17, 2 << 17
-"""The local APIC's timer: offsets of its registers, and the bits of its entry (SDM volume 3A, 10.5.1 and 10.5.4)."""
 
 _PLAIN = (
     ("registers", "REGS", "struct kvm_regs"),

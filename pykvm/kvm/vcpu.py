@@ -9,7 +9,8 @@ from functools import cache, partial
 
 from ..typed import Any, NamedTuple
 from ..x86.cpuid import CpuidEntry
-from ..x86.registers import EFER_LMA, Registers, Segment, SystemRegisters, Table
+from ..x86.mode import code_bits, linear_pc
+from ..x86.registers import Registers, Segment, SystemRegisters, Table
 from ._kvm import ffi, lib
 from .descriptor import Descriptor
 from .errors import KvmError
@@ -173,12 +174,8 @@ class VCPU(Descriptor):
 
     def position(self) -> Position:
         """Where the vCPU was at its last exit, without an ioctl; after `share_registers`."""
-        shared = lib.pykvm_shared_registers(self.run)
-        system = shared.sregs
-        code = system.cs
-        if code.l and system.efer & EFER_LMA:
-            return Position(shared.regs.rip, 64, system.cr3)
-        return Position(code.base + shared.regs.rip & 0xFFFFFFFF, 32 if code.db else 16, system.cr3)
+        shared = lib.pykvm_shared_registers(self.run)  # its fields have the names of Registers and SystemRegisters
+        return Position(linear_pc(shared.regs, shared.sregs), code_bits(shared.sregs), shared.sregs.cr3)
 
     def get_registers(self) -> Registers:
         """KVM_GET_REGS."""

@@ -7,10 +7,15 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from contextlib import suppress
 
 from ..errors import ConfigError
 from . import MAX_FRAME, POLL_BUDGET, NetBackend
+
+LOCK_TIME = 5.0
+"""Seconds to wait for another machine that takes an end of the cable, which is a matter of microseconds."""
+_LOCK_PAUSE = 0.01
 
 
 class UnixNet(NetBackend):
@@ -49,7 +54,7 @@ class UnixNet(NetBackend):
         # Finding a dead socket and replacing it are two steps. The lock keeps another machine from coming between.
         lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_within(lock, fcntl.LOCK_EX, LOCK_TIME, path + ".lock")
             for end, other in (ends, ends[::-1]):
                 if _claim(self._socket, end):
                     return end, other
@@ -80,6 +85,22 @@ class UnixNet(NetBackend):
             self._socket.close()
             with suppress(OSError):
                 os.unlink(self.path)
+
+
+def lock_within(fd: int, operation: int, seconds: float, name: str) -> None:
+    """flock(2) with a limit; ConfigError if somebody else still holds the lock of the file `name` then."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, operation | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= end:
+                raise ConfigError(
+                    f"another program has held the lock of {name} for {seconds:g} s: end it (`fuser` names it), or "
+                    "take another path"
+                ) from error
+        time.sleep(_LOCK_PAUSE)
 
 
 def _claim(own: socket.socket, path: str) -> bool:

@@ -24,7 +24,7 @@ from ..kvm import VCPU
 from ..kvm.exits import PIO, Exit
 from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, Position
 from ..machine import Machine
-from ..x86.registers import EFER_LMA
+from ..x86.mode import code_bits, linear_pc
 from .event import Event, Site
 from .sites import OTHER, Sites
 from .tracer import Filter, Outlet
@@ -125,7 +125,5 @@ class _Steps(Link):
 
 def _first_position(vcpu: VCPU) -> Position:
     """Where the vCPU is before its first KVM_RUN."""
-    system, rip = vcpu.get_system_registers(), vcpu.get_registers().rip
-    if system.cs.l and system.efer & EFER_LMA:
-        return Position(rip, 64, system.cr3)
-    return Position(system.cs.base + rip & 0xFFFFFFFF, 32 if system.cs.db else 16, system.cr3)
+    registers, system = vcpu.get_registers(), vcpu.get_system_registers()
+    return Position(linear_pc(registers, system), code_bits(system), system.cr3)

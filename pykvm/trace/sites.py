@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from typing import NamedTuple
 
 from ..crash.source import source_lines
 from ..kvm import VCPU
+from ..kvm.quirks import out_moves_rip
 from ..kvm.vcpu import Position
 from ..machine import Machine
 from ..memory import PAGE_SIZE, GuestMemoryError
@@ -129,14 +129,3 @@ def _is_output(instruction: Instruction, port: int) -> bool:
         target = operands.partition(",")[0]
         return target == "dx" or (target[:1].isdigit() and int(target, 0) == port)
     return name.startswith("outs") or (name.startswith("rep") and operands.startswith("outs"))
-
-
-@cache
-def out_moves_rip() -> bool:
-    """Whether this machine's KVM leaves RIP past an `out` that left the guest: found by trying it."""
-    code = bytes.fromhex("e680 f4")  # out 0x80, al; hlt
-    with Machine(code, memory="4M", format="flat", mode=64) as machine:
-        vcpu = machine.engine.board.vcpus[0]
-        before = vcpu.get_registers().rip
-        vcpu.enter()
-        return vcpu.get_registers().rip != before

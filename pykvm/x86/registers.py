@@ -1,17 +1,33 @@
 """The registers of an x86 vCPU as plain data, under the names of the Intel and AMD manuals.
 
-Sources: Intel SDM volume 3A, sections 2.5 (control registers) and 3.4 (segment descriptors); AMD APM volume 2, 3.1.
+Sources: Intel SDM volume 1, 3.4.3 (RFLAGS), volume 3A, 2.2.1 (EFER), 2.5 (control registers) and 3.4 (segment
+descriptors); AMD APM volume 2, 3.1.
 """
 
 from __future__ import annotations
 
 from ..data import Data, field
 
-CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
-CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG = 1 << 16, 1 << 18, 1 << 29, 1 << 30, 1 << 31
-CR4_PSE, CR4_PAE, CR4_PGE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_LA57 = 1 << 4, 1 << 5, 1 << 7, 1 << 9, 1 << 10, 1 << 12
-CR4_OSXSAVE, CR4_SMEP, CR4_SMAP = 1 << 18, 1 << 20, 1 << 21
-EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1 << 0, 1 << 8, 1 << 10, 1 << 11
+RFLAGS_BITS = {
+    "CF": 0, "PF": 2, "AF": 4, "ZF": 6, "SF": 7, "TF": 8, "IF": 9, "DF": 10, "OF": 11, "NT": 14, "RF": 16, "VM": 17,
+    "AC": 18, "VIF": 19, "VIP": 20, "ID": 21,
+}  # fmt: skip
+CR0_BITS = {"PE": 0, "MP": 1, "EM": 2, "TS": 3, "ET": 4, "NE": 5, "WP": 16, "AM": 18, "NW": 29, "CD": 30, "PG": 31}
+CR4_BITS = {
+    "VME": 0, "PVI": 1, "TSD": 2, "DE": 3, "PSE": 4, "PAE": 5, "MCE": 6, "PGE": 7, "PCE": 8, "OSFXSR": 9,
+    "OSXMMEXCPT": 10, "UMIP": 11, "LA57": 12, "VMXE": 13, "SMXE": 14, "FSGSBASE": 16, "PCIDE": 17, "OSXSAVE": 18,
+    "SMEP": 20, "SMAP": 21, "PKE": 22, "CET": 23, "PKS": 24,
+}  # fmt: skip
+EFER_BITS = {"SCE": 0, "LME": 8, "LMA": 10, "NXE": 11, "SVME": 12, "LMSLE": 13, "FFXSR": 14}
+"""The bits of RFLAGS, CR0, CR4 and EFER: number by name."""
+
+CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG = (
+    1 << bit for bit in CR0_BITS.values()
+)
+CR4_PSE, CR4_PAE, CR4_PGE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_LA57, CR4_OSXSAVE, CR4_SMEP, CR4_SMAP = (
+    1 << CR4_BITS[name] for name in ("PSE", "PAE", "PGE", "OSFXSR", "OSXMMEXCPT", "LA57", "OSXSAVE", "SMEP", "SMAP")
+)
+EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = (1 << EFER_BITS[name] for name in ("SCE", "LME", "LMA", "NXE"))
 RFLAGS_RESERVED, RFLAGS_TF, RFLAGS_IF, RFLAGS_NT, RFLAGS_RF, RFLAGS_VM, RFLAGS_AC = (
     1 << bit for bit in (1, 8, 9, 14, 16, 17, 18)
 )

@@ -13,9 +13,10 @@ from helpers import BRIEF, HALT, LIMIT, SPIN, STATE_LOST, flat, hexcode
 
 from pykvm import Ending, GuestMemoryError, Machine, PykvmError
 from pykvm.debug.breakpoints import BreakpointError, Watch
-from pykvm.debug.control import Control, DebugError, Stop, Why
-from pykvm.debug.probes import int3_works
+from pykvm.debug.contents import DebugError
+from pykvm.debug.control import Control, Stop, Why
 from pykvm.debug.stepper import Step
+from pykvm.kvm.quirks import int3_works
 from pykvm.x86.registers import RFLAGS_IF, Registers
 
 Guest = Callable[[str], Path]

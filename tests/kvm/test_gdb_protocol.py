@@ -156,6 +156,39 @@ def test_memory() -> None:
         assert client.ask(b"m2000,1") == b"7a"
 
 
+def crc(data: bytes) -> int:
+    """gdb's CRC-32, bit by bit: polynomial 0x04c11db7, the highest bit first, from 0xffffffff, not inverted."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ (0x04C11DB7 if value >> 31 else 0)) & 0xFFFFFFFF
+    return value
+
+
+def test_checksums_of_memory() -> None:
+    assert crc(b"123456789") == 0x0376E6E7  # CRC-32/MPEG-2, the same parameters, has this check value
+    with served(SPIN, memory="2M", load=0x7C00, entry=0x7C00) as client:
+        assert client.ask(b"M2000,9:" + b"123456789".hex().encode()) == b"OK"
+        assert client.ask(b"qCRC:2000,9") == b"C376e6e7"
+        assert client.ask(b"qCRC:2000,0") == b"Cffffffff"
+        assert client.ask(b"qCRC:100000,100000") == b"C%x" % crc(client.control.read(0, 0x100000, 0x100000))
+        assert client.ask(b"qCRC:0,200000").startswith(b"C")  # in more than one piece
+        for wrong in (b"qCRC:1fffff,2", b"qCRC:0,200001", b"qCRC:0,ffffffffffffffff", b"qCRC:ffffffffffffffff,1"):
+            assert client.ask(wrong) == b"E0e", wrong
+        assert client.ask(b"qCRC:1") == b"E16"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"qCx", b"qC:", b"qCRC", b"qSupportedx", b"qSupported;a", b"vCont", b"vContx;c", b"vCont:c", b"qqemu.sstepx", b"H",
+     b"Hx1", b"QStartNoAckModes", b"qXfer", b"qXferx:", b"qRcmd", b"qsThreadInfo:", b"vKill", b"!", b""],
+)  # fmt: skip
+def test_a_packet_is_known_by_its_whole_name(payload: bytes) -> None:
+    with served(SPIN) as client:
+        assert client.ask(payload) == b""
+
+
 @pytest.mark.needs("hw-breakpoints")
 def test_breakpoints() -> None:
     with served(NOPS) as client:
@@ -270,7 +303,7 @@ def test_16_bit_code_is_shown_as_such() -> None:
 
 _WORDS = [
     b"g", b"G", b"p", b"P", b"m", b"M", b"X", b"Z0,", b"Z2,", b"z1,", b"Z4,", b"vCont;", b"s", b"S", b"Hg", b"Hc", b"T",
-    b"qXfer:features:read:target.xml:", b"qThreadExtraInfo,", b"qRcmd,", b"Qqemu.sstep=", b"Qqemu.PhyMemMode:", b"?",
+    b"qXfer:features:read:target.xml:", b"qCRC:", b"qThreadExtraInfo,", b"qRcmd,", b"Qqemu.sstep=", b"Qqemu.PhyMemMode:", b"?",
 ]  # fmt: skip
 _ARGUMENTS = st.lists(
     st.one_of(

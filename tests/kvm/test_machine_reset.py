@@ -12,9 +12,9 @@ from helpers import LIMIT, assembled, flat
 
 from pykvm import Device, DeviceError, Ending, Machine, Range
 from pykvm.debug.control import Control, Why
-from pykvm.debug.probes import int3_works
 from pykvm.disk.memory import MemoryDisk
 from pykvm.kvm import MpState, wait_closed
+from pykvm.kvm.quirks import int3_works
 
 pytestmark = pytest.mark.needs("gcc")
 

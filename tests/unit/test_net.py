@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import select
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from pykvm.device import IrqLine
 from pykvm.devices.ne2000 import Ne2000
 from pykvm.errors import ConfigError
-from pykvm.net import MAX_FRAME, POLL_BUDGET, NetBackend, tap
+from pykvm.net import MAX_FRAME, POLL_BUDGET, NetBackend, tap, unix
 from pykvm.net.loopback import Loopback, NoNet
 from pykvm.net.mac import format_mac, parse_mac, stable_mac
 from pykvm.net.pcap import Capture
@@ -524,3 +525,12 @@ def test_host_without_tun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_what_is_no_interface_name(name: str) -> None:
     with pytest.raises(ConfigError, match="not a network interface's name"):
         TapNet(name)
+
+
+def test_a_lock_that_is_never_given_back_has_a_limit(cable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unix, "LOCK_TIME", 0.05)
+    with open(cable + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="has held the lock of"):
+            UnixNet(cable)
+    UnixNet(cable).close()

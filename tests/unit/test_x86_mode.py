@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykvm.x86 import registers as named
 from pykvm.x86 import start
-from pykvm.x86.mode import cpu_mode
-from pykvm.x86.registers import Segment, SystemRegisters
+from pykvm.x86.mode import code_bits, cpu_mode, linear_pc
+from pykvm.x86.registers import Registers, Segment, SystemRegisters
 
 PE, LMA, VM = 1, 1 << 10, 1 << 17
 
@@ -55,3 +56,30 @@ def test_start_states_are_in_the_mode_they_are_named_for() -> None:
 def test_every_state_has_a_mode(cr0: int, efer: int, rflags: int, db: int, long: int) -> None:
     mode = cpu_mode(SystemRegisters(cs=Segment(db=db, l=long), cr0=cr0, efer=efer), rflags)
     assert mode.bits in (16, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("efer", "long", "rip", "expected"),
+    [
+        (0, 0, 0xFFF0, 0xFFFFFFF0),
+        (0, 0, 0x10000, 0),  # the sum has 32 bits
+        (0, 1, 0xFFF0, 0xFFFFFFF0),  # L counts in long mode only
+        (LMA, 0, 0xFFF0, 0xFFFFFFF0),
+        (LMA, 1, 0xFFFFFFFF80000000, 0xFFFFFFFF80000000),  # CS has no base in 64-bit mode
+    ],
+)
+def test_the_linear_address_of_the_next_instruction(efer: int, long: int, rip: int, expected: int) -> None:
+    system = SystemRegisters(cs=Segment(base=0xFFFF0000, l=long), efer=efer)
+    assert linear_pc(Registers(rip=rip), system) == expected
+    assert (code_bits(system) == 64) == (expected == rip)
+
+
+def test_bits_by_name() -> None:
+    # Intel SDM volume 3A, 2.5 and 2.2.1
+    assert (named.CR0_PE, named.CR0_NE, named.CR0_WP, named.CR0_AM, named.CR0_NW, named.CR0_PG) == (
+        1, 0x20, 0x10000, 0x40000, 0x20000000, 0x80000000,
+    )  # fmt: skip
+    assert (named.CR4_PAE, named.CR4_PGE, named.CR4_OSFXSR, named.CR4_LA57, named.CR4_SMEP, named.CR4_SMAP) == (
+        0x20, 0x80, 0x200, 0x1000, 0x100000, 0x200000,
+    )  # fmt: skip
+    assert (named.EFER_SCE, named.EFER_LME, named.EFER_LMA, named.EFER_NXE) == (1, 0x100, 0x400, 0x800)

@@ -1,44 +1,41 @@
-"""The socket at which gdb finds a machine, and the thread that serves it: one client at a time.
+"""The socket at which gdb finds a machine, and the thread that serves it: one debugger at a time.
 
-The thread alone talks to the client. The machine only wakes it, so no client can make the machine wait.
+A connection is the debugger's only once a packet of the protocol was the first thing in it: whatever else finds the
+port, a browser or a scanner, stops nothing and keeps nobody out. The thread alone talks to clients, and never waits for
+one. The machine only wakes it, so no client can make the machine wait.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import socket
-import stat
 import threading
+import time
 from typing import TYPE_CHECKING, Self
 
 from ...errors import ConfigError
 from ..control import Control, Machine
+from . import sockets
+from .connection import Connection
 from .session import Session, architecture
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 
-def _remove_stale(path: str) -> None:
-    """Remove a socket that a server which is gone has left behind; nothing else is ever removed."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-    except OSError:
-        pass
-
-
 DEFAULT_ADDRESS = ":1234"
 ARCHITECTURES = {"i8086": "i8086", "i386": "i386", "x86-64": "i386:x86-64"}
 """What `arch=` may say, and gdb's name for it."""
-RECEIVE_SIZE = 1 << 16
-SEND_LIMIT = 10.0
-"""Seconds after which a client that takes no answer is given up."""
+PENDING_LIMIT = 8
+"""Connections that have not spoken the protocol yet; one more, and the oldest has to go."""
+HANDSHAKE_TIME = 10.0
+"""Seconds after which such a connection is closed."""
+SEND_TIME = 10.0
+"""Seconds after which a client that takes nothing of its answers is given up."""
+GOODBYE_TIME = 0.5
+"""Seconds that a client has to take the last answer when the server is closed."""
+ACCEPT_PAUSE = 0.1
+"""Seconds until the next try when the host cannot accept a connection: it has no descriptor free, for example."""
 
 
 class GdbServer:
@@ -58,12 +55,13 @@ class GdbServer:
         self._engine = machine.engine
         self._lock = machine.engine.gate.lock
         self._architecture = ARCHITECTURES.get(value)
-        self._path = ""
-        self._listener = self._listen(where)
+        self._listener = sockets.Listener(where)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
-        self._client: socket.socket | None = None
+        self._pending: list[Connection] = []
+        self._client: Connection | None = None
         self._session: Session | None = None
+        self._accept_at = 0.0
         self._thread = threading.Thread(target=self._run, name="pykvm gdb", daemon=True)
         try:
             self.control = Control(machine, self._wake_up, self.close)
@@ -75,35 +73,7 @@ class GdbServer:
     @property
     def target(self) -> str:
         """What gdb's `target remote` takes."""
-        if self._path:
-            return self._path
-        host, port = self._listener.getsockname()[:2]
-        return f":{port}" if host == "127.0.0.1" else f"{host}:{port}"
-
-    def _listen(self, where: str) -> socket.socket:
-        host, colon, port = where.rpartition(":")
-        listener = None
-        try:
-            if colon and "/" not in where:
-                if not port.isdecimal():
-                    raise ConfigError(f"gdb cannot be served at {where}: {port!r} is no port number")
-                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind((host or "127.0.0.1", int(port)))
-            elif where:
-                _remove_stale(where)
-                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                listener.bind(where)
-                self._path = where
-            else:
-                raise ConfigError("gdb needs a port, such as :1234, or the path of a socket")
-            listener.listen(1)
-        except (OSError, OverflowError) as error:
-            if listener is not None:
-                listener.close()
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"gdb cannot be served at {where}: {reason}") from error
-        return listener
+        return self._listener.target
 
     def close(self) -> None:
         """Say goodbye to gdb and serve it no more; the machine goes on if it was stopped. May be called twice."""
@@ -111,6 +81,8 @@ class GdbServer:
             if self._closing:
                 return
             self._closing = True
+            if self._session is not None:
+                self._session.finished = True  # of what it has sent, nothing more is served
             os.eventfd_write(self._wake, 1)
         self._thread.join()
         self.control.close()
@@ -126,8 +98,6 @@ class GdbServer:
 
     def _release(self) -> None:
         self._listener.close()
-        if self._path:
-            os.unlink(self._path)
         os.close(self._wake)
 
     def _wake_up(self) -> None:
@@ -141,62 +111,97 @@ class GdbServer:
         try:
             while not self._closing:
                 self._turn()
-        except BaseException as error:
+        except Exception as error:
             with self._lock:
                 self._engine.failed(error, "the gdb server")
         finally:
-            if self._session is not None:
+            if self._session is not None and self._client is not None:
                 self._session.report()
+                self._client.flush(GOODBYE_TIME)
             self._hang_up()
+            self._drop_pending()
 
     def _turn(self) -> None:
         """Wait for something to happen, and deal with it."""
-        poll = select.poll()
-        for source in (self._wake, self._listener, self._client):
-            if source is not None:
-                poll.register(source, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll()}
+        ready = self._wait()
         if self._wake in ready:
             os.eventfd_read(self._wake)
             if self._session is not None:
                 self._session.report()
-        if self._client is not None and self._client.fileno() in ready:
-            self._receive(self._client)
-        if self._listener.fileno() in ready:
+        if self._client is not None and self._session is not None:
+            if self._client.fd in ready:
+                self._serve(self._client, self._session)
+            if (self._session.finished or self._client.is_lost) and not self._closing:
+                self._client.flush(GOODBYE_TIME)
+                self._hang_up()
+        for connection in [pending for pending in self._pending if pending.fd in ready]:
+            self._greet(connection)
+        if self._listener.fd in ready:
             self._accept()
-        if self._session is not None and self._session.finished:
-            self._hang_up()
 
-    def _receive(self, client: socket.socket) -> None:
-        try:
-            data = client.recv(RECEIVE_SIZE)
-        except OSError:
-            data = b""
-        if not data:
-            self._hang_up()
-        elif self._session is not None:
-            self._session.receive(data)
+    def _wait(self) -> set[int]:
+        """The descriptors that are ready. What has taken too long is closed."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        now = time.monotonic()
+        deadlines = [float("inf")]
+        for connection in [pending for pending in self._pending if pending.deadline <= now]:
+            self._drop(connection)
+        for connection in self._pending:
+            poll.register(connection.fd, select.POLLIN)
+            deadlines.append(connection.deadline)
+        if self._client is not None:
+            poll.register(self._client.fd, select.POLLIN | (select.POLLOUT if self._client.has_output else 0))
+            deadlines.append(self._client.deadline)
+        if self._accept_at <= now:
+            poll.register(self._listener.fd, select.POLLIN)
+        else:
+            deadlines.append(self._accept_at)
+        first = min(deadlines)
+        return {fd for fd, _ in poll.poll(None if first == float("inf") else max(0.0, first - now) * 1000 + 1)}
+
+    def _serve(self, client: Connection, session: Session) -> None:
+        client.send_more()
+        data = client.receive()
+        if data is None:
+            session.finished = True
+        elif data:
+            session.receive(data)
 
     def _accept(self) -> None:
-        client, _ = self._listener.accept()
-        if self._client is not None:  # there is one already
-            client.close()
-            return
-        client.settimeout(SEND_LIMIT)
-        if client.family == socket.AF_INET:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.control.attach()
-        self._client = client
-        self._session = Session(self.control, self._send, self._architecture or architecture(self._engine))
-
-    def _send(self, data: bytes) -> None:
-        """To the client; one that takes nothing is as good as gone."""
         try:
-            if self._client is not None:
-                self._client.sendall(data)
+            accepted = self._listener.accept()
         except OSError:
-            if self._session is not None:
-                self._session.finished = True
+            self._accept_at = time.monotonic() + ACCEPT_PAUSE
+            return
+        if self._client is not None:  # there is one already
+            accepted.close()
+            return
+        if len(self._pending) >= PENDING_LIMIT:
+            self._drop(self._pending[0])
+        self._pending.append(Connection(accepted, HANDSHAKE_TIME, SEND_TIME))
+
+    def _greet(self, connection: Connection) -> None:
+        """Hear what a new connection says: the first that speaks the protocol is the debugger's."""
+        first = connection.first_packet()
+        if connection.is_lost:
+            self._drop(connection)
+        elif first:
+            self._pending.remove(connection)
+            self._drop_pending()
+            self.control.attach()
+            self._client = connection
+            self._session = Session(self.control, connection.send, self._architecture or architecture(self._engine))
+            self._session.receive(first)
+
+    def _drop(self, connection: Connection) -> None:
+        self._pending.remove(connection)
+        connection.close()
+
+    def _drop_pending(self) -> None:
+        for connection in self._pending:
+            connection.close()
+        self._pending.clear()
 
     def _hang_up(self) -> None:
         """The client is to go, or gone. What is stopped stays so, as after gdb's `disconnect`; what runs, runs on."""

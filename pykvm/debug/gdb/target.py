@@ -1,7 +1,7 @@
 """The target description: which registers the target has, as XML for gdb.
 
-Source: "Debugging with GDB", appendix G (target descriptions). The bits of flag registers are from Intel SDM volume 1,
-3.4.3 (EFLAGS) and 10.2.3 (MXCSR), volume 3A, 2.5 (control registers) and 2.2.1 (EFER).
+Source: "Debugging with GDB", appendix G (target descriptions). The bits of MXCSR are from Intel SDM volume 1,
+10.2.3.
 """
 
 from __future__ import annotations
@@ -9,19 +9,9 @@ from __future__ import annotations
 from functools import cache
 from xml.sax.saxutils import quoteattr
 
+from ...x86.registers import CR0_BITS, CR4_BITS, EFER_BITS, RFLAGS_BITS
 from .registers import layout
 
-_EFLAGS = {
-    "CF": 0, "PF": 2, "AF": 4, "ZF": 6, "SF": 7, "TF": 8, "IF": 9, "DF": 10, "OF": 11, "NT": 14, "RF": 16, "VM": 17,
-    "AC": 18, "VIF": 19, "VIP": 20, "ID": 21,
-}  # fmt: skip
-_CR0 = {"PE": 0, "MP": 1, "EM": 2, "TS": 3, "ET": 4, "NE": 5, "WP": 16, "AM": 18, "NW": 29, "CD": 30, "PG": 31}
-_CR4 = {
-    "VME": 0, "PVI": 1, "TSD": 2, "DE": 3, "PSE": 4, "PAE": 5, "MCE": 6, "PGE": 7, "PCE": 8, "OSFXSR": 9,
-    "OSXMMEXCPT": 10, "UMIP": 11, "LA57": 12, "VMXE": 13, "SMXE": 14, "FSGSBASE": 16, "PCIDE": 17, "OSXSAVE": 18,
-    "SMEP": 20, "SMAP": 21, "PKE": 22, "CET": 23, "PKS": 24,
-}  # fmt: skip
-_EFER = {"SCE": 0, "LME": 8, "LMA": 10, "NXE": 11, "SVME": 12, "LMSLE": 13, "FFXSR": 14}
 _MXCSR = {
     "IE": 0, "DE": 1, "ZE": 2, "OE": 3, "UE": 4, "PE": 5, "DAZ": 6, "IM": 7, "DM": 8, "ZM": 9, "OM": 10, "UM": 11,
     "PM": 12, "FZ": 15,
@@ -41,9 +31,13 @@ def description(architecture: str) -> bytes:
     """The description for gdb's `architecture`."""
     wide = 8 if architecture == "i386:x86-64" else 4
     types = {
-        "org.gnu.gdb.i386.core": [_flags("i386_eflags", 4, _EFLAGS)],
+        "org.gnu.gdb.i386.core": [_flags("i386_eflags", 4, RFLAGS_BITS)],
         "org.gnu.gdb.i386.sse": [*_vectors(), _flags("i386_mxcsr", 4, _MXCSR)],
-        "org.pykvm.system": [_flags("cr0", wide, _CR0), _flags("cr4", wide, _CR4), _flags("efer", 8, _EFER)],
+        "org.pykvm.system": [
+            _flags("cr0", wide, CR0_BITS),
+            _flags("cr4", wide, CR4_BITS),
+            _flags("efer", 8, EFER_BITS),
+        ],
     }
     lines = [
         '<?xml version="1.0"?>',
