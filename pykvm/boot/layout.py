@@ -6,18 +6,14 @@ follow the video memory and the ROMs; extended memory begins at 1 MiB.
 
 from __future__ import annotations
 
-import mmap
 from bisect import bisect_right
 from collections.abc import Sequence
 
 from ..memory import PAGE_SIZE, GuestMemory, GuestMemoryError
-from ..typed import NamedTuple, TypeAlias
+from ..typed import NamedTuple
 from ..x86 import paging, start
 from ..x86.registers import Registers, SystemRegisters
 from . import ImageError, Module
-
-Image: TypeAlias = bytes | mmap.mmap
-"""A file's contents: in memory, or mapped so that only what is loaded is read."""
 
 STACK_SIZE = 16 << 10
 """Bytes of stack that a 32-bit or 64-bit guest starts with."""

@@ -12,7 +12,6 @@ import struct
 
 from ..typed import NamedTuple
 from . import ImageError
-from .layout import Image
 
 MAX_RELOCATIONS = 1 << 16
 MAX_DYNAMIC = 256
@@ -36,7 +35,7 @@ class Segment(NamedTuple):
 
 
 def relocations(
-    image: Image, bits: int, dynamic: Segment, segments: list[Segment], bias: int
+    image: bytes, bits: int, dynamic: Segment, segments: list[Segment], bias: int
 ) -> list[tuple[int, bytes]]:
     """What to write where (guest physical address) once the `segments` are loaded.
 
