@@ -262,11 +262,12 @@ def _doubt(image: bytes, file_name: str | None) -> str | None:
     if tag is not None and image[tag.offset : tag.offset + min(tag.size, 4)] == bytes([_GNU_LINUX] * 4):
         return "it is a program for Linux, not a kernel (its note NT_GNU_ABI_TAG says so): link without the C library"
     try:
-        _, header = _open(image)
+        kind, header = _open(image)
+        parts = [fields for _, fields in _program_headers(image, kind, header) if fields["p_type"] == PT_LOAD]
     except ImageError:
         return None  # the loader explains
-    if header["e_type"] == ET_DYN and header["e_entry"] == 0:
-        return "it is a shared library (it has no entry point), not a kernel: link an executable"
+    if any(part["p_offset"] == 0 and part["p_vaddr"] == header["e_entry"] for part in parts):
+        return "it has no entry point, where the ELF header itself is: link an executable, and no shared library"
     from .misplaced import misplaced_header
 
     return misplaced_header(image)

@@ -98,7 +98,9 @@ def _load_bzimage(image: bytes, memory: GuestMemory, options: Options) -> EntryS
     is_64 = bool(fields["xloadflags"] & XLF_KERNEL_64)
     command_line = c_string(options.command_line, "command line")
     if len(command_line) - 1 > limit:
-        raise _HEADER.error("cmdline_size", SETUP, f"the command line is {len(command_line) - 1} long, over {limit}")
+        raise _HEADER.error(
+            "cmdline_size", SETUP, f"the command line has {len(command_line) - 1} bytes, and this kernel takes {limit}"
+        )
     registers, system = _enter(
         layout,
         address + ENTRY_64 if is_64 else address,
@@ -150,7 +152,9 @@ def _claim_kernel(layout: Layout, fields: dict[str, int], size: int) -> int:
     if align & align - 1 or not PAGE <= align <= 1 << 30:
         raise _HEADER.error("kernel_alignment", SETUP, f"{align:#x} is no power of two between 4 KiB and 1 GiB")
     # Loaded below its preferred address it would move itself there, too.
-    address = layout.find(max(size, init_size), "the kernel", above=preferred, align=align)
+    address = layout.find(
+        max(size, init_size), "the kernel", above=preferred, align=align, bound="pref_address of the kernel"
+    )
     layout.claim(address, max(size, init_size), "the kernel")
     return address
 
@@ -189,7 +193,8 @@ def _enter(
     command_line_at = layout.place(len(command_line), "command line")
     if modules:
         initrd = modules[0].data
-        at = layout.place(len(initrd), "initrd", above=LOAD_ADDRESS, below=initrd_limit + 1, high=True)
+        bound = "initrd_addr_max of the kernel"
+        at = layout.place(len(initrd), "initrd", above=LOAD_ADDRESS, below=initrd_limit + 1, high=True, bound=bound)
         memory.write(at, initrd)
         struct.pack_into("<II", page, 0x218, at, len(initrd))
     page[0x210] = UNKNOWN_LOADER

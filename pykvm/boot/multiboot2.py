@@ -214,7 +214,10 @@ def _relocate(image: bytes, at: int, layout: Layout, program: Program) -> Progra
         return program
     high = preference == HIGHEST
     # Whole pages are looked for, so the image keeps its place within its first page.
-    target = layout.find(end - first, "the relocatable image", above=lowest, below=highest + 1, align=align, high=high)
+    target = layout.find(
+        end - first, "the relocatable image", above=lowest, below=highest + 1, align=align, high=high,
+        bound="min_addr and max_addr of its relocatable tag",
+    )  # fmt: skip
     return program.moved(target - first)
 
 
