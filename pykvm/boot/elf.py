@@ -36,6 +36,9 @@ PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
 _NT_GNU_ABI_TAG, _GNU_LINUX = 1, 0
 """The note of a program for an operating system, and which one it names (Linux Standard Base, core, "ABI note tag")."""
 
+_MULTIBOOT = (b"\x02\xb0\xad\x1b", b"\xd6\x50\x52\xe8")
+"""The magic numbers of Multiboot 1 and 2, without one of which there is no header to look at."""
+
 _TYPES = {0: "no type", 1: "an object file that still has to be linked", 4: "a core dump"}
 _MACHINES = {EM_386: "i386", EM_X86_64: "x86-64", 8: "MIPS", 20: "PowerPC", 40: "ARM", 183: "AArch64", 243: "RISC-V"}
 
@@ -268,6 +271,8 @@ def _doubt(image: bytes, file_name: str | None) -> str | None:
         return None  # the loader explains
     if any(part["p_offset"] == 0 and part["p_vaddr"] == header["e_entry"] for part in parts):
         return "it has no entry point, where the ELF header itself is: link an executable, and no shared library"
+    if not any(magic in image for magic in _MULTIBOOT):
+        return None
     from .misplaced import misplaced_header
 
     return misplaced_header(image)
