@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -176,9 +175,8 @@ def test_an_image_of_another_format_is_refused_unless_it_is_said_to_be_raw(
     disk.close()
 
 
+@pytest.mark.needs("qemu-img")
 def test_an_image_that_qemu_made(tmp_path: Path) -> None:
-    if shutil.which("qemu-img") is None:
-        pytest.skip("needs qemu-img")
     for kind in ("qcow2", "vmdk", "vdi", "vhdx", "vpc", "qed"):
         path = tmp_path / kind
         subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, "1M"], check=True)
