@@ -16,6 +16,7 @@ from types import TracebackType
 from . import boot
 from .boot import detect
 from .boot.rom import Rom
+from .boot.source import BootSource, ImageSource, file_name, find_vga_bios, read_image
 from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
 from .crash.post_mortem import PostMortem
@@ -34,7 +35,6 @@ from .kvm.quirks import kvm_forgets
 from .memory import GuestMemory, GuestMemoryError
 from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic, Pc
-from .starting import Image, Start, find_vga_bios, read_image
 from .typed import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from .x86.cpuid import CpuidEntry
 
@@ -89,7 +89,7 @@ class Machine:
 
     def __init__(
         self,
-        image: Image | None = None,
+        image: ImageSource | None = None,
         *,
         memory: str | int | GuestMemory = DEFAULT_MEMORY,
         cpus: int = 1,
@@ -103,7 +103,7 @@ class Machine:
         command_line: str = "",
         modules: Sequence[boot.Module] = (),
         floppy: Disk | str | os.PathLike[str] | None = None,
-        firmware: Image | None = None,
+        firmware: ImageSource | None = None,
         no_reboot: bool = False,
     ) -> None:
         self.keep_instructions = 0
@@ -126,7 +126,7 @@ class Machine:
             self.disks = [self._own_disk(disk) for disk in disks]
             self.floppy = self._own_disk(floppy)
             options = boot.Options(mode, load, entry, command_line, modules, cpus)
-            start = Start(image, options, format, rom)
+            start = BootSource(image, options, format, rom)
             self._insert(start)
             board = Board(system, ram, rom, cpus, self._resources)
             self._engine = engine = Engine(board, Gate())
@@ -165,7 +165,7 @@ class Machine:
             disk = open_disk(disk)
         return self._own(disk)
 
-    def _insert(self, start: Start) -> None:
+    def _insert(self, start: BootSource) -> None:
         """Attach the image that is a disk to start from."""
         disk = self._own(start.open_disk())
         if disk is not None and start.kind == detect.DISK:
@@ -238,10 +238,13 @@ class Machine:
         """The image's symbols; None without an image, or if it has none."""
         return self.entry.symbols if self.entry is not None else None
 
-    def load(self, image: Image, options: boot.Options | None = None, format: str | None = None) -> boot.EntryState:
+    def load(
+        self, image: ImageSource, options: boot.Options | None = None, format: str | None = None
+    ) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
-        content = read_image(image)
-        return self.engine.load(partial(detect.load, content, self.memory, options or boot.Options(), format))
+        content, options = read_image(image), options or boot.Options()
+        kind = detect.choose(content, options, format, file_name(image))
+        return self.engine.load(partial(detect.load, content, self.memory, options, kind))
 
     @property
     def serial(self) -> ConsolePort:

@@ -121,6 +121,7 @@ FEATURES: dict[str, Probe] = {
     "gdb": program("gdb"),
     "genhtml": program("genhtml"),
     "qemu": program("qemu-system-x86_64"),
+    "qemu-img": program("qemu-img"),
     "tshark": program("tshark"),
 }
 """Every name that the marker `needs` takes."""

@@ -27,9 +27,9 @@ class Module(NamedTuple):
 class Options(Data):
     """What the user may choose about loading. None means: what is right for the image.
 
-    `mode` is 16, 32 or 64 (bits); `load` and `entry` are guest physical addresses. Only a flat binary listens to them.
-    `command_line` and `modules` go to the kernels whose boot protocol has a place for them; Linux takes the first
-    module as its initrd. `cpus` is how many the machine has, which the tables in memory tell the guest.
+    `mode` is 16, 32 or 64 (bits); `load` and `entry` are guest physical addresses.
+    `modules` go along with the kernel; Linux takes the first as its initrd. Which of these a format listens to, it
+    says itself (`format.Format.takes`). `cpus` is how many the machine has, which the tables in memory tell the guest.
     """
 
     mode: int | None = None
@@ -38,6 +38,10 @@ class Options(Data):
     command_line: str = ""
     modules: Sequence[Module] = ()
     cpus: int = 1
+
+    def given(self) -> list[str]:
+        """The fields that choose something about the image: a format listens to some of them only."""
+        return [name for name in self.__slots__ if name != "cpus" and getattr(self, name) not in (None, "", (), [])]
 
 
 class Span(NamedTuple):

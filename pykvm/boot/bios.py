@@ -12,29 +12,29 @@ from ..disk import SECTOR
 from ..memory import GuestMemory
 from ..x86 import start
 from . import EntryState, ImageError, Options, Span
-from .layout import Image
+from .format import Format
 
 BOOT_SECTOR = 0x7C00
 NEEDED = 1 << 20
 """Bytes of RAM: the ROM ends there."""
 
 
-def is_disk(image: Image) -> bool:
+def is_disk(image: bytes) -> bool:
     """Whether the image looks like a disk to start from. A kernel of Linux has the same mark, and an ELF file may."""
     return has_boot_sector(image) and image[:4] != b"\x7fELF" and image[0x202:0x206] != b"HdrS"
 
 
-def is_floppy(image: Image) -> bool:
+def is_floppy(image: bytes) -> bool:
     """Whether the disk is a floppy disk, by its size."""
     return is_disk(image) and is_floppy_size(len(image))
 
 
-def has_boot_sector(image: Image) -> bool:
+def has_boot_sector(image: bytes) -> bool:
     """Whether the first sector ends as a boot sector does."""
     return len(image) >= SECTOR and image[SECTOR - 2 : SECTOR] == b"\x55\xaa"
 
 
-def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     """Put the BIOS into memory, to be started where its power-on self-test begins.
 
     The machine must have a `bios.service.Bios` with the image as the drive to start from. ImageError if the image
@@ -51,3 +51,15 @@ def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
     system.cs.selector, system.cs.base = SEGMENT, BASE
     registers.rip = POST
     return EntryState(registers, system, "disk", spans=[Span(BOOT_SECTOR, BOOT_SECTOR, SECTOR)])
+
+
+FORMATS = (
+    Format(
+        "floppy",
+        "55AA at the end of the first sector, and the size of a floppy disk (160K to 2880K)",
+        is_floppy,
+        load,
+        from_disk=True,
+    ),
+    Format("disk", "55AA at the end of the first sector", is_disk, load, from_disk=True),
+)

@@ -7,103 +7,100 @@ from importlib import import_module
 
 from ..errors import ConfigError
 from ..memory import GuestMemory
-from ..typed import Any, NamedTuple
-from . import EntryState, Options, firmware
-from .layout import Image
+from ..typed import NamedTuple
+from . import EntryState, ImageError, Options, firmware
+from .format import Format
 
-FLOPPY, DISK = "floppy", "disk"
-FROM_DISK = (FLOPPY, DISK)
-"""The formats whose image is not loaded, but attached for a BIOS to start it from."""
-WITH_COMMAND_LINE = ("multiboot2", "multiboot", "pvh", "linux")
-"""The formats whose boot protocol has a place for a command line and modules."""
+DISK, FLAT = "disk", "flat"
 
 
-class Format(NamedTuple):
-    """A format by the name of the module in here that knows it. `matches` sees the whole image but must be quick."""
+class Entry(NamedTuple):
+    """The module in here that declares a format, and the sign without which no image can have it.
+
+    The sign must be quick to see: only then is the module, which decides, imported.
+    """
 
     module: str
-    matches: Callable[[Image], bool]
-
-    def load(self, image: Image, memory: GuestMemory, options: Options) -> EntryState:
-        """Load with that module, which is imported only now."""
-        loader: Callable[[Image, GuestMemory, Options], EntryState] = _import(self.module).load
-        return loader(image, memory, options)
+    sign: Callable[[bytes], bool]
 
 
-def _import(module: str) -> Any:
-    return import_module(f".{module}", __package__)
-
-
-def _is_elf(image: Image) -> bool:
+def _is_elf(image: bytes) -> bool:
     return image[:4] == b"\x7fELF"
 
 
-def _has_note(image: Image, name: bytes, note_type: int | None = None) -> bool:
-    return _is_elf(image) and _import("elf").find_note(image, name, note_type) is not None
+def _has_boot_sector(image: bytes) -> bool:
+    return image[0x1FE:0x200] == b"\x55\xaa"
 
 
-def _is_multiboot(module: str, magic: bytes, limit: int) -> Callable[[Image], bool]:
-    """Whether there is a valid header; its magic number alone, looked for first, may be anywhere by chance."""
-    return lambda image: magic in image[:limit] and _import(module).find_header(image) is not None
-
-
-def _is_pvh(image: Image) -> bool:
-    return _has_note(image, b"Xen", 18)
-
-
-def _is_linux(image: Image) -> bool:
-    """A bzImage by its setup header, a 64-bit vmlinux by a note that only Linux has (since 4.20)."""
-    is_bzimage = image[0x1FE:0x200] == b"\x55\xaa" and image[0x202:0x206] == b"HdrS"
-    return is_bzimage or (image[4:5] == b"\2" and _has_note(image, b"Linux"))
-
-
-def _is_disk(image: Image) -> bool:
-    """Quick to see that it is none, for the loader is not small."""
-    return image[0x1FE:0x200] == b"\x55\xaa" and bool(_import("bios").is_disk(image))
-
-
-FORMATS: dict[str, Format] = {
-    FLOPPY: Format("bios", lambda image: _is_disk(image) and bool(_import("bios").is_floppy(image))),
-    DISK: Format("bios", _is_disk),
-    "multiboot2": Format("multiboot2", _is_multiboot("multiboot2", b"\xd6\x50\x52\xe8", 32768)),
-    "multiboot": Format("multiboot1", _is_multiboot("multiboot1", b"\x02\xb0\xad\x1b", 8192)),
-    "pvh": Format("pvh", _is_pvh),
-    "linux": Format("linux", _is_linux),
-    "elf32": Format("elf", lambda image: image[:5] == b"\x7fELF\x01"),
-    "elf64": Format("elf", _is_elf),
-    "flat": Format("flat", lambda image: True),
+FORMATS: dict[str, Entry] = {
+    "floppy": Entry("bios", _has_boot_sector),
+    DISK: Entry("bios", _has_boot_sector),
+    "multiboot2": Entry("multiboot2", lambda image: b"\xd6\x50\x52\xe8" in image[:32768]),
+    "multiboot": Entry("multiboot1", lambda image: b"\x02\xb0\xad\x1b" in image[:8192]),
+    "pvh": Entry("pvh", lambda image: _is_elf(image) and b"Xen\0" in image),
+    "linux": Entry("linux", lambda image: image[0x202:0x206] == b"HdrS" or (_is_elf(image) and b"Linux\0" in image)),
+    "elf32": Entry("elf", _is_elf),
+    "elf64": Entry("elf", _is_elf),
+    FLAT: Entry("flat", lambda image: True),
 }
-"""Every format, the first that matches wins. An ELF file of no known class is left to the ELF loader to explain."""
+"""Every format by its name. The first that matches wins; the last one always does."""
+
+_WHAT = {"command_line": "a command line", "modules": "an initrd or modules"}
+"""Options that have another name for the user than for us."""
 
 
-def recognise(image: Image) -> str:
-    """The name of the image's format: a key of `FORMATS`. What has no header of its own is "flat"."""
-    return next(name for name, entry in FORMATS.items() if entry.matches(image))
-
-
-def choose(image: Image, options: Options, format_name: str | None = None) -> str:
-    """The format to load `image` as: `format_name`, flat if an option is for that alone, else what it looks like.
-
-    ConfigError if there is no such format, or if the options are not for it.
-    """
-    is_flat = (options.mode, options.load, options.entry) != (None, None, None)
-    name = format_name or ("flat" if is_flat and not _is_elf(image) else recognise(image))
+def get(name: str) -> Format:
+    """The format of that name; ConfigError if there is none."""
     if name not in FORMATS:
-        raise ConfigError(f"there is no image format {name!r}: choose one of {', '.join(FORMATS)}")
-    if is_flat and name != "flat":
-        raise ConfigError(f"mode, load and entry are for flat binaries, and the image is {name!r}: see format")
-    if (options.command_line or options.modules) and name not in WITH_COMMAND_LINE:
-        raise ConfigError(f"the image is {name!r}, which has no place for a command line, an initrd or modules")
+        lines = "".join(f"\n  {other:<11} {get(other).help}" for other in FORMATS)
+        raise ConfigError(f"there is no image format {name!r}. There are:{lines}")
+    declared: tuple[Format, ...] = import_module(f".{FORMATS[name].module}", __package__).FORMATS
+    return next(entry for entry in declared if entry.name == name)
+
+
+def recognise(image: bytes, file_name: str | None = None) -> str:
+    """The name of the image's format: a key of `FORMATS`. What has no header of its own is "flat".
+
+    ImageError if it would be started as what it is probably not meant to be; `file_name` is a help to tell.
+    """
+    name = next(name for name, entry in FORMATS.items() if entry.sign(image) and get(name).matches(image))
+    return _believed(name, image, file_name)
+
+
+def _believed(name: str, image: bytes, file_name: str | None) -> str:
+    doubt = get(name).doubt(image, file_name)
+    if doubt is not None:
+        raise ImageError(f"{doubt}. To have it run as it is, name the format: {name}")
     return name
 
 
-def load(image: Image, memory: GuestMemory, options: Options, format_name: str | None = None) -> EntryState:
+def choose(image: bytes, options: Options, format_name: str | None = None, file_name: str | None = None) -> str:
+    """The format to load `image` as: `format_name`, flat if an option is for that alone, else what it looks like.
+
+    ConfigError if there is no such format, or if the options are not for it; ImageError as `recognise`.
+    """
+    given = options.given()
+    if format_name is not None:
+        chosen = format_name
+    elif not _is_elf(image) and any(name in get(FLAT).takes for name in given):
+        chosen = _believed(FLAT, image, file_name)
+    else:
+        chosen = recognise(image, file_name)
+    takes = get(chosen).takes
+    for name in given:
+        if name not in takes:
+            takers = ", ".join(other for other in FORMATS if name in get(other).takes)
+            raise ConfigError(f"the image is {chosen!r}, which has no place for {_WHAT.get(name, name)}: only {takers}")
+    return chosen
+
+
+def load(image: bytes, memory: GuestMemory, options: Options, format_name: str | None = None) -> EntryState:
     """Load `image` into `memory` as what `choose` says.
 
     The machine's tables (see `firmware`) are put into the first MiB before, where any image may overwrite them.
 
     ImageError if the image is malformed or does not fit; ConfigError as `choose`.
     """
-    entry = FORMATS[choose(image, options, format_name)]
+    chosen = get(choose(image, options, format_name))
     firmware.install(memory, options.cpus)
-    return entry.load(image, memory, options)
+    return chosen.load(image, memory, options)

@@ -17,7 +17,8 @@ from ..memory import PAGE_SIZE, GuestMemory
 from ..typed import NamedTuple
 from ..x86.symbols import SymbolTable
 from . import EntryState, ImageError, Options, Span
-from .layout import Image, Layout, enter_long, enter_protected
+from .format import Format
+from .layout import Layout, enter_long, enter_protected
 from .record import Record
 from .relocate import Segment, relocations
 
@@ -31,6 +32,12 @@ PIE_BASE = 1 << 20
 ET_EXEC, ET_DYN = 2, 3
 EM_386, EM_X86_64 = 3, 62
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
+
+_NT_GNU_ABI_TAG, _GNU_LINUX = 1, 0
+"""The note of a program for an operating system, and which one it names (Linux Standard Base, core, "ABI note tag")."""
+
+_MULTIBOOT = (b"\x02\xb0\xad\x1b", b"\xd6\x50\x52\xe8")
+"""The magic numbers of Multiboot 1 and 2, without one of which there is no header to look at."""
 
 _TYPES = {0: "no type", 1: "an object file that still has to be linked", 4: "a core dump"}
 _MACHINES = {EM_386: "i386", EM_X86_64: "x86-64", 8: "MIPS", 20: "PowerPC", 40: "ARM", 183: "AArch64", 243: "RISC-V"}
@@ -94,7 +101,7 @@ class Program(NamedTuple):
         for segment in self.segments:
             layout.claim(segment.paddr, segment.memsz, segment.name)
 
-    def write(self, image: Image, memory: GuestMemory) -> None:
+    def write(self, image: bytes, memory: GuestMemory) -> None:
         """Put the segments into memory that was claimed. What follows a segment's part of the file (.bss) is zeroed."""
         with memoryview(image) as view:
             for segment in self.segments:
@@ -104,7 +111,7 @@ class Program(NamedTuple):
             memory.write(gpa, data)
 
 
-def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     """Load an ELF executable; `options` are for other formats. ImageError if it is malformed or does not fit into RAM.
 
     A mapped `image` must stay open for as long as the symbols are to be had: they are read at their first use.
@@ -118,7 +125,7 @@ def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
     return EntryState(registers, system, f"elf{program.bits}", symbols, layout.reserved, program.spans)
 
 
-def read(image: Image) -> Program:
+def read(image: bytes) -> Program:
     """Read and check everything that loading needs. ImageError names the first field that is wrong."""
     kind, header = _open(image)
     machine, file_type = header["e_machine"], header["e_type"]
@@ -150,7 +157,7 @@ def read(image: Image) -> Program:
     return Program(kind.bits, entry, loadable, fixups, bias)
 
 
-def _open(image: Image) -> tuple[_Class, dict[str, int]]:
+def _open(image: bytes) -> tuple[_Class, dict[str, int]]:
     """The file's class and its header, of which only e_ident is checked."""
     if len(image) < 6 or image[:4] != b"\x7fELF":
         raise ImageError("e_ident (file offset 0x0): this is no ELF file")
@@ -164,7 +171,7 @@ def _open(image: Image) -> tuple[_Class, dict[str, int]]:
     return kind, kind.header.read(image, _IDENT_SIZE)
 
 
-def _segments(image: Image, kind: _Class, header: dict[str, int]) -> list[Segment]:
+def _segments(image: bytes, kind: _Class, header: dict[str, int]) -> list[Segment]:
     """The program headers, each wholly in the file and with its part of the file wholly in the file."""
     record = kind.program_header
     segments = []
@@ -184,7 +191,7 @@ def _segments(image: Image, kind: _Class, header: dict[str, int]) -> list[Segmen
     return segments
 
 
-def _program_headers(image: Image, kind: _Class, header: dict[str, int]) -> Iterator[tuple[int, dict[str, int]]]:
+def _program_headers(image: bytes, kind: _Class, header: dict[str, int]) -> Iterator[tuple[int, dict[str, int]]]:
     """The file offset and the fields of each program header, after a check that all are in the file."""
     record = kind.program_header
     count, table = header["e_phnum"], header["e_phoff"]
@@ -223,7 +230,7 @@ class Note(NamedTuple):
     size: int
 
 
-def find_note(image: Image, name: bytes, note_type: int | None = None) -> Note | None:
+def find_note(image: bytes, name: bytes, note_type: int | None = None) -> Note | None:
     """The first note with this name (without its NUL) and type, or any type; None if there is none or this is no ELF.
 
     A note segment that is malformed ends with its last good note, since nothing else depends on it.
@@ -250,3 +257,28 @@ def find_note(image: Image, name: bytes, note_type: int | None = None) -> Note |
                 return Note(description, size)
             at = description + -(-size // align) * align
     return None
+
+
+def _doubt(image: bytes, file_name: str | None) -> str | None:
+    """A program that wants Linux under it, or a library; or a header of Multiboot that does not count."""
+    tag = find_note(image, b"GNU", _NT_GNU_ABI_TAG) if b"GNU\0" in image else None
+    if tag is not None and image[tag.offset : tag.offset + min(tag.size, 4)] == bytes([_GNU_LINUX] * 4):
+        return "it is a program for Linux, not a kernel (its note NT_GNU_ABI_TAG says so): link without the C library"
+    try:
+        kind, header = _open(image)
+        parts = [fields for _, fields in _program_headers(image, kind, header) if fields["p_type"] == PT_LOAD]
+    except ImageError:
+        return None  # the loader explains
+    if any(part["p_offset"] == 0 and part["p_vaddr"] == header["e_entry"] for part in parts):
+        return "it has no entry point, where the ELF header itself is: link an executable, and no shared library"
+    if not any(magic in image for magic in _MULTIBOOT):
+        return None
+    from .misplaced import misplaced_header
+
+    return misplaced_header(image)
+
+
+FORMATS = (
+    Format("elf32", "an ELF file of that class", lambda image: image[:5] == b"\x7fELF\x01", load, doubt=_doubt),
+    Format("elf64", "an ELF file of that class", lambda image: image[:4] == b"\x7fELF", load, doubt=_doubt),
+)

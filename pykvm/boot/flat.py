@@ -9,13 +9,14 @@ from __future__ import annotations
 from ..memory import GuestMemory
 from ..x86 import start
 from . import EntryState, ImageError, Options, Span
-from .layout import STACK_SIZE, Image, Layout, enter_long, enter_protected
+from .format import Format
+from .layout import STACK_SIZE, Layout, enter_long, enter_protected
 
 BOOT_SECTOR = 0x7C00
 EXTENDED = 1 << 20
 
 
-def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     """Load a flat binary at `options.load` and enter it at `options.entry`, by default its first byte.
 
     ImageError if it is empty, does not fit into RAM or, in 16 bits, into the first MiB, or is entered outside RAM.
@@ -58,3 +59,17 @@ def _real_stack(layout: Layout) -> int:
     except ImageError:
         return layout.place(STACK_SIZE, "stack", below=start.REAL_MODE_TOP) + STACK_SIZE
     return BOOT_SECTOR
+
+
+def _doubt(image: bytes, file_name: str | None) -> str | None:
+    from .foreign import foreign
+    from .misplaced import misplaced_header
+
+    return foreign(image, file_name) or misplaced_header(image)
+
+
+FORMATS = (
+    Format(
+        "flat", "everything else that may be code", lambda image: True, load, ("mode", "load", "entry"), doubt=_doubt
+    ),
+)

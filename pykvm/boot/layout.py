@@ -6,18 +6,14 @@ follow the video memory and the ROMs; extended memory begins at 1 MiB.
 
 from __future__ import annotations
 
-import mmap
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from ..memory import PAGE_SIZE, GuestMemory, GuestMemoryError
-from ..typed import NamedTuple, TypeAlias
+from ..memory import LOW_LIMIT, PAGE_SIZE, GuestMemory, GuestMemoryError
+from ..typed import NamedTuple
 from ..x86 import paging, start
 from ..x86.registers import Registers, SystemRegisters
 from . import ImageError, Module
-
-Image: TypeAlias = bytes | mmap.mmap
-"""A file's contents: in memory, or mapped so that only what is loaded is read."""
 
 STACK_SIZE = 16 << 10
 """Bytes of stack that a 32-bit or 64-bit guest starts with."""
@@ -81,9 +77,10 @@ class Layout:
         below: int = 1 << 32,
         align: int = PAGE_SIZE,
         high: bool = False,
+        bound: str = "",
     ) -> int:
         """Find room for `size` bytes of `what` (see `find`), take it in whole pages and return its address."""
-        gpa = self.find(size, what, above=above, below=below, align=align, high=high)
+        gpa = self.find(size, what, above=above, below=below, align=align, high=high, bound=bound)
         size = _whole_pages(size)
         self.claim(gpa, size, what)
         self.reserved.append((gpa, size))
@@ -98,11 +95,14 @@ class Layout:
         below: int = 1 << 32,
         align: int = PAGE_SIZE,
         high: bool = False,
+        bound: str = "",
     ) -> int:
         """The address of free RAM for `size` bytes (whole pages) of `what` within `above`..`below`.
 
         It is a multiple of `align` (a power of two, at least a page), in the best window that has room and there as low
-        as possible; or with `high` in the last window that has room, as high as possible. ImageError if there is none.
+        as possible; or with `high` in the last window that has room, as high as possible.
+
+        ImageError if there is none: it names `above` and `below`, and with `bound` where they come from.
         """
         size = _whole_pages(size)
         limit = min(self.memory.regions[0].size, below)
@@ -111,9 +111,30 @@ class Layout:
             gpa = gap(max(first, above), min(end, limit), size, align)
             if gpa is not None:
                 return gpa
-        raise ImageError(
-            f"no room for {size >> 10} KiB of {what} in {self.memory.size >> 10} KiB of RAM beside the image: "
-            "give the machine more memory"
+        raise self._no_room(size, what, above, below, align, bound)
+
+    def _no_room(self, size: int, what: str, above: int, below: int, align: int, bound: str) -> ImageError:
+        """The error that says what was needed, between which bounds, and what would help."""
+        ram = self.memory.regions[0].size
+        end = -(-above // align) * align + size
+        where = f" from {above:#x} on" if above else ""
+        if below < 1 << 32:
+            where += f" below {below:#x}"
+        if bound:
+            where += f" ({bound})"
+        if align > PAGE_SIZE:
+            where += f" at a multiple of {align:#x}"
+        if end > below < 1 << 32:
+            advice = "no machine has it, for the bounds leave less: make it smaller, or the bounds wider"
+        elif end > LOW_LIMIT:
+            advice = f"no machine has it, whose RAM below 4 GiB ends at {LOW_LIMIT:#x} at the latest"
+        elif below <= ram:
+            advice = "what lies there already must be smaller, or elsewhere: more memory would not help"
+        else:
+            advice = "give the machine more memory"
+        return ImageError(
+            f"no room for {size >> 10} KiB of {what}{where} in {self.memory.size >> 10} KiB of RAM beside the image: "
+            f"{advice}"
         )
 
     def _low_gap(self, first: int, end: int, size: int, align: int) -> int | None:

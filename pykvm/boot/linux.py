@@ -17,7 +17,8 @@ from ..x86 import paging, start
 from ..x86.registers import Registers, SystemRegisters
 from ..x86.symbols import SymbolTable
 from . import EntryState, ImageError, Module, Options, Span, e820, elf, firmware
-from .layout import STACK_SIZE, Image, Layout, c_string
+from .format import COMMAND_LINE, Format
+from .layout import STACK_SIZE, Layout, c_string
 from .record import Record
 
 SETUP = 0x1F1
@@ -51,7 +52,13 @@ OLD_INITRD_LIMIT = 0x37FFFFFF
 """initrd_addr_max before it was a field."""
 
 
-def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def is_linux(image: bytes) -> bool:
+    """A bzImage by its setup header, a 64-bit vmlinux by a note that only Linux has (since 4.20)."""
+    is_bzimage = image[0x1FE:0x200] == b"\x55\xaa" and image[0x202:0x206] == b"HdrS"
+    return is_bzimage or (image[4:5] == b"\2" and elf.find_note(image, b"Linux") is not None)
+
+
+def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     """Load a Linux kernel with its command line and its initrd, the only module that it can have.
 
     ImageError if it is malformed or does not fit.
@@ -62,7 +69,7 @@ def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
     return load_kernel(image, memory, options)
 
 
-def _load_bzimage(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def _load_bzimage(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     if len(image) < SETUP + _HEADER.size:
         raise ImageError(f"the file ends at {len(image):#x}, within the setup header")
     fields = _HEADER.read(image, SETUP)
@@ -91,7 +98,9 @@ def _load_bzimage(image: Image, memory: GuestMemory, options: Options) -> EntryS
     is_64 = bool(fields["xloadflags"] & XLF_KERNEL_64)
     command_line = c_string(options.command_line, "command line")
     if len(command_line) - 1 > limit:
-        raise _HEADER.error("cmdline_size", SETUP, f"the command line is {len(command_line) - 1} long, over {limit}")
+        raise _HEADER.error(
+            "cmdline_size", SETUP, f"the command line has {len(command_line) - 1} bytes, and this kernel takes {limit}"
+        )
     registers, system = _enter(
         layout,
         address + ENTRY_64 if is_64 else address,
@@ -143,12 +152,14 @@ def _claim_kernel(layout: Layout, fields: dict[str, int], size: int) -> int:
     if align & align - 1 or not PAGE <= align <= 1 << 30:
         raise _HEADER.error("kernel_alignment", SETUP, f"{align:#x} is no power of two between 4 KiB and 1 GiB")
     # Loaded below its preferred address it would move itself there, too.
-    address = layout.find(max(size, init_size), "the kernel", above=preferred, align=align)
+    address = layout.find(
+        max(size, init_size), "the kernel", above=preferred, align=align, bound="pref_address of the kernel"
+    )
     layout.claim(address, max(size, init_size), "the kernel")
     return address
 
 
-def _load_vmlinux(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def _load_vmlinux(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     program = elf.read(image)
     if program.bits != 64:
         raise ImageError("EI_CLASS (file offset 0x4): of the vmlinux kernels only 64-bit ones can be loaded")
@@ -182,7 +193,8 @@ def _enter(
     command_line_at = layout.place(len(command_line), "command line")
     if modules:
         initrd = modules[0].data
-        at = layout.place(len(initrd), "initrd", above=LOAD_ADDRESS, below=initrd_limit + 1, high=True)
+        bound = "initrd_addr_max of the kernel"
+        at = layout.place(len(initrd), "initrd", above=LOAD_ADDRESS, below=initrd_limit + 1, high=True, bound=bound)
         memory.write(at, initrd)
         struct.pack_into("<II", page, 0x218, at, len(initrd))
     page[0x210] = UNKNOWN_LOADER
@@ -214,3 +226,6 @@ def _describe_machine(page: bytearray, memory: GuestMemory) -> None:
     page[0x1E8] = len(areas)
     for number, area in enumerate(areas):
         struct.pack_into("<QQI", page, 0x2D0 + 20 * number, *area)
+
+
+FORMATS = (Format("linux", "a bzImage's setup header, or a vmlinux with Linux's note", is_linux, load, COMMAND_LINE),)

@@ -12,7 +12,7 @@ from ..memory import GuestMemory
 from ..typed import NamedTuple
 from . import ImageError
 from .elf import PT_LOAD, Program
-from .layout import Image, Layout
+from .layout import Layout
 from .record import Record
 from .relocate import Segment
 
@@ -31,7 +31,7 @@ _FROM_FILE_START = 0xFFFFFFFF
 
 
 def flat_program(
-    image: Image, record: Record, at: int, header_at: int, entry: int, entry_field: tuple[Record, int]
+    image: bytes, record: Record, at: int, header_at: int, entry: int, entry_field: tuple[Record, int]
 ) -> Program:
     """The image as the header's address fields, at the file offset `at`, describe it.
 
@@ -76,7 +76,7 @@ class Sections(NamedTuple):
     contents: list[tuple[int, int, int]]
     """(gpa, file offset, size)"""
 
-    def write(self, image: Image, memory: GuestMemory) -> None:
+    def write(self, image: bytes, memory: GuestMemory) -> None:
         with memoryview(image) as view:
             for gpa, offset, size in self.contents:
                 memory.write(gpa, view[offset : offset + size])
@@ -87,7 +87,7 @@ _SECTION_NAMES = "sh_name sh_type sh_flags sh_addr sh_offset sh_size sh_link sh_
 _SECTION = {1: Record("IIIIIIIIII", _SECTION_NAMES), 2: Record("IIQQQQIIQQ", _SECTION_NAMES)}
 
 
-def place_sections(image: Image, layout: Layout) -> Sections | None:
+def place_sections(image: bytes, layout: Layout) -> Sections | None:
     """Take room for the symbol and string tables of an ELF file; None if there are none, or no room.
 
     A guest finds its symbols by them. It must also do without: stripped kernels boot, so a malformed table is no error.

@@ -13,7 +13,8 @@ import struct
 from ..memory import GuestMemory
 from ..x86.symbols import SymbolTable
 from . import EntryState, ImageError, Options, e820, elf
-from .layout import Block, Image, Layout, Loaded, c_string, enter_protected, place_modules, write_modules
+from .format import COMMAND_LINE, Format
+from .layout import Block, Layout, Loaded, c_string, enter_protected, place_modules, write_modules
 from .multiboot import (
     EGA_BITS,
     EGA_COLUMNS,
@@ -46,7 +47,7 @@ INFO_MEMORY_MAP, INFO_LOADER_NAME, INFO_FRAMEBUFFER = 1 << 6, 1 << 9, 1 << 12
 _INFO_SIZE = 116
 
 
-def find_header(image: Image) -> int | None:
+def find_header(image: bytes) -> int | None:
     """The file offset of the header: 4-byte aligned, in the first 8192 bytes, with a good checksum."""
     head = image[:SEARCH_LIMIT]
     at = head.find(MAGIC.to_bytes(4, "little"))
@@ -61,7 +62,7 @@ def find_header(image: Image) -> int | None:
     return None
 
 
-def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     """Load a Multiboot kernel with its modules and command line; ImageError if it is malformed or does not fit."""
     at = find_header(image)
     if at is None:
@@ -125,3 +126,10 @@ def _information(
     struct.pack_into("<I", data, 64, name_at)
     struct.pack_into("<QIIIBB", data, 88, EGA_TEXT, EGA_PITCH, EGA_COLUMNS, EGA_ROWS, EGA_BITS, EGA_TEXT_TYPE)
     return bytes(data)
+
+
+FORMATS = (
+    Format(
+        "multiboot", "its header in the first 8 KiB", lambda image: find_header(image) is not None, load, COMMAND_LINE
+    ),
+)

@@ -15,7 +15,8 @@ from ..memory import PAGE_SIZE, GuestMemory
 from ..x86.symbols import SymbolTable
 from . import EntryState, ImageError, Options, acpi, e820, elf, firmware
 from .elf import Program
-from .layout import Image, Layout, Loaded, c_string, enter_protected, place_modules, write_modules
+from .format import COMMAND_LINE, Format
+from .layout import Layout, Loaded, c_string, enter_protected, place_modules, write_modules
 from .multiboot import (
     EGA_BITS,
     EGA_COLUMNS,
@@ -60,7 +61,7 @@ _CONTENTS = {
 """What follows a tag's first 8 bytes."""
 
 
-def find_header(image: Image) -> int | None:
+def find_header(image: bytes) -> int | None:
     """The file offset of the header: 8-byte aligned, in the first 32768 bytes, with a good checksum."""
     head = image[:SEARCH_LIMIT]
     at = head.find(MAGIC.to_bytes(4, "little"))
@@ -73,7 +74,7 @@ def find_header(image: Image) -> int | None:
     return None
 
 
-def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     """Load a Multiboot 2 kernel with its modules and command line; ImageError if it is malformed or does not fit."""
     at = find_header(image)
     if at is None:
@@ -114,7 +115,7 @@ def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
 # The kernel's header
 
 
-def _read_tags(image: Image, at: int) -> dict[int, int]:
+def _read_tags(image: bytes, at: int) -> dict[int, int]:
     """The file offset of each kind of tag in the header at `at`, every tag checked for what it requires."""
     header = _HEADER.read(image, at)
     if header["architecture"] != I386:
@@ -148,7 +149,7 @@ def _read_tags(image: Image, at: int) -> dict[int, int]:
     )
 
 
-def _check_required(image: Image, at: int, kind: int, size: int) -> None:
+def _check_required(image: bytes, at: int, kind: int, size: int) -> None:
     if kind not in _KNOWN_TAGS:
         raise _TAG.error("type", at, f"the kernel requires a tag of type {kind}, which Multiboot 2.0 does not define")
     if kind == TAG_INFORMATION_REQUEST:
@@ -168,11 +169,11 @@ def _check_required(image: Image, at: int, kind: int, size: int) -> None:
             )
 
 
-def _contents(image: Image, at: int, kind: int) -> dict[str, int]:
+def _contents(image: bytes, at: int, kind: int) -> dict[str, int]:
     return _CONTENTS[kind].read(image, at + _TAG.size)
 
 
-def _flat(image: Image, header_at: int, tags: dict[int, int]) -> Program:
+def _flat(image: bytes, header_at: int, tags: dict[int, int]) -> Program:
     entry_at = tags[TAG_ENTRY]
     entry = _contents(image, entry_at, TAG_ENTRY)["entry_addr"]
     return flat_program(
@@ -185,7 +186,7 @@ def _flat(image: Image, header_at: int, tags: dict[int, int]) -> Program:
     )
 
 
-def _entry_address(image: Image, at: int, program: Program) -> int:
+def _entry_address(image: bytes, at: int, program: Program) -> int:
     """The physical entry address that stands in the tag at `at`, instead of the ELF header's."""
     address = _contents(image, at, TAG_ENTRY)["entry_addr"]
     entry = address + program.bias
@@ -200,7 +201,7 @@ def _extent(program: Program) -> tuple[int, int]:
     return min(segment.paddr for segment in segments), max(segment.paddr + segment.memsz for segment in segments)
 
 
-def _relocate(image: Image, at: int, layout: Layout, program: Program) -> Program:
+def _relocate(image: bytes, at: int, layout: Layout, program: Program) -> Program:
     """Move the program as a whole to where the relocatable tag at `at` allows it; nothing is claimed yet."""
     wish = _contents(image, at, TAG_RELOCATABLE)
     lowest, highest, align, preference = (wish[name] for name in ("min_addr", "max_addr", "align", "preference"))
@@ -213,7 +214,10 @@ def _relocate(image: Image, at: int, layout: Layout, program: Program) -> Progra
         return program
     high = preference == HIGHEST
     # Whole pages are looked for, so the image keeps its place within its first page.
-    target = layout.find(end - first, "the relocatable image", above=lowest, below=highest + 1, align=align, high=high)
+    target = layout.find(
+        end - first, "the relocatable image", above=lowest, below=highest + 1, align=align, high=high,
+        bound="min_addr and max_addr of its relocatable tag",
+    )  # fmt: skip
     return program.moved(target - first)
 
 
@@ -253,3 +257,10 @@ def _information(memory: GuestMemory, options: Options, modules: list[Loaded], s
         tags.append(_info(INFO_RSDP_V1, rsdp[: acpi.RSDP_V1_SIZE]))
         tags.append(_info(INFO_RSDP_V2, rsdp))
     return b"".join(tags)
+
+
+FORMATS = (
+    Format(
+        "multiboot2", "its header in the first 32 KiB", lambda image: find_header(image) is not None, load, COMMAND_LINE
+    ),
+)

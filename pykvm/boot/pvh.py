@@ -12,7 +12,8 @@ import struct
 from ..memory import GuestMemory
 from ..x86.symbols import SymbolTable
 from . import EntryState, ImageError, Options, e820, elf, firmware
-from .layout import Block, Image, Layout, Loaded, c_string, enter_protected, place_modules, write_modules
+from .format import COMMAND_LINE, Format
+from .layout import Block, Layout, Loaded, c_string, enter_protected, place_modules, write_modules
 
 NOTE_NAME, PHYS32_ENTRY = b"Xen", 18
 START_MAGIC = 0x336EC578
@@ -22,7 +23,11 @@ _TSS_LIMIT = 0x67
 """The ABI promises a TSS of this limit at address 0, which nobody uses."""
 
 
-def load(image: Image, memory: GuestMemory, options: Options) -> EntryState:
+def is_pvh(image: bytes) -> bool:
+    return elf.find_note(image, NOTE_NAME, PHYS32_ENTRY) is not None
+
+
+def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     """Load an ELF file by its PVH note, with modules and command line; ImageError if it is malformed or too large."""
     program = elf.read(image)
     note = elf.find_note(image, NOTE_NAME, PHYS32_ENTRY)
@@ -63,3 +68,6 @@ def _start_info(base: int, memory: GuestMemory, command_line: bytes, modules: li
     addresses += [firmware.rsdp(memory), block.add(memory_map)]
     header.pack_into(block.data, 0, START_MAGIC, VERSION, 0, len(modules), *addresses, len(areas))
     return bytes(block.data)
+
+
+FORMATS = (Format("pvh", 'an ELF note "Xen" of type 18', is_pvh, load, COMMAND_LINE),)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 
 from . import ImageError
-from .layout import Image
 
 
 class Record:
@@ -16,7 +15,7 @@ class Record:
         self.size = self._struct.size
         self._offsets = {name: struct.calcsize("<" + codes[:at]) for at, name in enumerate(names.split())}
 
-    def read(self, image: Image, at: int) -> dict[str, int]:
+    def read(self, image: bytes, at: int) -> dict[str, int]:
         """The fields of the record at the file offset `at`, which must be wholly in the file."""
         return dict(zip(self._offsets, self._struct.unpack_from(image, at), strict=True))
 

@@ -12,13 +12,13 @@ import struct
 
 from ..typed import NamedTuple
 from . import ImageError
-from .layout import Image
 
 MAX_RELOCATIONS = 1 << 16
 MAX_DYNAMIC = 256
 """Entries of the dynamic section that are looked at; linkers write some dozens."""
 
-DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_JMPREL, DT_RELRSZ = 0, 2, 7, 8, 17, 18, 23, 35
+DT_NULL, DT_NEEDED, DT_PLTRELSZ, DT_RELA, DT_RELASZ = 0, 1, 2, 7, 8
+DT_REL, DT_RELSZ, DT_JMPREL, DT_RELRSZ = 17, 18, 23, 35
 R_NONE, R_RELATIVE = 0, 8
 """These two types have the same numbers on i386 and x86-64."""
 
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 def relocations(
-    image: Image, bits: int, dynamic: Segment, segments: list[Segment], bias: int
+    image: bytes, bits: int, dynamic: Segment, segments: list[Segment], bias: int
 ) -> list[tuple[int, bytes]]:
     """What to write where (guest physical address) once the `segments` are loaded.
 
@@ -50,7 +50,15 @@ def relocations(
         tag, value = entry.unpack_from(image, dynamic.offset + number * entry.size)
         if tag == DT_NULL:
             break
+        if tag == DT_NEEDED:
+            raise ImageError(f"{dynamic.name}: the program needs a shared library (DT_NEEDED): link with -static")
         tags[tag] = value
+    else:
+        if dynamic.filesz // entry.size > MAX_DYNAMIC:
+            raise ImageError(
+                f"{dynamic.name}: more dynamic entries than the limit of {MAX_DYNAMIC}, and no DT_NULL among them: "
+                "link with -no-pie"
+            )
     for tag, name in ((DT_PLTRELSZ, "DT_PLTRELSZ"), (DT_RELRSZ, "DT_RELRSZ")):
         if tags.get(tag):
             raise ImageError(f"{name} in {dynamic.name}: relocations of this kind are not supported, link with -no-pie")
@@ -62,7 +70,9 @@ def relocations(
         return []
     count = size // record.size
     if count > MAX_RELOCATIONS:
-        raise ImageError(f"{dynamic.name}: {count} relocations are more than the limit of {MAX_RELOCATIONS}")
+        raise ImageError(
+            f"{dynamic.name}: {count} relocations are more than the limit of {MAX_RELOCATIONS}: link with -no-pie"
+        )
     table = _in_file(tags.get(start_tag, 0) + bias, size, segments)
     if table is None:
         raise ImageError(

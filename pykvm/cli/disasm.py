@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import islice
 
 from ..boot import EntryState, Options, Span, detect
+from ..boot.source import file_name, read_image
 from ..errors import ConfigError
 from ..machine import DEFAULT_MEMORY
 from ..memory import GuestMemory
-from ..starting import read_image
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
 from ..x86.mode import cpu_mode
 from . import ui
@@ -44,8 +44,9 @@ def command(
     ram = GuestMemory(memory)
     try:
         image, options = read_image(kernel), Options(mode=bits, load=load)
-        if detect.choose(image, options, image_format) in detect.FROM_DISK:
-            image_format = "flat"  # the first sector is code, and where a BIOS puts it
+        image_format = detect.choose(image, options, image_format, file_name(kernel))
+        if detect.get(image_format).from_disk:
+            image_format = detect.FLAT  # the first sector is code, and where a BIOS puts it
         state = detect.load(image, ram, options, image_format)
         width = bits or cpu_mode(state.system, state.registers.rflags).bits
         entry = state.system.cs.base + state.registers.rip

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from functools import wraps
 
 from ..boot import Module, detect
+from ..boot.source import read_image
 from ..errors import ConfigError
 from ..machine import DEFAULT_MEMORY, Machine
 from ..memory import parse_size
-from ..starting import read_image
 from ..typed import TYPE_CHECKING, Any, NamedTuple
 from . import ui
 
@@ -40,18 +40,20 @@ ADDRESS = Number("address")
 
 
 def open_disk(spec: str) -> Disk | None:
-    """A disk from `FILE`, `FILE,ro` or `FILE,discard`; `none` leaves the place empty."""
+    """A disk from `FILE[,ro|,discard][,format=raw]`; `none` leaves the place empty."""
     from ..disk import image
 
     if spec == "none":
         return None
     modes: dict[str, Mode] = {"rw": "rw", "ro": "ro", "discard": "discard"}
-    path, comma, mode = spec.rpartition(",")
+    plain = spec.removesuffix(",format=raw")
+    image_format = None if plain == spec else "raw"
+    path, comma, mode = plain.rpartition(",")
     if not comma:
-        return image.open_disk(spec, "rw")
+        return image.open_disk(plain, "rw", image_format)
     if mode not in modes:
-        raise ConfigError(f"--disk {spec}: behind the comma there may be rw, ro or discard")
-    return image.open_disk(path, modes[mode])
+        raise ConfigError(f"--disk {spec}: behind the comma there may be rw, ro or discard, and then format=raw")
+    return image.open_disk(path, modes[mode], image_format)
 
 
 def open_nic(spec: str) -> Nic:
@@ -174,14 +176,17 @@ _MACHINE_OPTIONS = (
     ),
     ui.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
     ui.option(
-        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard]",
+        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
         help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4; 'none' skips a place.",
     ),
     ui.option(
         "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
         help="NE2000 card on none, loopback, unix:PATH or tap:NAME; pcap= captures its traffic. Up to 4.",
     ),
-    ui.option("--format", "image_format", help="Image format, instead of what the image looks like."),
+    ui.option(
+        "--format", "image_format",
+        help=f"Image format, instead of what the image looks like: {', '.join(detect.FORMATS)}.",
+    ),
     ui.option("--mode", type=ui.Choice(["16", "32", "64"]), help="CPU mode a flat binary starts in."),
     ui.option("--load", type=ADDRESS, help="Address a flat binary is loaded at."),
     ui.option("--entry", type=ADDRESS, help="Address a flat binary is entered at."),
@@ -193,7 +198,7 @@ _MACHINE_OPTIONS = (
         help="Linux's initrd; a module with its text for a Multiboot or PVH kernel, as often as wanted.",
     ),
     ui.option(
-        "--floppy", metavar="FILE[,ro|,discard]", help="Floppy disk, for guests that the BIOS starts."
+        "--floppy", metavar="FILE[,ro|,discard][,format=raw]", help="Floppy disk, for guests that the BIOS starts."
     ),
     ui.option(
         "--firmware", type=ui.Path(exists=True, dir_okay=False),

@@ -14,14 +14,18 @@ from .saving import warn_in_words
 @ui.command("restore")
 @ui.argument("path", type=ui.Path(exists=True, file_okay=False))
 @ui.option(
-    "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard]",
+    "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
 @ui.option(
     "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
     help="What the NIC's cable leads to, as for `run`; nowhere by default. Its address must be the snapshot's.",
 )  # fmt: skip
-@ui.option("--floppy", metavar="FILE[,ro|,discard]", help="Floppy disk in place of the one that the snapshot names.")
+@ui.option(
+    "--floppy",
+    metavar="FILE[,ro|,discard][,format=raw]",
+    help="Floppy disk in place of the one that the snapshot names.",
+)
 @timeout_option
 @ui.option("--verify/--no-verify", default=True, help="Whether to compare the checksums of RAM.", show_default=True)
 @ui.option(

@@ -62,7 +62,7 @@ class SavedDisk:
             if self.written is None:
                 raise SnapshotError("the snapshot has a disk without a file of its own: give it as one of `disks`")
             return OverlayDisk(MemoryDisk(bytes(self.size)))
-        disk = open_disk(self.path, "ro" if self.written is None and self.read_only else "discard")
+        disk = open_disk(self.path, "ro" if self.written is None and self.read_only else "discard", format="raw")
         try:
             stamp = _stamp(self.path)
             if stamp != self.stamp:

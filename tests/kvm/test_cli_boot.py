@@ -136,7 +136,7 @@ def test_a_kernel_gets_its_command_line_and_modules(tmp_path: Path, protocol: st
 
 
 def test_a_kernel_without_a_place_for_them_is_refused(guest: Guest) -> None:
-    words = "which has no place for a command line, an initrd or modules"
+    words = "which has no place for"
     options = (["--append", "x"], ["--initrd", guest("hello64")])
     check_mistakes([(["run", guest(kernel), *option], words) for kernel in ("hello64", "bios") for option in options])
 

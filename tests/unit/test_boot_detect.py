@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from elf_writer import Part, elf, patch
 
-from pykvm.boot import ImageError, Options
-from pykvm.boot.detect import load, recognise
+from pykvm.boot import EntryState, ImageError, Module, Options, Span, detect
+from pykvm.boot.detect import Entry, choose, load, recognise
+from pykvm.boot.format import Format
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
 
@@ -38,10 +41,7 @@ def memory() -> Iterator[GuestMemory]:
         (b"", "flat"),
         (elf([Part(0x100000, MULTIBOOT_1)], 0x100000, bits=32), "multiboot"),
         (bytes(4096) + MULTIBOOT_1, "multiboot"),
-        (bytes(8192) + MULTIBOOT_1, "flat"),
-        (MULTIBOOT_1[:8] + bytes(4), "flat"),
         (bytes(4096) + MULTIBOOT_2 + MULTIBOOT_1, "multiboot2"),
-        (bytes(32768) + MULTIBOOT_2, "flat"),
         (b"MZ".ljust(0x1FE, b"\0") + b"\x55\xaa\xeb\x6aHdrS", "linux"),
     ],
 )
@@ -77,5 +77,92 @@ def test_unknown_class_is_explained_by_the_elf_loader(memory: GuestMemory) -> No
 
 
 def test_unknown_format(memory: GuestMemory) -> None:
-    with pytest.raises(ConfigError, match=r"no image format 'pe': choose one of .*flat"):
+    with pytest.raises(ConfigError, match=r"no image format 'pe'. There are:\n(  \w+ .+\n)*  flat .*code"):
         load(ELF_64, memory, Options(), "pe")
+
+
+# A header that does not count.
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (bytes(8192) + MULTIBOOT_1, "Multiboot header at file offset 0x2000 is at a wrong place"),
+        (bytes(8184) + MULTIBOOT_1, "at file offset 0x1ff8 is at a wrong place"),  # begins inside, ends outside
+        (bytes(0x102) + MULTIBOOT_1, "in the file's first 8 KiB, on a multiple of 4"),
+        (bytes(32768) + MULTIBOOT_2, "Multiboot 2 header at file offset 0x8000"),
+        (bytes(0x104) + MULTIBOOT_2, "in the file's first 32 KiB, on a multiple of 8"),
+        (MULTIBOOT_1[:8] + bytes(4), "wrong checksum, 0x0, so no boot loader sees it: it must be 0xe4524ffe"),
+        (MULTIBOOT_2[:12] + bytes(12), "wrong checksum, 0x0, so no boot loader sees it: it must be 0x17adaf12"),
+        (elf([Part(0x100000, bytes(0x9000) + MULTIBOOT_1)], 0x100000), "at a wrong place"),
+    ],
+)
+def test_a_multiboot_header_that_no_loader_sees(image: bytes, words: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        recognise(image)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith(("name the format: flat", "name the format: elf64"))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        b"\xb8\x02\xb0\xad\x1b\xcd\x80",  # mov eax, 0x1badb002: a boot loader looks for the number
+        b"\x90" * 3 + b"\x3d\x02\xb0\xad\x1b\x75\xfe" + bytes(100),
+        bytes(8192) + MULTIBOOT_1[:8] + bytes(4),
+    ],
+)
+def test_the_magic_number_alone_is_no_header(image: bytes) -> None:
+    assert recognise(image) == "flat"
+
+
+# The exercise: a format is one file, and one line of the table.
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_toy(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
+        state = detect.get("flat").load(image[4:], memory, Options(64, 0x200000 - 0x1000))
+        memory.write(0x1000, options.command_line.encode())
+        return EntryState(state.registers, state.system, "toy", spans=[Span(0x1FF000, 0x1FF000, len(image) - 4)])
+
+    module = ModuleType("pykvm.boot.toy")
+    module.FORMATS = (  # type: ignore[attr-defined]
+        Format("toy", "TOY! at its beginning", lambda image: image[4:5] != b"?", load_toy, ("command_line",)),
+    )
+    monkeypatch.setitem(sys.modules, "pykvm.boot.toy", module)
+    line = {"toy": Entry("toy", lambda image: image[:4] == b"TOY!")}
+    monkeypatch.setattr(detect, "FORMATS", line | detect.FORMATS)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_format_of_one_s_own(memory: GuestMemory) -> None:
+    assert recognise(b"TOY!\xf4") == "toy"
+    assert recognise(b"TOY!?") == "flat"
+    state = load(b"TOY!\xf4", memory, Options(command_line="hello"))
+    assert (state.format, state.registers.rip) == ("toy", 0x1FF000)
+    assert memory.read(0x1FF000, 1) == b"\xf4"
+    assert memory.read(0x1000, 5) == b"hello"
+
+
+@pytest.mark.usefixtures("toy")
+def test_options_are_refused_by_what_a_format_declares() -> None:
+    with pytest.raises(
+        ConfigError, match="'toy', which has no place for an initrd or modules: only multiboot2, .*linux"
+    ):
+        choose(b"TOY!", Options(modules=[Module(b"")]), "toy")
+    with pytest.raises(ConfigError, match="'toy', which has no place for entry: only flat"):
+        choose(b"TOY!", Options(entry=0), "toy")
+    with pytest.raises(ConfigError, match="'flat', which has no place for a command line: only toy, multiboot2"):
+        choose(b"", Options(command_line="x"))
+    with pytest.raises(ConfigError, match=r"There are:\n  toy +TOY! at its beginning\n  floppy"):
+        detect.get("tape")
+    assert choose(b"TOY!", Options(mode=16)) == "flat"
+
+
+@pytest.mark.parametrize("name", detect.FORMATS)
+def test_the_table_names_the_file_that_declares_the_format(name: str) -> None:
+    declared = detect.get(name)
+    assert declared.name == name
+    assert set(declared.takes) < set(Options.__slots__)
+    assert declared.help

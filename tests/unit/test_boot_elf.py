@@ -269,3 +269,18 @@ def test_relocations_that_cannot_be_done(
     memory: GuestMemory, table: bytes, tags: list[tuple[int, int]], message: str
 ) -> None:
     _refused(memory, pie(table, tags), message)
+
+
+def test_a_program_that_needs_a_shared_library(memory: GuestMemory) -> None:
+    with pytest.raises(ImageError, match=r"needs a shared library \(DT_NEEDED\): link with -static"):
+        load(pie(b"", [(1, 0)]), memory, Options())
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_dynamic_section_ends_within_its_limit(memory: GuestMemory, ends: bool) -> None:
+    tags = [(0x15, 0)] * (255 if ends else 256) + [(0, 0)] * 300
+    if ends:
+        load(pie(b"", tags), memory, Options())
+        return
+    with pytest.raises(ImageError, match="more dynamic entries than the limit of 256, and no DT_NULL among them"):
+        load(pie(b"", tags), memory, Options())

@@ -19,6 +19,7 @@ from itertools import pairwise
 
 import pytest
 import test_boot_elf as elf_images
+import test_boot_foreign as foreign_images
 import test_boot_linux as linux_images
 import test_boot_multiboot as multiboot_images
 import test_boot_pvh as pvh_images
@@ -28,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykvm.bios.disk import floppy, hard_disk
-from pykvm.boot import EntryState, ImageError, Module, Options, bios, detect
+from pykvm.boot import EntryState, ImageError, Module, Options, bios, detect, multiboot2
 from pykvm.disk.memory import MemoryDisk
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
@@ -336,6 +337,35 @@ def test_a_flat_image_is_entered_inside_ram_or_refused(
             check(state, ram)
             assert ram.read(state.system.cs.base + state.registers.rip, 1) == b"\xf4"
             ram.read(state.system.ss.base + state.registers.rsp - 0x1000, 0x1000)
+
+
+# What has no good header is looked at by more eyes.
+
+MAGIC = [image[:600] for image, _ in foreign_images.FOREIGN.values()]
+MULTIBOOT = [struct.pack("<I", magic) for magic in (0x1BADB002, 0xE85250D6)]
+WORD = st.sampled_from([*MULTIBOOT, b"Xen\0", b"GNU\0", b"Linux\0", b"MZ", b"PE\0\0", b"\x55\xaa", b"HdrS", bytes(4)])
+
+
+@settings(max_examples=IMAGES)
+@given(
+    st.sampled_from([b"", b"\x7fELF", b"\x7fELF\2\1", *MAGIC]),
+    st.lists(WORD | st.binary(max_size=20), max_size=40),
+    st.integers(0, 40_000),
+    st.sampled_from([None, "kernel", "Makefile", "os.bin", "a\nb.c", ".", "\udcff"]),
+)
+def test_whatever_it_is_the_recogniser_says_so(start: bytes, words: list[bytes], size: int, name: str | None) -> None:
+    image = start + b"".join(words)
+    image += bytes(max(size - len(image), 0)) + b"".join(words)
+    with bounded(len(image)), suppress(ImageError):
+        assert detect.recognise(image, name) in detect.FORMATS
+
+
+@pytest.mark.parametrize("start", [b"", b"\x7fELF\2\1\1"])
+@pytest.mark.parametrize("magic", MULTIBOOT)
+def test_an_image_full_of_magic_numbers_is_no_more_work(start: bytes, magic: bytes) -> None:
+    image = start.ljust(64, b"\1") + magic * 200_000
+    with bounded(multiboot2.SEARCH_LIMIT), suppress(ImageError):
+        assert detect.recognise(image, None)
 
 
 # Disks

@@ -184,11 +184,13 @@ def test_initrd_of_old_kernels_has_a_limit_too() -> None:
 def test_command_line_has_the_length_that_the_kernel_allows(memory: GuestMemory) -> None:
     load(bzimage(cmdline_size=100), memory, Options(command_line="x" * 100))
     refused(
-        bzimage(cmdline_size=100), r"cmdline_size \(file offset 0x238\): .* 101 long", Options(command_line="x" * 101)
+        bzimage(cmdline_size=100),
+        r"cmdline_size \(file offset 0x238\): .* 101 bytes, and this kernel takes 100",
+        Options(command_line="x" * 101),
     )
     old = bzimage(version=0x205, cmdline_size=2047, xloadflags=0)
     load(old, memory, Options(command_line="x" * 255))
-    refused(old, "cmdline_size .* 256 long, over 255", Options(command_line="x" * 256))
+    refused(old, "cmdline_size .* 256 bytes, and this kernel takes 255", Options(command_line="x" * 256))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,25 @@ def test_two_initrds() -> None:
 
 
 def test_ram_that_is_too_small() -> None:
-    refused(bzimage(), "no room for 8192 KiB of the kernel in 20480 KiB of RAM", ram_size="20M")
+    refused(
+        bzimage(),
+        r"no room for 8192 KiB of the kernel from 0x1000000 on \(pref_address of the kernel\) at a multiple of 0x200000 "
+        "in 20480 KiB of RAM beside the image: give the machine more memory",
+        ram_size="20M",
+    )
+
+
+def test_a_bound_that_more_memory_does_not_help_is_named() -> None:
+    initrd = Options(modules=[Module(bytes(2 * MIB))])
+    low = bzimage(initrd_addr_max=2 * MIB - 1)
+    refused(
+        low,
+        r"2048 KiB of initrd from 0x100000 on below 0x200000 \(initrd_addr_max of the kernel\) .*: no machine",
+        initrd,
+    )
+    tight = bzimage(initrd_addr_max=18 * MIB - 1, pref_address=MIB, init_size=16 * MIB)
+    refused(tight, "below 0x1200000 .*: what lies there already must be smaller, or elsewhere: more memory", initrd)
+    refused(bzimage(pref_address=3 << 30), "no machine has it, whose RAM below 4 GiB ends at 0xc0000000 at the latest")
 
 
 # vmlinux

@@ -43,6 +43,18 @@ def test_a_disk_whose_writes_are_forgotten(image: Path) -> None:
     assert image.read_bytes() == bytes(1024)
 
 
+@pytest.mark.parametrize("suffix", ["", ",ro", ",discard"])
+def test_a_disk_that_looks_like_another_format(image: Path, suffix: str) -> None:
+    image.write_bytes(b"QFI\xfb".ljust(1024, b"\0"))
+    with pytest.raises(ConfigError, match="has the format qcow2"):
+        open_disk(f"{image}{suffix}")
+    disk = open_disk(f"{image}{suffix},format=raw")
+    assert disk is not None
+    disk.close()
+    with pytest.raises(ConfigError, match="rw, ro or discard, and then format=raw"):
+        open_disk(f"{image}{suffix},format=qcow2")
+
+
 def test_an_empty_place() -> None:
     assert open_disk("none") is None
 

@@ -151,6 +151,43 @@ def test_what_is_no_image(tmp_path: Path, mode: Mode) -> None:
     assert "cannot be opened" in refused("x" * 5000, mode)
 
 
+@pytest.mark.parametrize("mode", ["rw", "ro", "discard"])
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"QFI\xfb\0\0\0\3", "qcow2"), (b"KDMV", "VMDK"), (b"COWD", "VMDK"), (b"# Disk DescriptorFile\n", "VMDK"),
+        (bytes(0x40) + b"\x7f\x10\xda\xbe", "VDI"), (b"conectix", "VHD"), (bytes(1024) + b"conectix", "VHD"),
+        (b"vhdxfile", "VHDX"), (b"QED\0", "QED"),
+    ],
+)  # fmt: skip
+def test_an_image_of_another_format_is_refused_unless_it_is_said_to_be_raw(
+    tmp_path: Path, mode: Mode, content: bytes, name: str
+) -> None:
+    path = tmp_path / "disk"
+    content = content.ljust(1536, b"\0")
+    path.write_bytes(content)
+    message = refused(path, mode)
+    assert f"has the format {name}, and only raw ones" in message
+    assert f"qemu-img convert -O raw {path} disk.img" in message
+    assert path.read_bytes() == content
+    disk = open_disk(path, mode, "raw")
+    assert disk.read_at(0, 1536) == content
+    disk.close()
+
+
+@pytest.mark.needs("qemu-img")
+def test_an_image_that_qemu_made(tmp_path: Path) -> None:
+    for kind in ("qcow2", "vmdk", "vdi", "vhdx", "vpc", "qed"):
+        path = tmp_path / kind
+        subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, "1M"], check=True)
+        assert "only raw ones can be opened" in refused(path)
+
+
+def test_unknown_format(image: Path) -> None:
+    with pytest.raises(ConfigError, match="'qcow2' is no format of disk images that can be opened"):
+        open_disk(image, "ro", "qcow2")
+
+
 def test_unknown_mode(image: Path) -> None:
     assert "rw, ro, discard" in refused(image, "wr")  # type: ignore[arg-type]  # what a caller without types can do
 
