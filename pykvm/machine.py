@@ -9,37 +9,33 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from types import TracebackType
 
 from . import boot
+from .assembly import Assembly, DiskSource
 from .boot import detect
-from .boot.rom import Rom
-from .boot.source import BootSource, ImageSource, file_name, find_vga_bios, read_image
+from .boot.source import ImageSource, file_name, read_image
 from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
 from .crash.post_mortem import PostMortem
-from .crash.stack_scan import may_have_frames
 from .device import Access, Device, FunctionDevice, IrqLine, Range
-from .disk import Disk
-from .engine.board import Board, MsrHandler, open_system
 from .engine.board import GeneralProtection as GeneralProtection
-from .engine.engine import Engine
-from .engine.gate import FairLock, Gate
+from .engine.board import MsrHandler
+from .engine.gate import FairLock
 from .engine.run import DeviceError as DeviceError
 from .engine.run import Run
-from .errors import ConfigError, PykvmError
+from .errors import ConfigError
+from .explanation import explained
 from .kvm import VCPU
 from .kvm.quirks import kvm_forgets
 from .memory import GuestMemory, GuestMemoryError
-from .outcome import Ending, Outcome
-from .pc import Keyboard, Nic, Pc
-from .typed import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from .outcome import Outcome
+from .pc import Keyboard, Nic
+from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
 
 if TYPE_CHECKING:
-    from .crash.report import CrashReport
     from .debug.gdb import GdbServer
     from .display import Screen
     from .net import NetBackend
@@ -52,14 +48,7 @@ DEFAULT_MEMORY = "128M"
 SCREEN_CHECK = 0.02
 """Seconds between two looks at the screen."""
 
-Resource = TypeVar("Resource", bound="Closeable | None")
 AccessHandler = Callable[[Access], int | None]
-
-
-class Closeable(Protocol):
-    """What a machine gives back at its end."""
-
-    def close(self) -> None: ...
 
 
 class Machine:
@@ -93,7 +82,7 @@ class Machine:
         *,
         memory: str | int | GuestMemory = DEFAULT_MEMORY,
         cpus: int = 1,
-        disks: Sequence[Disk | str | os.PathLike[str] | None] = (),
+        disks: Sequence[DiskSource] = (),
         nics: Sequence[Nic | NetBackend] = (),
         serial_ports: int = 1,
         format: str | None = None,
@@ -102,7 +91,7 @@ class Machine:
         entry: int | None = None,
         command_line: str = "",
         modules: Sequence[boot.Module] = (),
-        floppy: Disk | str | os.PathLike[str] | None = None,
+        floppy: DiskSource = None,
         firmware: ImageSource | None = None,
         no_reboot: bool = False,
     ) -> None:
@@ -114,78 +103,25 @@ class Machine:
         self._image = image
         self._ending = threading.Lock()  # held to look at a machine whose run has ended, and to close it
         self._checkpoint: Checkpoint | None = None
-        self._engine: Engine | None = None
-        self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
-        try:
-            system = open_system()
-            ram = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
-            rom = None if firmware is None else self._own(Rom(read_image(firmware)))
-            cards = [nic if isinstance(nic, Nic) else Nic(nic) for nic in nics]
-            for card in cards:
-                self._own(card.backend)
-            self.disks = [self._own_disk(disk) for disk in disks]
-            self.floppy = self._own_disk(floppy)
-            options = boot.Options(mode, load, entry, command_line, modules, cpus)
-            start = BootSource(image, options, format, rom)
-            self._insert(start)
-            board = Board(system, ram, rom, cpus, self._resources)
-            self._engine = engine = Engine(board, Gate())
-            self.pc = Pc(
-                board,
-                self.lock,
-                engine.loop,
-                engine,
-                disks=self.disks,
-                floppy=self.floppy,
-                nics=cards,
-                serial_ports=serial_ports,
-                has_bios=start.has_bios,
-            )
-            engine.on_end.append(self._end_consoles)
-            self.no_reboot = no_reboot
-            self.vga_bios = None if firmware is None else find_vga_bios(firmware)
-            engine.loader = start.loader(ram, (self.floppy, *self.disks))
-            if engine.loader is not None and not ram.private:  # RAM that begins as an image has it all
-                engine.load(engine.loader)
-        except BaseException:
-            self.close()
-            raise
+        self._made = made = Assembly(
+            image,
+            boot.Options(mode, load, entry, command_line, modules, cpus),
+            format,
+            memory=memory,
+            disks=disks,
+            floppy=floppy,
+            nics=nics,
+            serial_ports=serial_ports,
+            firmware=firmware,
+        )
+        self.engine = made.engine
+        """What runs it: for tools that look closer than a user does."""
+        self.pc = made.pc
+        """Its devices."""
+        self.disks, self.floppy = made.disks, made.floppy
+        self.no_reboot = no_reboot
 
     # What it is made of
-
-    def _own(self, resource: Resource) -> Resource:
-        if resource is not None:
-            self._resources.callback(resource.close)
-        return resource
-
-    def _own_disk(self, disk: Disk | str | os.PathLike[str] | None) -> Disk | None:
-        if isinstance(disk, (str, os.PathLike)):
-            from .disk.image import open_disk
-
-            disk = open_disk(disk)
-        return self._own(disk)
-
-    def _insert(self, start: BootSource) -> None:
-        """Attach the image that is a disk to start from."""
-        disk = self._own(start.open_disk())
-        if disk is not None and start.kind == detect.DISK:
-            self.disks.insert(0, disk)
-        elif disk is not None:
-            if self.floppy is not None:
-                raise ConfigError("the image is a floppy disk, and there is one already")
-            self.floppy = disk
-        if self.floppy is not None and not start.has_bios:
-            raise ConfigError("only pykvm's own BIOS knows a floppy disk: neither kernel nor firmware sees it")
-
-    def _end_consoles(self, outcome: Outcome) -> None:
-        for console in self.pc.all_consoles:
-            console.end(f"the run has ended ({outcome})")
-
-    @property
-    def engine(self) -> Engine:
-        """What runs it: for tools that look closer than a user does."""
-        assert self._engine is not None, "the machine could not be made"
-        return self._engine
 
     @property
     def lock(self) -> FairLock:
@@ -216,17 +152,6 @@ class Machine:
     def cpuid(self) -> list[CpuidEntry]:
         """The CPUID leaves of all CPUs; `x86.cpuid.set_leaf` overrides one. What they say at the start counts."""
         return self.engine.board.cpuid
-
-    @property
-    def vga_bios(self) -> bytes | None:
-        """The VGA BIOS that the firmware finds."""
-        return self._vga_bios
-
-    @vga_bios.setter
-    def vga_bios(self, image: bytes | None) -> None:
-        self._vga_bios = image
-        if image is not None:
-            self.pc.add_vga_bios(image)
 
     @property
     def entry(self) -> boot.EntryState | None:
@@ -399,33 +324,11 @@ class Machine:
         with self._ending:
             if not run.explained and not self.engine.closed:
                 run.explained = True
-                run.outcome = self._explain(run, run.outcome)
+                end = self.post_mortem()
+                run.outcome = explained(
+                    run.outcome, run.crash, end, self.keep_instructions, self._checkpoint, self.replay_limit
+                )
         return run.outcome
-
-    def _explain(self, run: Run, outcome: Outcome) -> Outcome:
-        """The outcome, complete: all threads have ended, so that everything holds still."""
-        report: CrashReport | None = None
-        reason, end = outcome.reason, self.post_mortem()
-        if run.crash is not None:
-            from .crash.explain import explain_crash
-
-            replay = None
-            if self._checkpoint is not None:
-                from .replay import replay as run_again
-
-                replay = partial(run_again, self._checkpoint, self.replay_limit)
-            report = explain_crash(end, run.crash, self.keep_instructions, replay)
-            reason = report.summary
-        elif outcome.ending in (Ending.HALTED, Ending.CRASHED) and may_have_frames(end):
-            from .crash.explain import explain_halt
-
-            report = explain_halt(end)
-            reason = reason if report is None else f"{reason}; {report.summary}"
-        elif outcome.ending is Ending.TIMED_OUT:
-            from .crash.location import cpu_locations
-
-            reason = f"{reason}; {cpu_locations(end)}"
-        return outcome._replace(reason=reason, report=report, exits=self.engine.exits)
 
     def post_mortem(self) -> PostMortem:
         """What is left of the guest once its run has ended: what crash reports are made of."""
@@ -470,11 +373,8 @@ class Machine:
 
     def close(self) -> None:
         """End the run and give everything back to the host, back ends included. May be called twice."""
-        if self._engine is None:  # it could not be made
-            self._resources.close()
-        elif self._engine.close():
-            with self._ending:
-                self._resources.close()
+        with self._ending:
+            self._made.close()
 
     def __enter__(self) -> Self:
         return self
@@ -489,16 +389,10 @@ class Machine:
     @cached_property
     def timeline(self) -> Timeline:
         """The machine's snapshots."""
-        from .snapshot.parts import Parts, shape_of
-        from .snapshot.snapshot import Firmware
+        from .snapshot.parts import parts_of
         from .snapshot.timeline import Timeline
 
-        board = self.engine.board
-        firmware = None if board.rom is None else Firmware(board.rom.map[:], self.vga_bios)
-        shape = shape_of(board, self.pc, firmware)
-        return Timeline(
-            Parts(self.engine, self.pc.all_consoles, [*self.disks, self.floppy], shape, firmware, self._screen_text)
-        )
+        return Timeline(parts_of(self.engine, self.pc, self.disks, self.floppy, self._screen_text))
 
     def _screen_text(self) -> str:
         try:
@@ -512,11 +406,7 @@ class Machine:
         A machine that runs is paused for it. A disk that is written through cannot go back: SnapshotError, or with
         `written_disks="warn"` a warning. Not from a device or handler, but from what they give to `at_rest`.
         """
-        with self.lock:
-            self._require_no_access()
-            with self.engine.gate.held():
-                self.engine.require_open()
-                return self.timeline.take(written_disks)
+        return self.timeline.snapshot(written_disks)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot, of this machine or of one that is like it in memory, CPUs and devices.
@@ -525,20 +415,7 @@ class Machine:
         started again. Only the pages that were written since the snapshot are copied. SnapshotError if it does not fit,
         and nothing has changed then. Not from a device or handler, but from what they give to `at_rest`.
         """
-        engine = self.engine
-        while True:
-            if engine.outcome is not None and engine.loop.running:
-                with suppress(DeviceError):
-                    self.wait()
-            with self.lock:
-                self._require_no_access()
-                with engine.gate.held():
-                    engine.require_open()
-                    if engine.outcome is None or not engine.loop.running:
-                        self.timeline.go_back(snapshot)
-                        if engine.outcome is not None:
-                            engine.forget_run()
-                        return
+        self.timeline.restore(snapshot)
 
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot | str | os.PathLike[str], **options: Any) -> Machine:
@@ -546,11 +423,6 @@ class Machine:
         from .snapshot import Snapshot
 
         return (snapshot if isinstance(snapshot, Snapshot) else Snapshot.load(snapshot)).fork(**options)
-
-    def _require_no_access(self) -> None:
-        """With the lock held: PykvmError in a device or handler that serves an access, which nobody can wait for."""
-        if self.engine.is_serving():
-            raise PykvmError("a device or handler takes and restores snapshots in a function given to machine.at_rest")
 
     # Looking inside; pause first if it runs
 
@@ -568,7 +440,7 @@ class Machine:
         return self.engine.board.read_linear(address, size, cpu)
 
     def __repr__(self) -> str:
-        if self._engine is None or self._engine.closed:
+        if self.engine.closed:
             return "<Machine, closed>"
         name = "" if self._image is None else "bytes" if isinstance(self._image, bytes) else os.fspath(self._image)
         kind = f"{self.entry.format} " if self.entry is not None else ""

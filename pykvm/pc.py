@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .bios.call import Call
     from .bios.service import Bios
     from .net import NetBackend
+    from .outcome import Outcome
 
 COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """COM1 to COM4: (port, IRQ)."""
@@ -199,6 +200,7 @@ class Pc:
         board.add(DebugExit(signals.exited, *PINTOS_EXIT))
         board.add(DebugConsole(self.debug_console.write))
         board.add(ShutdownPort(signals.powered_off))
+        self._vga_bios: bytes | None = None
         self.bios: Bios | None = None
         if has_bios:
             self._add_bios(signals, disks, floppy)
@@ -232,9 +234,21 @@ class Pc:
         self.fw_cfg.add_file("etc/e820", ram)
         board.add(self.fw_cfg)
 
-    def add_vga_bios(self, image: bytes) -> None:
-        """Have the firmware find the VGA BIOS where SeaBIOS looks for it."""
-        self.fw_cfg.add_file("vgaroms/vgabios.bin", image)
+    @property
+    def vga_bios(self) -> bytes | None:
+        """The VGA BIOS that the firmware finds where SeaBIOS looks for it."""
+        return self._vga_bios
+
+    @vga_bios.setter
+    def vga_bios(self, image: bytes | None) -> None:
+        self._vga_bios = image
+        if image is not None:
+            self.fw_cfg.add_file("vgaroms/vgabios.bin", image)
+
+    def end_consoles(self, outcome: Outcome) -> None:
+        """The run has ended: nothing more will come."""
+        for console in self.all_consoles:
+            console.end(f"the run has ended ({outcome})")
 
     def _add_uart(self, number: int) -> None:
         base, irq = COM_PORTS[number]

@@ -42,14 +42,17 @@ class Parts:
         return devices
 
 
-def shape_of(board: Board, pc: Pc, firmware: Firmware | None) -> Shape:
-    """What a machine must be made as, to be one like this."""
-    digest = ""
-    if firmware is not None:
+def parts_of(
+    engine: Engine, pc: Pc, disks: Sequence[Disk | None], floppy: Disk | None, screen: Callable[[], str]
+) -> Parts:
+    """The parts of a machine with those disks."""
+    board, firmware, digest = engine.board, None, ""
+    if board.rom is not None:
         from hashlib import sha256
 
+        firmware = Firmware(board.rom.map[:], pc.vga_bios)
         digest = sha256(firmware.rom).hexdigest()
-    return Shape(
+    shape = Shape(
         board.memory.size,
         len(board.vcpus),
         len(pc.consoles),
@@ -57,3 +60,4 @@ def shape_of(board: Board, pc: Pc, firmware: Firmware | None) -> Shape:
         pc.bios is not None,
         digest,
     )
+    return Parts(engine, pc.all_consoles, [*disks, floppy], shape, firmware, screen)

@@ -125,7 +125,7 @@ class Snapshot:
         )
         try:
             if firmware is not None and firmware.vga_bios is not None:
-                machine.vga_bios = firmware.vga_bios
+                machine.pc.vga_bios = firmware.vga_bios
             if prepare is not None:
                 prepare(machine)
             machine.timeline.begin(self)

@@ -2,15 +2,19 @@
 
 Invariant: `_base` is a snapshot from which the RAM differs at most in the pages that were written since; who wrote them
 is told by KVM's dirty log (the guest), GuestMemory (the host), or, as long as nobody has asked for the log, by the page
-tables (RAM that began as an image). Everything here is called with the machine's lock held and no vCPU in the guest.
+tables (RAM that began as an image). Everything here but `snapshot` and `restore` is called with the machine's lock held
+and no vCPU in the guest.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from functools import cached_property
 from typing import Literal
 
+from ..engine.run import DeviceError
+from ..errors import PykvmError
 from ..kvm.dirty import DirtyLog, LoggedSlot
 from ..kvm.saved import SavedState, copy_pages, state_msrs
 from .disks import check_disks, save_disk, written_through
@@ -35,6 +39,38 @@ class Timeline:
         self._log: DirtyLog | None = None
         self._msrs: list[int] | None = None
         self._restore: Restore | None = None  # to `_base`, once the machine has been put back to it
+
+    # What users ask for, without the lock; not from a device or handler that serves an access
+
+    def snapshot(self, written_disks: WrittenDisks) -> Snapshot:
+        """See `Machine.snapshot`."""
+        with self._engine.gate.lock:
+            self._require_no_access()
+            with self._engine.gate.held():
+                self._engine.require_open()
+                return self.take(written_disks)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """See `Machine.restore`."""
+        engine = self._engine
+        while True:
+            if engine.outcome is not None and engine.loop.running:
+                with suppress(DeviceError):
+                    engine.wait()
+            with engine.gate.lock:
+                self._require_no_access()
+                with engine.gate.held():
+                    engine.require_open()
+                    if engine.outcome is None or not engine.loop.running:
+                        self.go_back(snapshot)
+                        if engine.outcome is not None:
+                            engine.forget_run()
+                        return
+
+    def _require_no_access(self) -> None:
+        """PykvmError in a device or handler that serves an access, which nobody can wait for."""
+        if self._engine.is_serving():
+            raise PykvmError("a device or handler takes and restores snapshots in a function given to machine.at_rest")
 
     # Taking one
 
