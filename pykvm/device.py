@@ -69,7 +69,8 @@ class Device:
     width: int = 4
     """The widest access in bytes (1, 2, 4 or 8) that `read` and `write` take.
 
-    The bus splits a wider one into accesses of this width at rising offsets, as the byte lanes of an ISA bus do.
+    The bus splits a wider one, one of 3, 5, 6 or 7 bytes, and one that runs over the end of a range at rising offsets,
+    as the byte lanes of an ISA bus do. A range of a single port takes accesses of this width, too.
     """
 
     moved_by_host: bool = True

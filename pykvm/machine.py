@@ -691,7 +691,7 @@ class Machine:
         claim = ports.find(port)
         if claim is not None and size <= claim.width:
             read, write, offset = claim.read, claim.write, claim.offset
-        elif claim is None:
+        elif ports.is_free(port, size):
             read, write, offset = ports.read_unclaimed, ports.write_unclaimed, port
         else:  # it must be split: the long way through the bus
             read, write, offset = ports.read, ports.write, port
