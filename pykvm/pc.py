@@ -69,12 +69,16 @@ class Timed(Device):
         self.name, self.ports, self.width = device.name, device.ports, device.width
         self._device, self._loop, self._now, self._unit = device, loop, now, unit
         self._timer: Timer | None = None
+        self._due: float | None = None
 
     def _arm(self) -> None:
+        due = self._device.next_event()
         if self._timer is not None:
+            if due == self._due:
+                return
             self._timer.cancel()
             self._timer = None
-        due = self._device.next_event()
+        self._due = due
         if due is not None:
             delay = max(0.0, (due - self._now()) * self._unit)
             self._timer = self._loop.call_at(time.monotonic() + delay, self._tick)
