@@ -34,6 +34,7 @@ from .power import make_vm, reset
 from .runner import OUTPUT_KEY, UNHANDLED, Crash, Route, Runner
 from .starting import Image, Loader, Start, find_vga_bios, read_image
 from .typed import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from .worker import Worker
 from .x86 import cpuid
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class Machine:
             start = Start(image, options, format, self.rom)
             self._insert(start)
             self._create(cpus)
+            self.worker = self._own(Worker(self.lock, partial(self.failed, who="what was set aside"), "pykvm worker"))
             self.pc = Pc(self, serial_ports, cards, has_bios=start.has_bios)
             self._loader = start.loader(self.memory, (self.floppy, *self.disks))
             if self._loader is not None and not self.memory.private:  # RAM that begins as an image has it all

@@ -224,7 +224,8 @@ class Pc:
         for number, (base, control, irq) in enumerate(ATA_CHANNELS):
             master, slave = disks[2 * number : 2 * number + 2]
             line = self._machine.irq(irq)
-            self._machine.add(AtaChannel(f"ATA{number}", base, control, line, master, slave))
+            aside = self._machine.worker.aside
+            self._machine.add(AtaChannel(f"ATA{number}", base, control, line, master, slave, aside))
 
     def _add_bios(self) -> None:
         from .bios.disk import floppy, hard_disk

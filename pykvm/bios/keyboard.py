@@ -112,7 +112,10 @@ class Keys:
         """Keys that the buffer had no room for."""
 
     def start(self) -> None:
-        """What POST does. Take what was typed before the interrupt controller knew of the keyboard: its line would stay up for ever."""
+        """What POST does: take what was typed before the interrupt controller knew of the keyboard.
+
+        Its line would stay up for ever.
+        """
         self.waiting.clear()
         if self._ports.read(STATUS_PORT, 1) & STATUS_OBF:
             self.interrupt()

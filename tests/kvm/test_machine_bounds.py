@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
-from helpers import LIMIT, assembled, flat
+from helpers import LIMIT, assembled, flat, hexcode
 
 from pykvm import Ending
+from pykvm.disk.memory import MemoryDisk
+from pykvm.disk.overlay import OverlayDisk
 from pykvm.eventloop import CANCELLED_MOST
+from pykvm.machine import DeviceError
 
 RTC = """
         .macro  rtc register, value
@@ -45,3 +49,70 @@ def test_a_guest_that_moves_an_alarm_for_ever_leaves_no_timers(moves: str, tmp_p
         before = machine.loop.timers
         assert machine.run(LIMIT).ending is Ending.EXITED
         assert machine.loop.timers <= before + CANCELLED_MOST + 8
+
+
+class SlowDisk(OverlayDisk):
+    """A flush of it takes until `go_on` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryDisk(bytes(1 << 16)))
+        self.began, self.go_on = threading.Semaphore(0), threading.Event()
+
+    def flush(self) -> None:
+        self.began.release()
+        assert self.go_on.wait(LIMIT)
+
+
+FLUSH = hexcode(
+    """
+    66 ba f7 01 ; mov dx, 0x1f7
+    b0 e7       ; mov al, 0xe7
+    ee          ; out dx, al
+    66 ba f6 03 ; mov dx, 0x3f6
+    ec          ; again: in al, dx
+    a8 80       ; test al, 0x80
+    75 fb       ; jnz again
+    e6 f4       ; out 0xf4, al
+    """
+)
+
+
+def test_a_slow_flush_holds_nobody_up() -> None:
+    """The machine can be paused, looked at and put back while the host flushes, and the guest sees a busy disk."""
+    disk = SlowDisk()
+    with flat(FLUSH, disks=[disk]) as machine:
+        machine.start(LIMIT)
+        assert disk.began.acquire(timeout=LIMIT)
+        machine.pause()
+        snapshot = machine.snapshot()
+        assert machine.ports.read(0x3F6, 1) == 0x80
+        machine.resume()
+        assert machine.outcome is None
+        disk.go_on.set()
+        assert machine.wait().value == 0x50
+        machine.restore(snapshot)
+        assert disk.began.acquire(timeout=LIMIT), "what the snapshot has under way is done again"
+        assert machine.run(LIMIT).value == 0x50
+
+
+def test_a_machine_is_closed_when_its_flush_has_ended() -> None:
+    disk = SlowDisk()
+    with flat(FLUSH, disks=[disk]) as machine:
+        machine.start(LIMIT)
+        assert disk.began.acquire(timeout=LIMIT)
+        machine.stop()
+        disk.go_on.set()
+    assert machine.outcome is not None
+    assert machine.outcome.ending is Ending.STOPPED
+
+
+def test_an_exception_in_what_is_set_aside_ends_the_run() -> None:
+    class Broken(OverlayDisk):
+        def flush(self) -> None:
+            raise LookupError("no such disk")
+
+    with (
+        flat(FLUSH, disks=[Broken(MemoryDisk(bytes(1 << 16)))]) as machine,
+        pytest.raises(DeviceError, match="what was set aside raised LookupError: no such disk"),
+    ):
+        machine.run(LIMIT)
