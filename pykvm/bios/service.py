@@ -108,6 +108,10 @@ class Bios(Device):
         except GuestMemoryError:
             pass  # the frame itself is not in RAM
 
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        """No stub calls by a string: what comes so is one call at most, however long it is."""
+        self.write(offset, size, int.from_bytes(data[:size], "little"))
+
     def register_name(self, offset: int, size: int, value: int | None) -> str:
         """The call in words."""
         if value is None or value >= REAL_MODE_TOP:
