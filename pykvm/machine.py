@@ -18,7 +18,7 @@ from types import TracebackType
 from . import boot
 from .boot import detect
 from .boot.rom import Rom
-from .bus import MmioBus, PortBus
+from .bus import UNCLAIMED_LIMIT, MmioBus, PortBus
 from .console.port import ConsolePort
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .disk import Disk
@@ -688,7 +688,10 @@ class Machine:
     # What runners say and ask, with the lock held unless said otherwise
 
     def route_port(self, key: int) -> Route:
-        """How to serve a port access with that key (see `runner`); remembered until a device comes or goes."""
+        """How to serve a port access with that key (see `runner`); remembered until a device comes or goes.
+
+        So are those to ports that nobody answers, but only some: there are 400,000, and a guest may try them all.
+        """
         ports, port, size = self.ports, key & 0xFFFF, key >> 16 & 7
         claim = ports.find(port)
         if claim is not None and size <= claim.width:
@@ -699,7 +702,8 @@ class Machine:
             read, write, offset = ports.read, ports.write, port
         is_output = bool(key & OUTPUT_KEY)
         route: Route = (write if is_output else read, offset, size, is_output)
-        self.port_routes[key] = route
+        if claim is not None or len(self.port_routes) < UNCLAIMED_LIMIT:
+            self.port_routes[key] = route
         return route
 
     def access_msr(self, index: int, value: int | None) -> int | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from helpers import LIMIT, assembled, flat, hexcode
 
-from pykvm import Ending
+from pykvm import Ending, Machine
+from pykvm.bus import UNCLAIMED_LIMIT
 from pykvm.disk.memory import MemoryDisk
 from pykvm.disk.overlay import OverlayDisk
 from pykvm.eventloop import CANCELLED_MOST
@@ -49,6 +50,16 @@ def test_a_guest_that_moves_an_alarm_for_ever_leaves_no_timers(moves: str, tmp_p
         before = machine.loop.timers
         assert machine.run(LIMIT).ending is Ending.EXITED
         assert machine.loop.timers <= before + CANCELLED_MOST + 8
+
+
+def test_a_guest_that_tries_all_ports_leaves_few_routes() -> None:
+    with Machine(memory="4M") as machine:
+        for size in (1, 2, 4):
+            for port in range(0x1000, 0x2000):
+                machine.route_port(size << 16 | port)
+        assert len(machine.port_routes) == UNCLAIMED_LIMIT
+        machine.route_port(1 << 16 | 0x70)
+        assert (1 << 16 | 0x70) in machine.port_routes, "a device's port is remembered all the same"
 
 
 class SlowDisk(OverlayDisk):
