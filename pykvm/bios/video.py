@@ -23,7 +23,7 @@ PAGES = 8
 GRAPHICS_MODE = 0x13
 WIDTH, HEIGHT = 320, 200
 
-CHARACTERS_AT_ONCE = 128
+CHARACTERS_AT_ONCE = 64
 """What function 13h writes before it has the stub call again: each may scroll the screen, and all else waits."""
 
 BELL, BACKSPACE, LINE_FEED, RETURN = 0x07, 0x08, 0x0A, 0x0D

@@ -496,7 +496,7 @@ def test_a_long_string_comes_in_many_exits(assemble: Assemble) -> None:
     with boot(image) as machine:
         outcome = machine.run(LIMIT)
         assert outcome.ending == "halted"
-        assert outcome.exits > 0x3000 // 128
+        assert outcome.exits > 0x3000 // 64
         assert machine.memory.read_int(0x600, 2) == 0x3000
         assert machine.memory.read_int(0x602, 2) == 0x7C00
         assert machine.serial.output == b"\r\n" + b"\n" * 0x3000
