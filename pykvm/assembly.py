@@ -74,6 +74,7 @@ class Assembly:
                 self.engine.gate.lock,
                 self.engine.loop,
                 self.engine,
+                self.engine.worker.aside,
                 disks=self.disks,
                 floppy=self.floppy,
                 nics=cards,

@@ -1,6 +1,10 @@
 """Which device answers an address: one table for port numbers, one for guest physical addresses outside RAM.
 
 An address that no device claims reads all ones and swallows writes, as an undriven PC bus does, and is counted.
+
+A guest's access may have any size from 1 to 8 bytes (KVM cuts one at the end of a page) and run over the end of a range
+into another's or nobody's. A device only ever sees 1, 2, 4 or 8 bytes, at most its width, and none that are not its
+own: what is more is split, at rising offsets and each byte once.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ class Claim(NamedTuple):
     write: Callable[[int, int, int], None]
     offset: int
     width: int
+    """The largest access in bytes that the device takes here: 1, 2, 4 or 8."""
     device: Device
 
 
@@ -43,6 +48,10 @@ class Bus:
 
     def find(self, address: int) -> Claim | None:
         """The claim at `address`, or None where nobody is home."""
+        raise NotImplementedError
+
+    def is_free(self, address: int, size: int) -> bool:
+        """Whether no device answers any of the `size` bytes from `address` on."""
         raise NotImplementedError
 
     def _ranges(self, device: Device) -> Sequence[Range]:
@@ -79,43 +88,53 @@ class Bus:
         self._release(device)
 
     def read(self, address: int, size: int) -> int:
-        """What the guest reads at `address`, as an unsigned integer of `size` bytes."""
+        """What the guest reads at `address`, as an unsigned integer of `size` bytes (1 to 8)."""
         claim = self.find(address)
-        if claim is None:
+        if claim is not None:
+            read, _, offset, width, _ = claim
+            if size <= width and not size & size - 1:
+                return read(offset, size)
+        elif size == 1 or self.is_free(address, size):
             return self.read_unclaimed(address, size)
-        read, _, offset, width, _ = claim
-        if size <= width:
-            return read(offset, size)
         value = 0
-        for at in range(0, size, width):
-            value |= self.read(address + at, width) << 8 * at
+        for at, part in self._parts(address, size):
+            value |= self.read(address + at, part) << 8 * at
         return value
 
     def write(self, address: int, size: int, value: int) -> None:
-        """Deliver a write of `size` bytes."""
+        """Deliver a write of `size` bytes (1 to 8)."""
         claim = self.find(address)
-        if claim is None:
+        if claim is not None:
+            _, write, offset, width, _ = claim
+            if size <= width and not size & size - 1:
+                write(offset, size, value)
+                return
+        elif size == 1 or self.is_free(address, size):
             self.write_unclaimed(address, size, value)
             return
-        _, write, offset, width, _ = claim
-        if size <= width:
-            write(offset, size, value)
-            return
-        mask = (1 << 8 * width) - 1
-        for at in range(0, size, width):
-            self.write(address + at, width, value >> 8 * at & mask)
+        for at, part in self._parts(address, size):
+            self.write(address + at, part, value >> 8 * at & (1 << 8 * part) - 1)
+
+    def _parts(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """What an access is split into: the place and the size of each part, as large as its device takes it."""
+        at = 0
+        while at < size:
+            claim = self.find(address + at)
+            part = 1 if claim is None else min(claim.width, _power_of_2(size - at))
+            yield at, part
+            at += part
 
     def read_block(self, address: int, size: int, count: int) -> bytes:
         """Serve `count` reads of `size` bytes at the one `address`."""
         claim = self.find(address)
-        if claim is not None and size <= claim.width:
+        if claim is not None and size <= claim.width and not size & size - 1:
             return claim.device.read_block(claim.offset, size, count)
         return b"".join(self.read(address, size).to_bytes(size, "little") for _ in range(count))
 
     def write_block(self, address: int, size: int, data: bytes) -> None:
         """Serve `len(data) // size` writes of `size` bytes at the one `address`."""
         claim = self.find(address)
-        if claim is not None and size <= claim.width:
+        if claim is not None and size <= claim.width and not size & size - 1:
             claim.device.write_block(claim.offset, size, data)
             return
         for at in range(0, len(data), size):
@@ -135,8 +154,17 @@ class Bus:
         self.read_unclaimed(address, size)
 
 
+def _power_of_2(most: int) -> int:
+    """The largest power of 2 that is not above `most`."""
+    return 1 << most.bit_length() - 1
+
+
 class PortBus(Bus):
-    """The 65,536 I/O ports: a dict from port number to claim."""
+    """The 65,536 I/O ports: a dict from port number to claim.
+
+    A range of one port is as wide as its device, whatever is at the ports behind it: port numbers do not count bytes,
+    and a PC has data ports, and PCI's 0xCF8, of 4 bytes. In a longer range each port is a byte.
+    """
 
     kind = "port"
 
@@ -150,6 +178,9 @@ class PortBus(Bus):
             self.asked.add(claim.device)
         return claim
 
+    def is_free(self, address: int, size: int) -> bool:
+        return not any(port in self.claims for port in range(address, address + size))
+
     def _ranges(self, device: Device) -> Sequence[Range]:
         return device.ports
 
@@ -160,7 +191,8 @@ class PortBus(Bus):
 
     def _claim(self, device: Device, span: Range, base: int) -> None:
         for port in range(span.base, span.end):
-            self.claims[port] = Claim(device.read, device.write, port - base, device.width, device)
+            width = device.width if span.length == 1 else min(device.width, _power_of_2(span.end - port))
+            self.claims[port] = Claim(device.read, device.write, port - base, width, device)
 
     def _release(self, device: Device) -> None:
         for port in [port for port, claim in self.claims.items() if claim.device is device]:
@@ -185,7 +217,16 @@ class MmioBus(Bus):
         if address >= span.end:
             return None
         self.asked.add(device)
-        return Claim(device.read, device.write, address - base, device.width, device)
+        width, left = device.width, span.end - address
+        if left < width:
+            width = _power_of_2(left)
+        return Claim(device.read, device.write, address - base, width, device)
+
+    def is_free(self, address: int, size: int) -> bool:
+        at = bisect_right(self._bases, address)
+        if at and self._spans[at - 1][0].end > address:
+            return False
+        return at == len(self._bases) or self._bases[at] >= address + size
 
     def _ranges(self, device: Device) -> Sequence[Range]:
         return device.mmio

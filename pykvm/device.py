@@ -14,6 +14,60 @@ State = dict[str, Any]
 """A device's state: nothing but numbers, strings, bytes, booleans, None, and lists and dicts of these."""
 
 
+Aside = Callable[[Callable[[], Any], Callable[[Any], None]], None]
+"""`aside(work, done)`: has `work()` run while others go on, then `done` called with what it returned. A device is given
+one for what may take long on the host; only `done` is called with the machine's lock held, and it may never be called.
+"""
+
+
+def at_once(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    """An `Aside` for where nobody waits meanwhile: both are over when it returns."""
+    done(work())
+
+
+class Outside:
+    """What a device has done through `aside`, one thing at a time.
+
+    `finished` is called after the `back` of something that came back by itself, and not within a call of the device.
+    """
+
+    __slots__ = ("_aside", "_finished", "_in_call", "_turn", "_under_way", "_wanted")
+
+    def __init__(self, aside: Aside, finished: Callable[[], None]) -> None:
+        self._aside, self._finished = aside, finished
+        self._wanted: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
+        self._turn = 0
+        self._under_way = self._in_call = False
+
+    def begin(self, work: Callable[[], Any], back: Callable[[Any], None]) -> None:
+        """Have `work` done, and then `back`; as soon as what is under way has come back, even if it is forgotten."""
+        self._wanted = work, back
+        if self._under_way:
+            return
+        self._under_way, turn = True, self._turn
+        outer, self._in_call = self._in_call, True
+        self._aside(work, lambda result: self._came_back(turn, result))
+        self._in_call = outer
+
+    def forget(self) -> None:
+        """Nothing comes back of what was begun."""
+        self._wanted = None
+        self._turn += 1
+
+    def _came_back(self, turn: int, result: Any) -> None:
+        self._under_way = False
+        wanted, self._wanted = self._wanted, None
+        if wanted is None:
+            return
+        work, back = wanted
+        if turn != self._turn:
+            self.begin(work, back)
+            return
+        back(result)
+        if not self._in_call:
+            self._finished()
+
+
 class Range(NamedTuple):
     """`length` consecutive port numbers or physical addresses from `base` on."""
 
@@ -69,7 +123,8 @@ class Device:
     width: int = 4
     """The widest access in bytes (1, 2, 4 or 8) that `read` and `write` take.
 
-    The bus splits a wider one into accesses of this width at rising offsets, as the byte lanes of an ISA bus do.
+    The bus splits a wider one, one of 3, 5, 6 or 7 bytes, and one that runs over the end of a range at rising offsets,
+    as the byte lanes of an ISA bus do. A range of a single port takes accesses of this width, too.
     """
 
     moved_by_host: bool = True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .console.port import ConsolePort
-from .device import Device, State
+from .device import Aside, Device, State, at_once
 from .devices.acpi_pm import AcpiPm
 from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
@@ -71,12 +71,16 @@ class Timed(Device):
         self.name, self.ports, self.width = device.name, device.ports, device.width
         self._device, self._loop, self._now, self._unit = device, loop, now, unit
         self._timer: Timer | None = None
+        self._due: float | None = None
 
     def _arm(self) -> None:
+        due = self._device.next_event()
         if self._timer is not None:
+            if due == self._due:
+                return
             self._timer.cancel()
             self._timer = None
-        due = self._device.next_event()
+        self._due = due
         if due is not None:
             delay = max(0.0, (due - self._now()) * self._unit)
             self._timer = self._loop.call_at(time.monotonic() + delay, self._tick)
@@ -158,7 +162,7 @@ class Signals(Protocol):
 
 
 class Pc:
-    """The devices of one machine, which stand on `board` and speak to `signals`.
+    """The devices of one machine, which stand on `board` and speak to `signals`; `aside` does what takes long.
 
     `disks` are up to four, `nics` up to four, `serial_ports` 0 to 4. `floppy` is known to the BIOS alone, which is
     there with `has_bios`. ConfigError for numbers that cannot be. `consoles` are the host's sides of COM1 onwards.
@@ -170,6 +174,7 @@ class Pc:
         lock: FairLock,
         loop: EventLoop,
         signals: Signals,
+        aside: Aside = at_once,
         *,
         disks: Sequence[Disk | None] = (),
         floppy: Disk | None = None,
@@ -177,7 +182,7 @@ class Pc:
         serial_ports: int = 1,
         has_bios: bool = False,
     ) -> None:
-        self._board, self._lock, self._loop = board, lock, loop
+        self._board, self._lock, self._loop, self._aside = board, lock, loop, aside
         self.debug_console = ConsolePort(lock.condition(), "debug console")
         """What the guest writes to port 0xE9."""
         self.consoles: list[ConsolePort] = []
@@ -265,7 +270,7 @@ class Pc:
         for number, (base, control, irq) in enumerate(ATA_CHANNELS):
             master, slave = disks[2 * number : 2 * number + 2]
             line = self._board.irq(irq)
-            self._board.add(AtaChannel(f"ATA{number}", base, control, line, master, slave))
+            self._board.add(AtaChannel(f"ATA{number}", base, control, line, master, slave, self._aside))
 
     def _add_bios(self, signals: Signals, disks: Sequence[Disk | None], floppy: Disk | None) -> None:
         from .bios.disk import floppy as floppy_drive

@@ -79,7 +79,8 @@ class Call:
             self.vector, waited, self.ip, self.cs, self.flags,
         ) = _FRAME.unpack(memory.read(address, FRAME_SIZE))  # fmt: skip
         self.waited = waited != DONE
-        """Whether the same call was here before and was told to wait."""
+        """Whether the same call was here before and was told to wait. POPAD passes over the frame's ESP, so that what a
+        service leaves there is there when it is asked again."""
         self.wait = DONE
 
     def finish(self) -> None:

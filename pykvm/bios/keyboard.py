@@ -2,15 +2,24 @@
 
 Source: IBM PC/AT Technical Reference (section 5, "keyboard": the tables of codes, INT 9 and INT 16h) with its
 continuation for 101-key keyboards (functions 10h-12h). A key is a word: scan code above, character below.
+
+A PC's BIOS beeps when the buffer, of 15 keys, is full, and the key is lost: a person waits then. Here the keys wait,
+outside the guest's memory, until the program has taken others.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 from ..bus import PortBus
+from ..device import State
 from ..memory import GuestMemory
 from . import data
 from .call import SLEEP, Call
 from .redirect import Redirect
+
+WAITING_LIMIT = 1 << 16
+"""Keys that may wait until the buffer has room for them; more are lost."""
 
 KEYBOARD_PORT, STATUS_PORT = 0x60, 0x64
 STATUS_OBF = 1
@@ -81,6 +90,17 @@ _TYPED |= {
 }
 
 
+def waiting_keys(state: State) -> deque[int]:
+    """What a saved state has for `Keys.waiting`; ValueError if that cannot be."""
+    keys = state.get("keys")
+    if type(keys) is not list or len(keys) > WAITING_LIMIT:
+        raise ValueError(f"BIOS: state field 'keys' is not a list of at most {WAITING_LIMIT} keys")
+    for key in keys:
+        if type(key) is not int or not 0 <= key <= 0xFFFF:
+            raise ValueError(f"BIOS: state field 'keys' holds {key!r}, not 0..0xffff")
+    return deque(keys)
+
+
 class Keys:
     """Serves INT 9 and INT 16h."""
 
@@ -88,9 +108,15 @@ class Keys:
         self._memory = memory
         self._ports = ports
         self._redirect = redirect
+        self.waiting: deque[int] = deque()
+        """Keys that the buffer had no room for."""
 
     def start(self) -> None:
-        """Take what was typed before the interrupt controller knew of the keyboard: its line would stay up for ever."""
+        """What POST does: take what was typed before the interrupt controller knew of the keyboard.
+
+        Its line would stay up for ever.
+        """
+        self.waiting.clear()
         if self._ports.read(STATUS_PORT, 1) & STATUS_OBF:
             self.interrupt()
 
@@ -134,7 +160,10 @@ class Keys:
             memory.write_int(data.SHIFT_FLAGS, 1, flags ^ INSERT)
         key = self._grey_key(code, flags) if grey else self._key(code, flags)
         if key is not None:
-            self.put(key)
+            self.waiting.append(key)
+            self._fill()
+            if len(self.waiting) > WAITING_LIMIT:
+                self.waiting.pop()
         return False
 
     def _key(self, code: int, flags: int) -> int | None:
@@ -175,6 +204,11 @@ class Keys:
         start, end = self._bounds()
         return place + 2 if start <= place and place + 2 < end else start
 
+    def _fill(self) -> None:
+        """Put keys that wait into the buffer, as many as there is room for."""
+        while self.waiting and self.put(self.waiting[0]):
+            self.waiting.popleft()
+
     def put(self, key: int) -> bool:
         """Put a key into the buffer; False if that is full."""
         memory = self._memory
@@ -189,6 +223,7 @@ class Keys:
     def _peek(self, *, enhanced: bool) -> int | None:
         """The first key in the buffer as the caller may see it; what it may not see is dropped."""
         memory = self._memory
+        self._fill()  # the program may have emptied the buffer by itself
         for _ in range(data.KEY_BUFFER_SIZE):
             head = memory.read_int(data.KEY_HEAD, 2)
             if head == memory.read_int(data.KEY_TAIL, 2):
@@ -212,6 +247,7 @@ class Keys:
     def _drop(self) -> None:
         memory = self._memory
         memory.write_int(data.KEY_HEAD, 2, self._next(memory.read_int(data.KEY_HEAD, 2)))
+        self._fill()
 
     # INT 16h
 

@@ -42,9 +42,15 @@ _SETUP = (
 floppy let through. Channel 0 of the 8254: mode 3, divisor 65536, so 18.2 interrupts a second.
 """
 
+_LET_IN = "fb               ; sti"
+"""What a service begins with: interrupts that wait are taken while it is served, whatever the caller's IF. The IBM
+PC/AT's begin so, too, and programs count on it that poll for a key or a tick with interrupts off.
+"""
+
 _TRAP = """
         66 60               ; pushad
         1e 06               ; push ds; push es
+ask:    be 01 00            ; mov si, 1                    ; the answer comes with interrupts on
 again:  66 31 c0            ; xor eax, eax
         8c d0               ; mov ax, ss
         66 c1 e0 04         ; shl eax, 4
@@ -52,16 +58,18 @@ again:  66 31 c0            ; xor eax, eax
         66 01 d0            ; add eax, edx
         ba 04 b1            ; mov dx, TRAP_PORT
         66 ef               ; out dx, eax
+        fa                  ; cli
         89 e5               ; mov bp, sp
         80 7e 25 01         ; cmp byte [bp + 0x25], SLEEP  ; the frame's wait byte
         72 @done            ; jb done
         77 @spin            ; ja spin
+        4e                  ; dec si                       ; what came since that answer might be what it waits for
+        74 @again           ; jz again
         fb f4               ; sti; hlt                     ; sti holds interrupts off until hlt has begun
         fa                  ; cli
         eb @again           ; jmp again
-spin:   fb 90               ; sti; nop
-        fa                  ; cli
-        eb @again           ; jmp again
+spin:   fb                  ; sti
+        eb @ask             ; jmp ask
 done:   07 1f               ; pop es; pop ds
         66 61               ; popad
         83 c4 02            ; add sp, 2                    ; the vector and the wait byte
@@ -166,7 +174,7 @@ class Rom:
         self.vectors = [(SEGMENT, silent)] * 256
         self._trap = assembler.code(_TRAP)
         for vector in SERVICES:
-            self._enter(vector, self._stub(vector))
+            self._enter(vector, self._stub(vector, _LET_IN))
         for vector in EXCEPTIONS:
             self._enter(vector, self._stub(vector, _first_8259(vector) if vector >= 8 else ""))
         self.vectors[0x40], self.vectors[0x42] = self.vectors[0x13], self.vectors[0x10]

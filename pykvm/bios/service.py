@@ -13,7 +13,7 @@ from . import data, trace
 from .call import DONE, Call
 from .clock import Clock
 from .disk import HARD_DISK, Disks, Drive
-from .keyboard import Keys
+from .keyboard import Keys, waiting_keys
 from .redirect import Redirect
 from .rom import BASE, EXCEPTIONS, POST_CALL, RESET_CALL, SEGMENT, SIZE, TRAP_PORT, rom
 from .serial import Serial
@@ -108,6 +108,10 @@ class Bios(Device):
         except GuestMemoryError:
             pass  # the frame itself is not in RAM
 
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        """No stub calls by a string: what comes so is one call at most, however long it is."""
+        self.write(offset, size, int.from_bytes(data[:size], "little"))
+
     def register_name(self, offset: int, size: int, value: int | None) -> str:
         """The call in words."""
         if value is None or value >= REAL_MODE_TOP:
@@ -180,11 +184,13 @@ class Bios(Device):
     # State
 
     def save(self) -> State:
-        return {**self._redirect.save(), "wait_left": self._system.wait_left}
+        return {**self._redirect.save(), "keys": list(self._keys.waiting), "wait_left": self._system.wait_left}
 
     def restore(self, state: State) -> None:
         wait_left = state.get("wait_left")
         if type(wait_left) is not int or not 0 <= wait_left < 1 << 43:
             raise ValueError(f"BIOS: state field 'wait_left' is {wait_left!r}, not a time in nanoseconds")
+        keys = waiting_keys(state)
         self._redirect.restore(state)
+        self._keys.waiting = keys
         self._system.wait_left = wait_left

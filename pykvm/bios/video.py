@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..bus import PortBus
 from ..memory import GuestMemory
 from . import data
-from .call import Call, linear
+from .call import SPIN, Call, linear
 from .redirect import Redirect
 
 TEXT, GRAPHICS = 0xB8000, 0xA0000
@@ -22,6 +22,9 @@ WINDOW = 0x8000
 PAGES = 8
 GRAPHICS_MODE = 0x13
 WIDTH, HEIGHT = 320, 200
+
+CHARACTERS_AT_ONCE = 64
+"""What function 13h writes before it has the stub call again: each may scroll the screen, and all else waits."""
 
 BELL, BACKSPACE, LINE_FEED, RETURN = 0x07, 0x08, 0x0A, 0x0D
 BLANK = 0x20
@@ -106,8 +109,26 @@ class Video:
 
     def _cell(self, page: int, row: int, column: int) -> int:
         """The address of a cell; whatever the numbers, it is in the video memory."""
+        return TEXT + self._place(page, row, column)
+
+    def _place(self, page: int, row: int, column: int) -> int:
+        """A cell's offset in the video memory, which wraps around."""
         start = page * self._memory.read_int(data.PAGE_SIZE, 2)
-        return TEXT + (start + 2 * (row * self._columns + column)) % WINDOW
+        return (start + 2 * (row * self._columns + column)) % WINDOW & ~1
+
+    def _load(self, place: int, count: int) -> bytes:
+        """`count` cells, less than the video memory has, from offset `place` of it on."""
+        size, head = 2 * count, WINDOW - place
+        if size <= head:
+            return self._memory.read(TEXT + place, size)
+        return self._memory.read(TEXT + place, head) + self._memory.read(TEXT, size - head)
+
+    def _store(self, place: int, cells: bytes | bytearray) -> None:
+        """Put cells into the video memory from offset `place` on."""
+        head = WINDOW - place
+        self._memory.write(TEXT + place, cells[:head])
+        if len(cells) > head:
+            self._memory.write(TEXT, cells[head:])
 
     def _cursor(self, page: int) -> tuple[int, int]:
         """Row and column."""
@@ -234,20 +255,27 @@ class Video:
         if not self._is_text:
             return
         top, left, bottom, right = window
-        bottom, right = min(bottom, self._rows - 1), min(right, self._columns - 1)
+        columns = self._columns
+        bottom, right = min(bottom, self._rows - 1), min(right, columns - 1)
         if top > bottom or left > right:
             return
-        width, height = 2 * (right - left + 1), bottom - top + 1
-        cells = [self._memory.read(self._cell(page, row, left), width) for row in range(top, bottom + 1)]
-        blank = [bytes((BLANK, attribute)) * (width // 2)]
+        height, pitch = bottom - top + 1, 2 * columns
+        place = self._place(page, top, 0)
+        before = self._load(place, height * columns)
+        blank = bytes((BLANK, attribute)) * columns
         if lines == 0 or abs(lines) >= height:
-            cells = blank * height
+            after = blank * height
         elif lines > 0:
-            cells = cells[lines:] + blank * lines
+            after = before[lines * pitch :] + blank * lines
         else:
-            cells = blank * -lines + cells[:lines]
-        for row, line in enumerate(cells, top):
-            self._memory.write(self._cell(page, row, left), line)
+            after = blank * -lines + before[: lines * pitch]
+        if right - left + 1 < columns:
+            start, end = 2 * left, 2 * (right + 1)
+            after = b"".join(
+                before[at : at + start] + after[at + start : at + end] + before[at + end : at + pitch]
+                for at in range(0, height * pitch, pitch)
+            )
+        self._store(place, after)
 
     def _scroll_call(self, call: Call) -> None:
         lines = call.al if call.ah == 0x06 else -call.al
@@ -261,28 +289,38 @@ class Video:
             return
         # No further than the end of the screen.
         count = min(call.cx, max(self._rows * self._columns - (row * self._columns + column), 0))
-        attribute = call.bl if call.ah == 0x09 else None
-        for at in range(count):
-            row_at, column_at = divmod(row * self._columns + column + at, self._columns)
-            cell = self._cell(page, row_at, column_at)
-            self._memory.write_int(cell, 1, call.al)
-            if attribute is not None:
-                self._memory.write_int(cell + 1, 1, attribute)
+        place = self._place(page, row, column)
+        cells = bytearray(self._load(place, count))
+        cells[::2] = bytes((call.al,)) * count
+        if call.ah == 0x09:
+            cells[1::2] = bytes((call.bl,)) * count
+        self._store(place, cells)
         # A long run is a bar or a way to clear a line.
         if count == 1 and page == self._page:
             self._redirect.print(row, column, call.al)
 
     def _string(self, call: Call) -> None:
-        """Function 13h: CX characters at ES:BP; AL bit 0 moves the cursor, bit 1 has attributes in the string."""
+        """Function 13h: CX characters at ES:BP; AL bit 0 moves the cursor, bit 1 has attributes in the string.
+
+        Between two parts of a long string interrupts are let in. ESP in the frame then holds where the cursor was
+        before the call, row above column, and below these 16 bits how many characters have been written.
+        """
         page = call.bh % PAGES
         size = 2 if call.al & 2 else 1
-        text = self._memory.read(linear(call.es, call.bp), call.cx * size)[: self._rows * self._columns * size]
-        before = self._cursor(page)
-        self._move_cursor(page, call.dh, call.dl)
+        before, done = divmod(call.esp if call.waited else 0, 0x10000)
+        if not call.waited:
+            row, column = self._cursor(page)
+            before = row << 8 | column
+            self._move_cursor(page, call.dh, call.dl)
+        count = min(max(call.cx - done, 0), CHARACTERS_AT_ONCE)
+        text = self._memory.read(linear(call.es, call.bp) + done * size, count * size)
         for at in range(0, len(text), size):
             self.write(text[at], page, text[at + 1] if size == 2 else call.bl)
-        if not call.al & 1:
-            self._move_cursor(page, *before)
+        if done + count < call.cx:
+            call.esp = before << 16 | done + count
+            call.wait = SPIN
+        elif not call.al & 1:
+            self._move_cursor(page, before >> 8, before & 0xFF)
 
     # Dots
 

@@ -7,13 +7,18 @@ themselves are in `ata_drive`, what they say of themselves in `ata_identify`. Tr
 Both disks hear what is written to the Command Block; the selected one executes commands and owns data port and INTRQ.
 Device 0 answers for a missing device 1, with a Status of 0. A channel or a device 0 that is missing reads all zeros,
 which no driver takes for a disk: neither ready nor busy, and the 55h/AAh that probes write do not come back.
+
+While the selected disk is busy, what is written to the Command Block is ignored: a driver that does it gets what it
+asks for ("indeterminate", section 7), and a software reset through the Control Block brings the disk back.
 """
 
 from __future__ import annotations
 
-from ..device import Device, IrqLine, Range, State, bit_names
+from ..device import Aside, Device, IrqLine, Range, State, at_once, bit_names
 from ..disk import Disk
-from .ata_drive import BSY, COMMAND_NAMES, DEVICE, DEVICE_OBSOLETE, AtaDrive
+from .ata_drive import AtaDrive
+from .ata_registers import BSY, COMMAND_NAMES, DEVICE, DEVICE_OBSOLETE
+from .ata_state import check
 
 PRIMARY = (0x1F0, 0x3F6)
 """Command Block and Control Block of the primary channel, IRQ 14."""
@@ -40,14 +45,22 @@ _BITS = {
 class AtaChannel(Device):
     """The channel whose Command Block is at port `base` and whose Control Block is at port `control`.
 
-    `master` is device 0 and `slave` device 1; None where no disk is. ConfigError for a disk whose size cannot be.
+    `master` is device 0 and `slave` device 1; None where no disk is. Disks are flushed through `aside`. ConfigError
+    for a disk whose size cannot be.
     """
 
     width = 4
     moved_by_host = False
 
     def __init__(
-        self, name: str, base: int, control: int, irq: IrqLine, master: Disk | None, slave: Disk | None = None
+        self,
+        name: str,
+        base: int,
+        control: int,
+        irq: IrqLine,
+        master: Disk | None,
+        slave: Disk | None = None,
+        aside: Aside = at_once,
     ) -> None:
         self.name = name
         self.ports = (Range(base, 8), Range(control, 1))
@@ -56,7 +69,7 @@ class AtaChannel(Device):
         disks = (master, slave)
         both = master is not None and slave is not None
         self._units = tuple(
-            None if disk is None else AtaDrive(disk, unit, f"PYKVM-{base:03X}-{unit}", both)
+            None if disk is None else AtaDrive(disk, unit, f"PYKVM-{base:03X}-{unit}", both, self._finished, aside)
             for unit, disk in enumerate(disks)
         )
         self._drives = [drive for drive in self._units if drive is not None]
@@ -110,7 +123,7 @@ class AtaChannel(Device):
                 self.write(offset + lane, 1, value >> 8 * lane & 0xFF)
         elif offset == self._alternate:
             self._set_control(value)
-        elif offset <= COMMAND and not self._control & CONTROL_SRST:
+        elif offset <= COMMAND and not self._control & CONTROL_SRST and not self._busy:
             self._control &= ~CONTROL_HOB
             if offset == COMMAND:
                 self._command(value)
@@ -165,11 +178,12 @@ class AtaChannel(Device):
             raise ValueError(f"{self.name}: the state is of a channel with other disks")
         pairs = [(drive, entry) for drive, entry in zip(self._units, drives, strict=True) if drive is not None]
         for drive, entry in pairs:
-            drive.check(entry)
+            check(entry, drive.total)
         for drive, entry in pairs:
             drive.restore(entry)
         self._control = control
         self._select(unit)
+        self.moved_by_host = False
 
     def _select(self, unit: int) -> None:
         self._unit = unit
@@ -180,6 +194,14 @@ class AtaChannel(Device):
     def _update_irq(self) -> None:
         drive = self._selected
         self._irq.set(drive is not None and drive.pending and not self._control & CONTROL_NIEN)
+
+    @property
+    def _busy(self) -> bool:
+        return self._selected is not None and self._selected.status == BSY
+
+    def _finished(self) -> None:
+        self.moved_by_host = True
+        self._update_irq()
 
     def _set_control(self, value: int) -> None:
         started = value & ~self._control & CONTROL_SRST

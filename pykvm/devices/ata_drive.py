@@ -4,17 +4,21 @@ Implements: ATA/ATAPI-6 (T13/1410D) section 7 (registers), section 8 (commands),
 data-in and PIO data-out protocols) and 9.12 (signature); ATA/ATAPI-5 (T13/1321D) for CHS addresses, RECALIBRATE, SEEK
 and INITIALIZE DEVICE PARAMETERS. There is no DMA.
 
-What is simpler than a real disk: a command takes no time, so BSY is never seen outside a reset. A write is complete
-when the backend has it; with the write cache disabled, when the backend has flushed it. Errors of the host are reported
+What is simpler than a real disk: few commands take time. BSY is seen while the backend flushes, and while a long range
+is verified, both of which are done aside; a software reset ends them. A write is complete when the backend has it; with
+the write cache disabled, when the backend has flushed it. Errors of the host are reported
 as UNC (reading), as a device fault with ABRT (writing) and as ABRT (flushing); a read-only disk answers writes with WP
 and ABRT. A transfer stops before the DRQ block with the first bad sector, and leaves that address in the task file.
 """
 
 from __future__ import annotations
 
-from ..device import State
+from collections.abc import Callable
+
+from ..device import Aside, Outside, State, at_once
 from ..disk import SECTOR, Disk
 from ..errors import ConfigError
+from .ata_address import locate, put_address
 from .ata_identify import (
     LBA28_SECTORS,
     MAX_SECTORS,
@@ -25,52 +29,35 @@ from .ata_identify import (
     identify_device,
     translated_geometry,
 )
+from .ata_registers import (
+    ABRT,
+    BSY,
+    COUNT,
+    DEVICE,
+    DEVICE_OBSOLETE,
+    DF,
+    DRQ,
+    ERR,
+    FEATURES,
+    IDLE,
+    IDNF,
+    PASSED,
+    POWER_ACTIVE,
+    POWER_IDLE,
+    POWER_SLEEP,
+    POWER_STANDBY,
+    UNC,
+    WP,
+)
+from .ata_state import Task
 
-# Task file: Command Block registers by their offset.
-FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE = 1, 2, 3, 4, 5, 6
+VERIFY_CHUNK, VERIFY_AT_ONCE = 128, 2048
+"""Sectors that READ VERIFY reads from the backend at a time, and before it lets others have their turn."""
 
-# Status register.
-BSY, DRDY, DF, DSC, DRQ, ERR = 0x80, 0x40, 0x20, 0x10, 0x08, 0x01
-IDLE = DRDY | DSC
 
-# Error register. WP shares its bit with UNC: one is for writing, the other for reading.
-UNC, WP, IDNF, ABRT = 0x40, 0x40, 0x10, 0x04
-PASSED = 0x01
-"""The diagnostic code of a healthy disk."""
-
-DEVICE_LBA, DEVICE_OBSOLETE = 0x40, 0xA0
-"""Device register: LBA instead of CHS; the two bits that always read one."""
-
-# What CHECK POWER MODE answers. Sleep never answers: it has no code of its own.
-POWER_ACTIVE, POWER_IDLE, POWER_STANDBY, POWER_SLEEP = 0xFF, 0x80, 0x00, 0x01
-
-COMMAND_NAMES = {
-    0x00: "NOP", 0x20: "READ SECTORS", 0x21: "READ SECTORS", 0x24: "READ SECTORS EXT", 0x25: "READ DMA EXT",
-    0x27: "READ NATIVE MAX ADDRESS EXT", 0x29: "READ MULTIPLE EXT", 0x30: "WRITE SECTORS", 0x31: "WRITE SECTORS",
-    0x34: "WRITE SECTORS EXT", 0x35: "WRITE DMA EXT", 0x39: "WRITE MULTIPLE EXT", 0x40: "READ VERIFY SECTORS",
-    0x41: "READ VERIFY SECTORS", 0x42: "READ VERIFY SECTORS EXT", 0x70: "SEEK", 0x90: "EXECUTE DEVICE DIAGNOSTIC",
-    0x91: "INITIALIZE DEVICE PARAMETERS", 0x94: "STANDBY IMMEDIATE", 0x95: "IDLE IMMEDIATE", 0x96: "STANDBY",
-    0x97: "IDLE", 0x98: "CHECK POWER MODE", 0x99: "SLEEP", 0xA0: "PACKET", 0xA1: "IDENTIFY PACKET DEVICE",
-    0xC4: "READ MULTIPLE", 0xC5: "WRITE MULTIPLE", 0xC6: "SET MULTIPLE MODE", 0xC8: "READ DMA", 0xCA: "WRITE DMA",
-    0xE0: "STANDBY IMMEDIATE", 0xE1: "IDLE IMMEDIATE", 0xE2: "STANDBY", 0xE3: "IDLE", 0xE5: "CHECK POWER MODE",
-    0xE6: "SLEEP", 0xE7: "FLUSH CACHE", 0xEA: "FLUSH CACHE EXT", 0xEC: "IDENTIFY DEVICE", 0xEF: "SET FEATURES",
-    0xF8: "READ NATIVE MAX ADDRESS", **dict.fromkeys(range(0x10, 0x20), "RECALIBRATE"),
-}  # fmt: skip
-"""What a driver may send, by its code: not all of it is implemented."""
-
-VERIFY_CHUNK = 128
-"""Sectors that READ VERIFY reads from the backend at a time."""
-
-_STATE_LIMITS = {
-    "total": MAX_SECTORS, "status": 0xFF, "error": 0xFF, "pending": 1, "power": 0xFF, "keep_settings": 1,
-    "cylinders": 0xFFFF, "heads": 16, "sectors": 255, "multiple": MULTIPLE_MAX, "write_cache": 1, "look_ahead": 1,
-    "position": MULTIPLE_MAX * SECTOR, "lba": MAX_SECTORS, "remaining": 0x10000,
-    "limit": MAX_SECTORS, "block": MULTIPLE_MAX, "extended": 1,
-}  # fmt: skip
-"""The numbers in a saved state and the largest value of each."""
-_BLOCK_SIZES = range(0, (MULTIPLE_MAX + 1) * SECTOR, SECTOR)
-_STATE_SIZES = {"current": (7,), "previous": (7,), "reading": _BLOCK_SIZES, "writing": _BLOCK_SIZES}
-"""The bytes in a saved state and the lengths they can have."""
+def _make_way() -> bool:
+    """Nothing is to be done without the machine's lock: others are to have it."""
+    return True
 
 
 class AtaDrive:
@@ -79,23 +66,36 @@ class AtaDrive:
     While DRQ is set, `_reading` (to the guest) or `_writing` (from the guest) is the DRQ block in transfer, `_position`
     the next byte of it, `_lba` the sector after it and `_remaining` the number of sectors after it. At all other times
     both are empty.
+
+    While BSY is set, `_task` is what the disk is at; `_lba` and `_remaining` are what is left of a VERIFY, `_lba` the
+    first sector of a FLUSH_WRITTEN. The channel keeps the guest off it. `finished` is called when a task ends, unless
+    that is within another call.
     """
 
     __slots__ = (
-        "_block", "_extended", "_keep_settings", "_lba", "_limit", "_position", "_power", "_reading", "_remaining",
-        "_writing", "current", "disk", "error", "neighbour", "pending", "previous", "serial", "settings", "status",
-        "total", "unit",
+        "_block", "_extended", "_keep_settings", "_lba", "_limit", "_outside", "_position", "_power", "_reading",
+        "_remaining", "_task", "_writing", "current", "disk", "error", "neighbour", "pending", "previous", "serial",
+        "settings", "status", "total", "unit",
     )  # fmt: skip
 
     _position: int
 
-    def __init__(self, disk: Disk, unit: int, serial: str, neighbour: bool) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        unit: int,
+        serial: str,
+        neighbour: bool,
+        finished: Callable[[], None],
+        aside: Aside = at_once,
+    ) -> None:
         if disk.size <= 0 or disk.size % SECTOR or disk.size // SECTOR > MAX_SECTORS:
             raise ConfigError(f"a disk of {disk.size} bytes is not possible: give a multiple of 512 below 128 PiB")
         self.disk = disk
         self.unit = unit
         self.serial = serial
         self.neighbour = neighbour
+        self._outside = Outside(aside, finished)
         self.total = disk.size // SECTOR
         self.power_on()
 
@@ -114,6 +114,7 @@ class AtaDrive:
     def diagnose(self) -> None:
         """Report good health and the signature of an ATA disk."""
         self._end_transfer()
+        self._forget_task()
         self._power = POWER_ACTIVE
         self.status = IDLE
         self.error = PASSED
@@ -167,26 +168,12 @@ class AtaDrive:
         self.status = IDLE
         self.error = 0
         match code:
-            case 0x20 | 0x21:  # READ SECTOR(S)
-                self._read(False, 1)
-            case 0x24:  # READ SECTOR(S) EXT
-                self._read(True, 1)
-            case 0xC4:  # READ MULTIPLE
-                self._read(False, self.settings.multiple)
-            case 0x29:  # READ MULTIPLE EXT
-                self._read(True, self.settings.multiple)
-            case 0x30 | 0x31:  # WRITE SECTOR(S)
-                self._write(False, 1)
-            case 0x34:  # WRITE SECTOR(S) EXT
-                self._write(True, 1)
-            case 0xC5:  # WRITE MULTIPLE
-                self._write(False, self.settings.multiple)
-            case 0x39:  # WRITE MULTIPLE EXT
-                self._write(True, self.settings.multiple)
-            case 0x40 | 0x41:  # READ VERIFY SECTOR(S)
-                self._verify(False)
-            case 0x42:  # READ VERIFY SECTOR(S) EXT
-                self._verify(True)
+            case 0x20 | 0x21 | 0x24 | 0xC4 | 0x29:  # READ SECTOR(S), SECTOR(S) EXT, MULTIPLE, MULTIPLE EXT
+                self._read(code in (0x24, 0x29), self.settings.multiple if code in (0xC4, 0x29) else 1)
+            case 0x30 | 0x31 | 0x34 | 0xC5 | 0x39:  # WRITE, the same
+                self._write(code in (0x34, 0x39), self.settings.multiple if code in (0xC5, 0x39) else 1)
+            case 0x40 | 0x41 | 0x42:  # READ VERIFY SECTOR(S), SECTOR(S) EXT
+                self._verify(code == 0x42)
             case 0x70:  # SEEK
                 self._seek()
             case _ if code & 0xF0 == 0x10:  # RECALIBRATE
@@ -201,11 +188,9 @@ class AtaDrive:
             case 0x91:  # INITIALIZE DEVICE PARAMETERS
                 self._initialize_parameters()
             case 0xE7 | 0xEA:  # FLUSH CACHE, FLUSH CACHE EXT
-                self._flush()
-            case 0xF8:  # READ NATIVE MAX ADDRESS
-                self._native_max(False)
-            case 0x27:  # READ NATIVE MAX ADDRESS EXT
-                self._native_max(True)
+                self._begin(Task.FLUSH)
+            case 0xF8 | 0x27:  # READ NATIVE MAX ADDRESS, ADDRESS EXT
+                self._native_max(code == 0x27)
             case 0xE5 | 0x98:  # CHECK POWER MODE
                 self.current[COUNT] = self._power
                 self._complete()
@@ -229,7 +214,8 @@ class AtaDrive:
         self.pending = True
 
     def _fail_at(self, lba: int, error: int, fault: int = 0) -> None:
-        self._put_address(lba)
+        """Fail, and leave the sector's address in the task file, in the form that the command used."""
+        put_address(self.current, self.previous, self.settings.geometry, lba, self._extended)
         self._fail(error, fault)
 
     def _end_transfer(self) -> None:
@@ -240,50 +226,15 @@ class AtaDrive:
         self._extended = False
 
     def _locate(self, extended: bool) -> bool:
-        """Take address and count from the task file; False if that already failed the command.
-
-        `_limit` becomes the first sector that this kind of address cannot reach.
-        """
+        """Take address and count from the task file; False if that already failed the command."""
         self._power = POWER_ACTIVE
-        _, _, count, low, mid, high, device = self.current
         self._extended = extended
-        if extended:
-            _, _, count_before, *before = self.previous[:6]
-            self._remaining = count_before << 8 | count or 0x10000
-            self._lba = int.from_bytes(bytes((low, mid, high, *before)), "little")
-            self._limit = self.total
-            return True
-        self._remaining = count or 256
-        if device & DEVICE_LBA:
-            self._lba = (device & 0x0F) << 24 | high << 16 | mid << 8 | low
-            self._limit = min(self.total, LBA28_SECTORS)
-            return True
-        geometry = self.settings.geometry
-        head = device & 0x0F
-        if head >= geometry.heads or not 1 <= low <= geometry.sectors:
+        place = locate(self.current, self.previous, self.settings.geometry, self.total, extended)
+        if place is None:
             self._fail(IDNF)
             return False
-        self._lba = ((high << 8 | mid) * geometry.heads + head) * geometry.sectors + low - 1
-        self._limit = geometry.capacity
+        self._lba, self._remaining, self._limit = place
         return True
-
-    def _put_address(self, lba: int) -> None:
-        """Leave a sector's address in the task file, in the form that the command used.
-
-        A guest that changed the Device register in the middle of a transfer gets as much of it as fits that form.
-        """
-        if self._extended:
-            low, mid, high, *before = lba.to_bytes(6, "little")
-            self.previous[LBA_LOW : LBA_HIGH + 1] = before
-            top = self.current[DEVICE] & 0x0F
-        elif self.current[DEVICE] & DEVICE_LBA:
-            low, mid, high, top = (lba & 0x0FFF_FFFF).to_bytes(4, "little")
-        else:
-            geometry = self.settings.geometry
-            track, sector = divmod(lba, geometry.sectors)
-            cylinder, top = divmod(track, geometry.heads)
-            low, mid, high = sector + 1, cylinder & 0xFF, cylinder >> 8 & 0xFF
-        self.current[LBA_LOW:] = low, mid, high, self.current[DEVICE] & 0xF0 | top
 
     # Reading.
 
@@ -320,22 +271,27 @@ class AtaDrive:
         self.pending = True
 
     def _verify(self, extended: bool) -> None:
-        if not self._locate(extended):
-            return
-        end = self._lba + self._remaining
-        while self._lba < min(end, self._limit):
-            count = min(VERIFY_CHUNK, min(end, self._limit) - self._lba)
+        if self._locate(extended):
+            self._go_on_verifying()
+
+    def _go_on_verifying(self) -> None:
+        end = min(self._lba + min(self._remaining, VERIFY_AT_ONCE), self._limit)
+        while self._lba < end:
+            count = min(VERIFY_CHUNK, end - self._lba)
             try:
                 self.disk.read_at(self._lba * SECTOR, count * SECTOR)
             except OSError:
                 self._fail_at(self._lba, UNC)
                 return
             self._lba += count
-        if self._lba < end:
-            self._fail_at(self._lba, IDNF)
-        else:
+            self._remaining -= count
+        if not self._remaining:
             self._end_transfer()
             self._complete()
+        elif self._lba >= self._limit:
+            self._fail_at(self._lba, IDNF)
+        else:
+            self._begin(Task.VERIFY)
 
     def _seek(self) -> None:
         if self._locate(False):
@@ -373,53 +329,65 @@ class AtaDrive:
         first = self._lba - len(self._writing) // SECTOR
         try:
             self.disk.write_at(first * SECTOR, bytes(self._writing))
-            if self._remaining == 0 and not self.settings.write_cache:
-                self.disk.flush()
         except OSError:
             self._fail_at(first, ABRT, DF)
             return
         if self._remaining:
             self.pending = True
             self._next_write()
-        else:
+        elif self.settings.write_cache:
             self._end_transfer()
             self._complete()
+        else:
+            self._writing, self._position, self._lba = bytearray(), 0, first
+            self._begin(Task.FLUSH_WRITTEN)
 
-    def _flush(self) -> None:
+    # What takes time.
+
+    def _begin(self, task: Task) -> None:
+        self._task = task
+        self.status = BSY
+        self.pending = False
+        self._outside.begin(_make_way if task is Task.VERIFY else self._flush, self._came_back)
+
+    def _flush(self) -> bool:
         try:
             self.disk.flush()
         except OSError:
+            return False
+        return True
+
+    def _came_back(self, succeeded: bool) -> None:
+        task, self._task = self._task, Task.NONE
+        if task is Task.VERIFY:
+            self._go_on_verifying()
+        elif succeeded:
+            self._end_transfer()
+            self._complete()
+        elif task is Task.FLUSH:
             self._fail(ABRT)
         else:
-            self._complete()
+            self._fail_at(self._lba, ABRT, DF)
+
+    def _forget_task(self) -> None:
+        self._task = Task.NONE
+        self._outside.forget()
 
     # Settings.
 
     def _set_features(self) -> None:
-        change = self.settings._replace
-        match self.current[FEATURES]:
-            case 0x02:  # enable the write cache
-                self.settings = change(write_cache=True)
-            case 0x82:  # disable it: what it holds is written first
-                self.settings = change(write_cache=False)
-                self._flush()
-                return
-            case 0x03:  # transfer mode: PIO default, PIO default without IORDY, PIO mode 0..4
-                if self.current[COUNT] not in (0x00, 0x01, 0x08, 0x09, 0x0A, 0x0B, 0x0C):
-                    self._fail(ABRT)
-                    return
-            case 0xAA:
-                self.settings = change(look_ahead=True)
-            case 0x55:
-                self.settings = change(look_ahead=False)
-            case 0x66:  # a software reset keeps the settings
-                self._keep_settings = True
-            case 0xCC:  # a software reset reverts them
-                self._keep_settings = False
-            case _:
-                self._fail(ABRT)
-                return
-        self._complete()
+        feature = self.current[FEATURES]
+        if feature in (0x66, 0xCC):  # whether a software reset keeps the settings
+            self._keep_settings = feature == 0x66
+        elif (settings := self.settings.with_feature(feature, self.current[COUNT])) is not None:
+            self.settings = settings
+        else:
+            self._fail(ABRT)
+            return
+        if feature == 0x82:  # what the write cache held is written before it is off
+            self._begin(Task.FLUSH)
+        else:
+            self._complete()
 
     def _set_multiple(self) -> None:
         count = self.current[COUNT]
@@ -439,9 +407,8 @@ class AtaDrive:
         self._complete()
 
     def _native_max(self, extended: bool) -> None:
-        self._extended = extended
-        self._put_address((self.total if extended else min(self.total, LBA28_SECTORS)) - 1)
-        self._extended = False
+        last = (self.total if extended else min(self.total, LBA28_SECTORS)) - 1
+        put_address(self.current, self.previous, self.settings.geometry, last, extended)
         self._complete()
 
     def _set_power(self, power: int) -> None:
@@ -460,37 +427,9 @@ class AtaDrive:
             "write_cache": int(settings.write_cache), "look_ahead": int(settings.look_ahead),
             "position": self._position, "lba": self._lba, "remaining": self._remaining, "limit": self._limit,
             "block": self._block, "extended": int(self._extended),
-            "current": bytes(self.current), "previous": bytes(self.previous),
+            "task": int(self._task), "current": bytes(self.current), "previous": bytes(self.previous),
             "reading": self._reading, "writing": bytes(self._writing),
         }  # fmt: skip
-
-    def check(self, state: State) -> None:
-        """ValueError unless `restore` can take `state`."""
-        for name, most in _STATE_LIMITS.items():
-            value = state.get(name)
-            if type(value) is not int or not 0 <= value <= most:
-                raise ValueError(f"ATA state field {name!r} is {value!r}, not a number in 0..{most:#x}")
-        for name, sizes in _STATE_SIZES.items():
-            value = state.get(name)
-            if type(value) is not bytes or len(value) not in sizes:
-                raise ValueError(f"ATA state field {name!r} is not bytes of a length that it can have")
-        if state["total"] != self.total:
-            raise ValueError(f"the ATA state is of a disk of {state['total']} sectors, this one has {self.total}")
-        block = state["reading"] or state["writing"]
-        geometry = Geometry(state["cylinders"], state["heads"], state["sectors"])
-        fits = (
-            0 < geometry.capacity <= self.total
-            and state["multiple"].bit_count() <= 1
-            and state["power"] in (POWER_ACTIVE, POWER_IDLE, POWER_STANDBY, POWER_SLEEP)
-            and state["status"] in ((IDLE | DRQ,) if block else (IDLE, IDLE | ERR, IDLE | ERR | DF))
-            and not (state["reading"] and state["writing"])
-            and state["position"] < max(len(block), 1)
-            and state["block"] > 0
-            and state["lba"] <= state["limit"] <= self.total
-            and len(state["writing"]) <= state["lba"] * SECTOR
-        )
-        if not fits:
-            raise ValueError("the fields of this ATA state contradict each other")
 
     def restore(self, state: State) -> None:
         """Take back what `save` returned and `check` passed."""
@@ -506,3 +445,6 @@ class AtaDrive:
         self._limit, self._block, self._extended = state["limit"], state["block"], bool(state["extended"])
         self.current, self.previous = list(state["current"]), list(state["previous"])
         self._reading, self._writing = state["reading"], bytearray(state["writing"])
+        self._forget_task()
+        if state["task"]:
+            self._begin(Task(state["task"]))

@@ -56,6 +56,17 @@ class Settings(NamedTuple):
     write_cache: bool = True
     look_ahead: bool = True
 
+    def with_feature(self, feature: int, count: int) -> Settings | None:
+        """What SET FEATURES makes of it; None for a subcommand, or a value of Sector Count, that the disk has not."""
+        match feature:
+            case 0x02 | 0x82:  # write cache on, off
+                return self._replace(write_cache=feature == 0x02)
+            case 0x03 if count in (0x00, 0x01, 0x08, 0x09, 0x0A, 0x0B, 0x0C):
+                return self  # transfer mode: PIO default, PIO default without IORDY, PIO mode 0..4
+            case 0xAA | 0x55:  # look-ahead on, off
+                return self._replace(look_ahead=feature == 0xAA)
+        return None
+
 
 def identify_device(total: int, serial: str, unit: int, neighbour: bool, now: Settings) -> bytes:
     """The 512 bytes that IDENTIFY DEVICE transfers.

@@ -44,7 +44,7 @@ class FwCfg(Device):
     """
 
     name = "fw_cfg"
-    ports = (Range(0x510, 2), Range(0x514, 8))
+    ports = (Range(0x510, 1), Range(0x511, 1), Range(0x514, 8))
     width = 4
     moved_by_host = False
 

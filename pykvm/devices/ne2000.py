@@ -12,7 +12,8 @@ from __future__ import annotations
 from ..device import Device, IrqLine, Range, State
 from ..errors import ConfigError
 from ..net import NetBackend
-from .dp8390 import Dp8390, explain
+from .dp8390 import Dp8390
+from .dp8390_registers import explain, register_name
 
 RAM = Range(0x4000, 0x4000)
 """Packet RAM in the chip's address space."""
@@ -81,7 +82,7 @@ class Ne2000(Device):
 
     def register_name(self, offset: int, size: int, value: int | None) -> str:
         if offset < DATA_PORT:
-            return self.chip.register_name(offset, value is not None)
+            return register_name(self.chip.command, offset, value is not None)
         return "data port" if offset < RESET_PORT else "reset port"
 
     def explain(self, register: str, value: int, is_write: bool) -> str:

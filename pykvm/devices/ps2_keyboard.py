@@ -76,6 +76,10 @@ TYPING_LIMIT = 1 << 16
 """How many key movements may wait for the guest to read the ones before: at least 16,384 characters."""
 
 
+def _too_much() -> ValueError:
+    return ValueError(f"more than {TYPING_LIMIT} key movements wait for the guest to read its keyboard")
+
+
 def key_code(key: str, *, released: bool) -> int:
     """The movement of a key of `KEYS`, for `Keyboard.move`; ValueError for any other name."""
     code = KEYS.get(key)
@@ -85,7 +89,12 @@ def key_code(key: str, *, released: bool) -> int:
 
 
 def strokes(text: str) -> list[int]:
-    """The movements of the keys that type `text` on a US keyboard; ValueError for a character that it has not."""
+    """The movements of the keys that type `text` on a US keyboard.
+
+    ValueError for a character that it has not, or for more of them than can wait.
+    """
+    if 2 * len(text) > TYPING_LIMIT:  # a key is pressed and let go: no need to look up a long one
+        raise _too_much()
     codes: list[int] = []
     for character in text:
         stroke = _STROKES.get(character)
@@ -167,7 +176,7 @@ class Keyboard:
     def type(self, codes: list[int]) -> None:
         """Queue key movements that none may be lost of. ValueError if there are too many."""
         if len(self._typed) + len(codes) > TYPING_LIMIT:
-            raise ValueError(f"more than {TYPING_LIMIT} key movements wait for the guest to read its keyboard")
+            raise _too_much()
         self._typed += codes
 
     def next_byte(self) -> int | None:

@@ -28,7 +28,10 @@ class Disk(Protocol):
         """Store all of `data`; a later `read_at` sees it at once."""
 
     def flush(self) -> None:
-        """Return when everything written so far would survive the end of this process and of the host."""
+        """Return when everything written so far would survive the end of this process and of the host.
+
+        May take long: it is called without the machine's lock, in a thread of its own, while others read and write.
+        """
 
     def close(self) -> None:
         """Give back the host's resources; may be called twice."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache, cached_property, partial
 
-from ..bus import MmioBus, PortBus
+from ..bus import UNCLAIMED_LIMIT, MmioBus, PortBus
 from ..device import Device, IrqLine
 from ..errors import ConfigError
 from ..kvm import VM, MsrRange, System
@@ -118,18 +118,22 @@ class Board:
         self.port_routes.clear()
 
     def route_port(self, key: int) -> Route:
-        """How to serve a port access with that key (see `kvm.exits.PIO_OUTPUT`); remembered in `port_routes`."""
+        """How to serve a port access with that key (see `kvm.exits.PIO_OUTPUT`); remembered in `port_routes`.
+
+        So are those to ports that nobody answers, but only some: there are 400,000, and a guest may try them all.
+        """
         ports, port, size = self.ports, key & 0xFFFF, key >> 16 & 7
         claim = ports.find(port)
         if claim is not None and size <= claim.width:
             read, write, offset = claim.read, claim.write, claim.offset
-        elif claim is None:
+        elif ports.is_free(port, size):
             read, write, offset = ports.read_unclaimed, ports.write_unclaimed, port
         else:  # it must be split: the long way through the bus
             read, write, offset = ports.read, ports.write, port
         is_output = bool(key & PIO_OUTPUT)
         route: Route = (write if is_output else read, offset, size, is_output)
-        self.port_routes[key] = route
+        if claim is not None or len(self.port_routes) < UNCLAIMED_LIMIT:
+            self.port_routes[key] = route
         return route
 
     # Interrupts

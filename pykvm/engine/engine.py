@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ..crash.event import Crash, CrashKind
 from ..errors import PykvmError
@@ -19,6 +20,7 @@ from .eventloop import EventLoop
 from .gate import Gate
 from .run import Run
 from .runner import Runner
+from .worker import Worker
 
 if TYPE_CHECKING:
     from ..bios.call import Call
@@ -62,6 +64,7 @@ class Engine:
     def __init__(self, board: Board, gate: Gate) -> None:
         self.board, self.gate = board, gate
         self.loop = EventLoop(gate.lock, self.callback_failed, "pykvm I/O")
+        self.worker = Worker(gate.lock, partial(self.failed, who="what was set aside"), "pykvm worker")
         self.runners = [Runner(vcpu, board, gate, self) for vcpu in board.vcpus]
         self.run: Run | None = None
         """The run that goes on, or has ended and is not forgotten."""
@@ -204,6 +207,7 @@ class Engine:
         if self.debugger is not None:
             self.debugger.close()
         self.loop.close()
+        self.worker.close()
         return True
 
     def require_open(self) -> None:

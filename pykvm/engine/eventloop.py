@@ -18,19 +18,25 @@ from ..typed import NamedTuple
 
 Callback = Callable[[], None]
 
+CANCELLED_MOST = 64
+"""Cancelled timers are taken out of the heap once there are more than so many, and than others."""
+
 
 class Timer:
     """A call that is due at `when` (time.monotonic(), seconds). `cancel()` keeps it from happening."""
 
-    __slots__ = ("callback", "when")
+    __slots__ = ("_cancelled", "callback", "when")
 
-    def __init__(self, when: float, callback: Callback) -> None:
+    def __init__(self, when: float, callback: Callback, cancelled: Callback) -> None:
         self.when = when
         self.callback: Callback | None = callback
+        self._cancelled = cancelled
 
     def cancel(self) -> None:
-        """Nothing happens at `when` any more; harmless if it has happened."""
-        self.callback = None
+        """Nothing happens at `when` any more; harmless if it has happened. With the machine's lock held."""
+        if self.callback is not None:
+            self.callback = None
+            self._cancelled()
 
 
 class _Due(NamedTuple):
@@ -56,6 +62,8 @@ class EventLoop:
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
         self._timers: list[_Due] = []
+        self._cancelled = 0
+        """How many of `_timers` have been cancelled: a guest may move a timer a million times."""
         self._order = count()
         self._next = float("inf")
         """When the thread will wake by itself: an earlier timer must wake it."""
@@ -123,7 +131,7 @@ class EventLoop:
 
     def call_at(self, when: float, callback: Callback) -> Timer:
         """Call `callback` once `time.monotonic()` has reached `when`."""
-        timer = Timer(when, callback)
+        timer = Timer(when, callback, self._count_cancelled)
         heapq.heappush(self._timers, _Due(when, next(self._order), timer))
         if when < self._next and self._running:
             self.wake()
@@ -132,6 +140,26 @@ class EventLoop:
     def call_soon(self, callback: Callback) -> Timer:
         """Call `callback` at the thread's next turn."""
         return self.call_at(0, callback)
+
+    @property
+    def timers(self) -> int:
+        """How many timers are kept, those cancelled among them: at most `CANCELLED_MOST` more than twice the others."""
+        return len(self._timers)
+
+    def _count_cancelled(self) -> None:
+        self._cancelled += 1
+        if self._cancelled > CANCELLED_MOST and 2 * self._cancelled > len(self._timers):
+            self._timers = [due for due in self._timers if due.timer.callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    def _take_first(self) -> Callback | None:
+        """Take the first timer out: what it is to call, None if it has been cancelled."""
+        timer = heapq.heappop(self._timers).timer
+        callback, timer.callback = timer.callback, None
+        if callback is None:
+            self._cancelled -= 1
+        return callback
 
     def _run(self) -> None:
         while self._running:
@@ -154,7 +182,7 @@ class EventLoop:
     def _timeout(self) -> float | None:
         with self._lock:
             while self._timers and self._timers[0].timer.callback is None:
-                heapq.heappop(self._timers)
+                self._take_first()
             if not self._timers:
                 self._next = float("inf")
                 return None
@@ -167,9 +195,7 @@ class EventLoop:
         for _ in range(len(self._timers)):
             if not self._timers or self._timers[0].when > now:
                 break
-            callback, timer = self._timers[0].timer.callback, heapq.heappop(self._timers).timer
-            timer.cancel()
-            self._call(callback)
+            self._call(self._take_first())
 
     def _call(self, callback: Callback | None) -> None:
         if callback is not None:

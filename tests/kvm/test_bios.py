@@ -387,6 +387,121 @@ def test_bootstrap_again(assemble: Assemble) -> None:
         assert machine.memory.read_int(0x600, 2) == 3
 
 
+def test_time_goes_on_for_a_program_that_asks_for_it_with_interrupts_off(assemble: Assemble) -> None:
+    image = assemble(
+        f"""
+        cli
+        int     $0x1A
+        mov     %dx, %si
+again:  xor     %ah, %ah
+        int     $0x1A
+        cmp     %dx, %si
+        je      again
+        {STOP}
+        """
+    )
+    with boot(image) as machine:
+        assert machine.run(LIMIT).ending == "halted"
+
+
+def test_keys_come_to_a_program_that_looks_for_them_with_interrupts_off(assemble: Assemble) -> None:
+    image = assemble(
+        f"""
+        cli
+        mov     $0x0E3E, %ax
+        int     $0x10
+again:  mov     $1, %ah
+        int     $0x16
+        jz      again
+        xor     %ah, %ah
+        int     $0x16
+        mov     $0x0E, %ah
+        int     $0x10
+        {STOP}
+        """
+    )
+    with boot(image) as machine:
+        machine.start(LIMIT)
+        machine.serial.wait_for(">", LIMIT)
+        machine.keyboard.type("a")
+        assert machine.wait().ending == "halted"
+        assert machine.serial.text == ">a"
+
+
+def test_keys_wait_for_a_program_that_computes(assemble: Assemble) -> None:
+    """More of them than the buffer holds come by interrupt before it takes the first one; some after a snapshot."""
+    image = assemble(
+        f"""
+        sti
+        mov     $0x0E3E, %ax
+        int     $0x10
+1:      cmpw    $0x1E, 0x41A            # until the buffer is full: the next place in it is the last
+        jne     1b
+        cmpw    $0x3C, 0x41C
+        jne     1b
+        mov     0x46C, %bx
+2:      mov     0x46C, %ax              # 4 ticks
+        sub     %bx, %ax
+        cmp     $4, %ax
+        jb      2b
+        mov     $0x0E3A, %ax
+        int     $0x10
+again:  xor     %ah, %ah
+        int     $0x16
+        mov     $0x0E, %ah
+        int     $0x10
+        cmp     $'9', %al
+        jne     again
+        {STOP}
+        """
+    )
+    text = "abcdefghijklmnopqrstuvwxyz0123456789"
+    with boot(image) as machine:
+        machine.start(LIMIT)
+        machine.serial.wait_for(">", LIMIT)
+        machine.keyboard.type(text)
+        machine.serial.wait_for(":a", LIMIT)
+        snapshot = machine.snapshot()
+        assert machine.wait().ending == "halted"
+        assert machine.serial.text == f">:{text}"
+        machine.restore(snapshot)
+        assert machine.run(LIMIT).ending == "halted"
+        assert machine.serial.text == f">:{text}"
+
+
+def test_a_long_string_comes_in_many_exits(assemble: Assemble) -> None:
+    """12,288 line feeds at the end of the largest screen: others get their turn in between."""
+    image = assemble(
+        f"""
+        mov     $0x2000, %ax
+        mov     %ax, %es
+        xor     %di, %di
+        mov     $0x1800, %cx
+        mov     $0x0A0A, %ax
+        cld
+        rep stosw
+        movb    $59, 0x484
+        movw    $132, 0x44A
+        mov     $0x1301, %ax
+        mov     $0x0007, %bx
+        mov     $0x3000, %cx
+        mov     $0x3B00, %dx
+        xor     %bp, %bp
+        int     $0x10
+        mov     %cx, 0x600
+        mov     %sp, 0x602
+        {STOP}
+        """
+    )
+    with boot(image) as machine:
+        outcome = machine.run(LIMIT)
+        assert outcome.ending == "halted"
+        assert outcome.exits > 0x3000 // 64
+        assert machine.memory.read_int(0x600, 2) == 0x3000
+        assert machine.memory.read_int(0x602, 2) == 0x7C00
+        assert machine.serial.output == b"\r\n" + b"\n" * 0x3000
+
+
 def test_program_with_a_keyboard_interrupt_of_its_own(assemble: Assemble) -> None:
     """It counts interrupts and passes them on to the BIOS."""
     image = assemble(

@@ -7,6 +7,9 @@ from bios_calls import Pc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykvm.bios.keyboard import WAITING_LIMIT
+from pykvm.bios.rom import POST_CALL
+
 SHIFT, CTRL, ALT = 0x2A, 0x1D, 0x38
 
 
@@ -142,7 +145,7 @@ def test_buffer_takes_fifteen_keys(pc: Pc) -> None:
         assert pc.call(0x16, eax=0x0500, ecx=number + 1).al == 0
     assert pc.call(0x16, eax=0x0500, ecx=0x1234).al == 1
     press(pc, 0x1E)
-    assert keys(pc) == list(range(1, 16))
+    assert keys(pc) == [*range(1, 16), 0x1E61], "what is typed waits for room"
     # And once round the ring.
     press(pc, 0x30)
     assert keys(pc) == [0x3062]
@@ -165,7 +168,52 @@ def test_scan_code_that_a_program_took_before_passing_the_interrupt_on(pc: Pc) -
 def test_any_scan_codes_do(codes: list[int]) -> None:
     pc = Pc()
     pc.key_codes(*codes)
-    assert len(keys(pc)) <= 15
+    assert len(keys(pc)) <= len(codes)
+
+
+def typed(pc: Pc, text: str) -> None:
+    """Type, with an interrupt for each scan code, while no program takes a key."""
+    pc.keyboard.type_text(text)
+    while pc.key_irq.level:
+        pc.call(0x09)
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def test_keys_wait_for_room_in_the_buffer(pc: Pc) -> None:
+    """In order, with those typed while others wait behind them, and over a snapshot."""
+    typed(pc, LETTERS)
+    assert bytes(pc.call(0x16, eax=0x0000).al for _ in range(7)).decode() == LETTERS[:7]
+    typed(pc, "+-")
+    state, memory = pc.bios.save(), pc.memory.read(0, 0x1000)
+    assert bytes(key & 0xFF for key in keys(pc)).decode() == LETTERS[7:] + "+-"
+    other = Pc()
+    other.bios.restore(state)
+    other.memory.write(0, memory)
+    assert bytes(key & 0xFF for key in keys(other)).decode() == LETTERS[7:] + "+-"
+
+
+def test_keys_that_wait_come_though_the_program_empties_the_buffer_itself(pc: Pc) -> None:
+    typed(pc, LETTERS)
+    pc.memory.write_int(0x41C, 2, pc.word(0x41A))
+    assert bytes(key & 0xFF for key in keys(pc)).decode() == LETTERS[15:]
+
+
+def test_keys_that_wait_are_bounded(pc: Pc) -> None:
+    for _ in range(15):
+        pc.call(0x16, eax=0x0500, ecx=0x1E61)
+    waiting = pc.bios.save()["keys"]
+    assert waiting == []
+    pc.bios.restore({**pc.bios.save(), "keys": [0x3062] * WAITING_LIMIT})
+    press(pc, 0x1E)
+    assert pc.bios.save()["keys"] == [0x3062] * WAITING_LIMIT
+
+
+def test_a_self_test_forgets_the_keys_that_wait(pc: Pc) -> None:
+    typed(pc, LETTERS)
+    pc.call(POST_CALL)
+    assert keys(pc) == []
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_state_is_plain_and_comes_back() -> None:
     pc.time = 400_000
     other.time = 7_000_000
     other.bios.restore(pc.bios.save())
-    state = {"redirect": False, "row": 1, "column": 2, "escape": b"", "wait_left": 600_000}
+    state = {"redirect": False, "row": 1, "column": 2, "escape": b"", "keys": [], "wait_left": 600_000}
     assert other.bios.save() == pc.bios.save() == state
 
 
@@ -199,6 +199,11 @@ def test_state_is_plain_and_comes_back() -> None:
         ("column", 1 << 64),
         ("escape", b"\x1b[1"),
         ("escape", None),
+        ("keys", b""),
+        ("keys", [0x10000]),
+        ("keys", [True]),
+        ("keys", [-1]),
+        ("keys", [0x1E61] * ((1 << 16) + 1)),
     ],
 )
 def test_hostile_state(field: str, value: object) -> None:

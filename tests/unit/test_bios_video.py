@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 from bios_calls import Pc
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pykvm.bios.call import DONE, SPIN, Call
+from pykvm.bios.video import CHARACTERS_AT_ONCE
 from pykvm.devices.vga import text_screen
 from pykvm.display import Screen
 
@@ -13,6 +17,12 @@ SCREEN = 0xB8000
 
 @pytest.fixture
 def pc() -> Pc:
+    return Pc()
+
+
+@pytest.fixture(scope="module")
+def pc_of_module() -> Pc:
+    """For many examples that each set what they depend on."""
     return Pc()
 
 
@@ -247,3 +257,126 @@ def test_works_without_a_vga() -> None:
     teletype(pc, b"text")
     assert pc.console.text == "text"
     assert not pc.bus.unclaimed
+
+
+# Long strings
+
+
+def string(pc: Pc, text: bytes, at: int = 0x20000, **registers: int) -> list[Call]:
+    """Function 13h as the stub calls it, again and again until it is done: all answers."""
+    pc.memory.write(at, text)
+    size = 2 if registers.get("eax", 0x1300) & 2 else 1
+    registers = {"eax": 0x1300, "ebx": 0x0007, "ecx": len(text) // size, "edx": 0, "ebp": 0} | registers
+    answers = [pc.call(0x10, es=at >> 4, **registers)]
+    while answers[-1].wait:
+        last = answers[-1]
+        assert {name: getattr(last, name) for name in registers} == registers, "the caller's registers stay"
+        answers.append(pc.call(0x10, es=at >> 4, waited=last.wait, esp=last.esp, **registers))
+    return answers
+
+
+@pytest.mark.parametrize("function", [0x1300, 0x1301, 0x1302, 0x1303])
+def test_a_long_string_is_what_its_characters_are(pc: Pc, function: int) -> None:
+    text = bytes(0x20 + at % 0x5F for at in range(3000)) + b"\r\n" * 40 + b"end"
+    cells = b"".join(bytes((character, 0x1E)) for character in text) if function & 2 else text
+    move(pc, 3, 9)
+    string(pc, cells, eax=function, ebx=0x001E, edx=0x0205)
+    other = Pc()
+    for at, character in enumerate(text):
+        if at == 0:
+            move(other, 2, 5)
+        string(other, bytes((character, 0x1E)) if function & 2 else bytes((character,)), eax=function | 1, ebx=0x001E,
+               edx=int.from_bytes(bytes(reversed(cursor(other))), "little"))  # fmt: skip
+    assert pc.memory.read(SCREEN, 4000) == other.memory.read(SCREEN, 4000)
+    assert cursor(pc) == (cursor(other) if function & 1 else (3, 9))
+    assert pc.console.output == other.console.output
+
+
+def test_no_exit_of_a_long_string_does_more_than_a_bounded_part(pc: Pc) -> None:
+    """65,535 line feeds on the largest screen there is: each scrolls all of it."""
+    pc.memory.write_int(0x484, 1, 59)
+    pc.memory.write_int(0x44A, 2, 132)
+    answers = string(pc, b"\n" * 0xFFFF, eax=0x1301, edx=0x3B00)
+    assert len(answers) == -(-0xFFFF // CHARACTERS_AT_ONCE)
+    assert [answer.wait for answer in answers] == [SPIN] * (len(answers) - 1) + [DONE]
+
+
+def test_a_string_that_leaves_memory_says_so(pc: Pc) -> None:
+    answer = pc.call(0x10, eax=0x1301, ecx=0xFFFF, es=0xFFFF, ebp=0xFFFF, waited=SPIN, esp=0xFFFF_FFFF)
+    assert answer.wait == DONE
+
+
+def test_a_program_that_spoils_the_place_in_a_string_harms_only_itself(pc: Pc) -> None:
+    for esp in (0, 0xFFFF, 0xFFFF_FFFF, 0x1234_0005):
+        answer = pc.call(0x10, eax=0x1301, ebx=7, ecx=10, es=0x2000, waited=SPIN, esp=esp)
+        assert answer.wait == DONE
+
+
+# Scrolling and filling, against cells that are moved one by one
+
+
+@given(
+    columns=st.integers(1, 140),
+    rows=st.integers(0, 70),
+    page=st.integers(0, 9),
+    page_size=st.integers(0, 0xFFFF),
+    window=st.tuples(*[st.integers(0, 140)] * 4),
+    lines=st.integers(0, 70),
+    down=st.booleans(),
+)
+def test_scrolling_moves_cells(
+    pc_of_module: Pc,
+    columns: int,
+    rows: int,
+    page: int,
+    page_size: int,
+    window: tuple[int, int, int, int],
+    lines: int,
+    down: bool,
+) -> None:
+    pc = pc_of_module
+    for address, size, value in ((0x44A, 2, columns), (0x484, 1, rows), (0x462, 1, page), (0x44C, 2, page_size)):
+        pc.memory.write_int(address, size, value)
+    content = bytes(at * 7 & 0xFF for at in range(0x8000))
+    pc.memory.write(SCREEN, content)
+    top, left, bottom, right = window
+    pc.call(0x10, eax=(0x0700 if down else 0x0600) | lines, ebx=0x1700, ecx=top << 8 | left, edx=bottom << 8 | right)
+
+    columns, rows = min(columns, 132), min(rows, 59) + 1
+    expected = bytearray(content)
+
+    def cell(row: int, column: int) -> int:
+        return (page % 8 * page_size + 2 * (row * columns + column)) % 0x8000 & ~1
+
+    bottom, right = min(bottom, rows - 1), min(right, columns - 1)
+    for row in range(top, bottom + 1):
+        source = row - lines if down else row + lines
+        for column in range(left, right + 1):
+            inside = lines and top <= source <= bottom
+            at = cell(source, column)
+            expected[cell(row, column) : cell(row, column) + 2] = content[at : at + 2] if inside else b" \x17"
+    assert pc.memory.read(SCREEN, 0x8000) == expected
+
+
+@given(
+    row=st.integers(0, 80), column=st.integers(0, 140), count=st.integers(0, 0xFFFF), page_size=st.integers(0, 0xFFFF),
+    page=st.integers(0, 7), with_attribute=st.booleans(),
+)  # fmt: skip
+def test_repeating_fills_cells(
+    pc_of_module: Pc, row: int, column: int, count: int, page_size: int, page: int, with_attribute: bool
+) -> None:
+    pc = pc_of_module
+    for address, size, value in ((0x44A, 2, 132), (0x484, 1, 59), (0x44C, 2, page_size)):
+        pc.memory.write_int(address, size, value)
+    pc.memory.write(0x450 + 2 * page, bytes((column, row)))
+    content = bytes(at * 7 & 0xFF for at in range(0x8000))
+    pc.memory.write(SCREEN, content)
+    pc.call(0x10, eax=0x0958 if with_attribute else 0x0A58, ebx=page << 8 | 0x2F, ecx=count)
+    expected = bytearray(content)
+    first = row * 132 + column
+    for at in range(first, min(first + count, 60 * 132)):
+        cell = (page * page_size + 2 * at) % 0x8000 & ~1
+        expected[cell] = 0x58
+        if with_attribute:
+            expected[cell + 1] = 0x2F
+    assert pc.memory.read(SCREEN, 0x8000) == expected

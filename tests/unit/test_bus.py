@@ -203,3 +203,95 @@ def test_overlap_names_both(port: bool) -> None:
     nameless = Log("", [Range(0x20, 1)], port)
     with pytest.raises(ConfigError, match=r"Log.*first"):
         bus.attach(nameless)
+
+
+class Bytes(Device):
+    """An array of bytes; keeps every access that no device may see."""
+
+    def __init__(self, name: str, span: Range, port: bool, width: int) -> None:
+        self.name, self.width, self.span = name, width, span
+        if port:
+            self.ports = (span,)
+        else:
+            self.mmio = (span,)
+        self.content = bytearray(span.length)
+        self.wrong: list[tuple[int, int]] = []
+        self.touched: list[int] = []
+
+    def _check(self, offset: int, size: int) -> None:
+        if size not in (1, 2, 4, 8) or size > self.width or offset < 0 or offset + size > self.span.length:
+            self.wrong.append((offset, size))
+        self.touched += range(self.span.base + offset, self.span.base + offset + size)
+
+    def read(self, offset: int, size: int) -> int:
+        self._check(offset, size)
+        return int.from_bytes(self.content[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._check(offset, size)
+        self.content[offset : offset + size] = value.to_bytes(size, "little")
+
+
+@both
+@given(
+    layout=st.lists(st.tuples(st.integers(2, 12), st.sampled_from([1, 2, 4, 8]), st.integers(0, 4)), max_size=6),
+    accesses=st.lists(
+        st.tuples(
+            st.integers(0x100, 0x160), st.integers(1, 8), st.booleans(), st.integers(1, 3), st.binary(min_size=24)
+        ),
+        max_size=20,
+    ),
+)
+def test_every_byte_of_an_access_goes_to_its_own_device_once(
+    port: bool,
+    layout: list[tuple[int, int, int]],
+    accesses: list[tuple[int, int, bool, int, bytes]],
+) -> None:
+    """Against a map of bytes: single accesses and blocks of all sizes, over the ends of ranges in both directions."""
+    bus, devices, at = make(port), list[Bytes](), 0x104
+    for length, width, gap in layout:
+        devices.append(Bytes(f"at {at:#x}", Range(at, length), port, width))
+        bus.attach(devices[-1])
+        at += length + gap
+    owned = {address for device in devices for address in range(device.span.base, device.span.end)}
+    model = dict.fromkeys(owned, 0)
+    for address, size, write, count, content in accesses:
+        for device in devices:
+            device.touched.clear()
+        if write:
+            data = content[: size * count]
+            if count == 1:
+                bus.write(address, size, int.from_bytes(data, "little"))
+            else:
+                bus.write_block(address, size, data)
+            model |= {address + n: data[-size:][n] for n in range(size) if address + n in owned}
+        else:
+            expected = bytes(model.get(address + n, 0xFF) for n in range(size))
+            if count == 1:
+                assert bus.read(address, size) == int.from_bytes(expected, "little")
+            else:
+                assert bus.read_block(address, size, count) == expected * count
+        touched = sorted(where for device in devices for where in device.touched)
+        assert touched == sorted([where for where in range(address, address + size) if where in owned] * count)
+    for device in devices:
+        assert not device.wrong
+        assert list(device.content) == [model[where] for where in range(device.span.base, device.span.end)]
+
+
+def test_a_single_port_is_as_wide_as_its_device() -> None:
+    """A data port: the next port's number is another register."""
+    bus, data, other = PortBus(), Log("data", [Range(0x100, 1)], True), Log("other", [Range(0x101, 1)], True, 1)
+    bus.attach(data)
+    bus.attach(other)
+    bus.write(0x100, 4, 0x11223344)
+    assert data.seen == [(0, 4, 0x11223344)]
+    assert other.seen == []
+    bus.write(0xFF, 2, 0x5566)
+    assert data.seen[1:] == [(0, 1, 0x55)], "from nobody's into somebody's"
+
+
+@both
+def test_who_is_free_is_told_to_the_byte(port: bool) -> None:
+    bus = make(port)
+    bus.attach(Log("somebody", [Range(0x100, 2)], port))
+    assert [bus.is_free(address, 2) for address in range(0xFD, 0x104)] == [True, True, False, False, False, True, True]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.engine.eventloop import EventLoop
+from pykvm.engine.eventloop import CANCELLED_MOST, EventLoop, Timer
 
 LIMIT = 30.0
 
@@ -232,3 +232,33 @@ def test_it_leaves_no_thread_and_no_descriptor() -> None:
         harness.loop.close()
         harness.loop.close()
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=400))
+def test_a_cancelled_timer_is_gone(steps: list[tuple[int, bool]]) -> None:
+    """Ten timers that are moved, cancelled and cancelled again: the heap holds little more than those that are due."""
+    harness = Harness()
+    waiting: dict[int, Timer] = {}
+    far = time.monotonic() + 10_000
+    for number, again in steps * 5:
+        old = waiting.pop(number, None)
+        if old is not None:
+            old.cancel()
+            old.cancel()
+        if again:
+            waiting[number] = harness.loop.call_at(far + number, lambda: None)
+        assert len(waiting) <= harness.loop.timers <= 2 * len(waiting) + CANCELLED_MOST + 1
+    harness.loop.close()
+
+
+def test_those_that_are_left_ring_after_many_were_cancelled(harness: Harness) -> None:
+    done: queue.Queue[int] = queue.Queue()
+    with harness.lock:
+        start = time.monotonic()
+        for number in range(500):
+            timer = harness.loop.call_at(start + number / 10_000, lambda number=number: done.put(number))
+            if number % 7:
+                timer.cancel()
+        assert harness.loop.timers < 250
+    assert [done.get(timeout=LIMIT) for _ in range(0, 500, 7)] == [*range(0, 500, 7)]

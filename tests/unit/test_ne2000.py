@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pykvm.bus import PortBus
 from pykvm.device import IrqLine
-from pykvm.devices.dp8390 import frame_check_sequence, multicast_hash
+from pykvm.devices.dp8390_registers import frame_check_sequence, multicast_hash
 from pykvm.devices.ne2000 import Ne2000
 from pykvm.errors import ConfigError
 from pykvm.net import NetBackend
