@@ -9,12 +9,13 @@ import sys
 
 from ..errors import ConfigError
 from ..machine import DeviceError, Machine
+from ..outcome import DEVICE_ERROR_STATUS
 from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
 from . import ui
 from .options import MachineSpec, machine_options, timeout_option
-from .run import DEVICE_ERROR_STATUS, exit_status, run_on_terminal, show_device_error, show_outcome
+from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
 
@@ -74,7 +75,7 @@ def command(
             _show(files)
             sys.stdout.flush()
             show_outcome(machine, outcome)
-        return exit_status(outcome)
+        return outcome.exit_status
 
 
 def _write(out: str, files: dict[str, SourceFile], name: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from ..console.terminal import Terminal
 from ..errors import ConfigError
 from ..machine import DeviceError
-from ..outcome import Ending, Outcome
+from ..outcome import DEVICE_ERROR_STATUS, Outcome
 from ..typed import TYPE_CHECKING, Any
 from . import ui
 from .options import MachineSpec, machine_options, timeout_option
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from ..snapshot import Snapshot
     from .saving import Saver
 
-STATUS = {
-    Ending.HALTED: 0,
-    Ending.REBOOTED: 120,
-    Ending.CRASHED: 122,
-    Ending.TIMED_OUT: 124,
-    Ending.STOPPED: 0,
-}
-"""Exit status by the way the run ended; EXITED has the guest's own. All are even: `value * 2 + 1` never is."""
-
-DEVICE_ERROR_STATUS = 126
-
-
 _STYLES: dict[str, dict[str, Any]] = {
     "head": {"fg": "red", "bold": True},
     "explanation": {"bold": True},
@@ -42,11 +30,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "dim": {"dim": True},
 }
 """How the parts of a crash report look (crash.text)."""
-
-
-def exit_status(outcome: Outcome) -> int:
-    """The process's exit status for an outcome: what README promises."""
-    return outcome.code & 0xFF if outcome.code is not None else STATUS[outcome.ending]
 
 
 @ui.command("run")
@@ -145,7 +128,7 @@ def run_and_show(
         show_outcome(machine, outcome)
     if saver is not None:
         saver.report()
-    return exit_status(outcome)
+    return outcome.exit_status
 
 
 def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
@@ -178,10 +161,10 @@ def run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None
 
 
 def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
-    from ..live import LiveScreen
+    from .vga_terminal import VgaTerminal
 
     with machine.lock:
-        screen = LiveScreen(machine)
+        screen = VgaTerminal(machine)
     try:
         if saver is not None:
             saver.arm(machine)
@@ -207,8 +190,7 @@ def show_outcome(machine: Machine, outcome: Outcome) -> None:
     output = machine.serial.output
     if output and not output.endswith(b"\n"):
         ui.echo(err=True)
-    good = outcome.ending in (Ending.HALTED, Ending.EXITED, Ending.STOPPED)
-    ending = ui.style(outcome.ending, fg="green" if good else "red", bold=True)
+    ending = ui.style(outcome.ending, fg="green" if outcome.good else "red", bold=True)
     detail = ui.style(f"({outcome.elapsed * 1000:.0f} ms, {outcome.exits} exits)", dim=True)
     ui.echo(f"pykvm: {ending}: {outcome.reason} {detail}", err=True)
     if outcome.report is not None:
@@ -233,7 +215,7 @@ def _as_dict(machine: Machine, outcome: Outcome) -> dict[str, Any]:
     return {
         "ending": outcome.ending,
         "reason": outcome.reason,
-        "status": exit_status(outcome),
+        "status": outcome.exit_status,
         "code": outcome.code,
         "value": outcome.value,
         "elapsed": outcome.elapsed,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from ..outcome import Ending
 from . import ui
 from .options import MachineSpec, machine_options, timeout_option
-from .run import exit_status
 from .saving import Saver, warn_in_words
 
 
@@ -25,4 +23,4 @@ def command(spec: MachineSpec, path: str, at: str, timeout: float | None) -> int
         saver.arm(machine)
         outcome = machine.run(timeout)
     saver.report()
-    return 0 if outcome.ending is Ending.STOPPED else exit_status(outcome)
+    return outcome.exit_status
