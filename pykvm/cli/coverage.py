@@ -14,14 +14,14 @@ from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
 from . import ui
-from .options import MachineSpec, machine_options, timeout_option
+from .options import MachineSpec, limit_option, machine_options
 from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
 
 @ui.command("coverage")
 @machine_options(kernel_required=False)
-@timeout_option
+@limit_option
 @ui.option("-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
 @ui.option(
     "--elf", type=ui.Path(exists=True, dir_okay=False), metavar="FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -40,11 +41,16 @@ ADDRESS = Number("address")
 
 
 def open_disk(spec: str) -> Disk | None:
-    """A disk from `FILE`, `FILE,ro` or `FILE,discard`; `none` leaves the place empty."""
+    """A disk from `FILE`, `FILE,ro` or `FILE,discard`; `none` leaves the place empty.
+
+    What is there under the whole text is the file, so that its name may have commas.
+    """
     from ..disk import image
 
     if spec == "none":
         return None
+    if os.path.exists(spec):
+        return image.open_disk(spec, "rw")
     modes: dict[str, Mode] = {"rw": "rw", "ro": "ro", "discard": "discard"}
     path, comma, mode = spec.rpartition(",")
     if not comma:
@@ -55,12 +61,15 @@ def open_disk(spec: str) -> Disk | None:
 
 
 def open_nic(spec: str) -> Nic:
-    """A NIC from `KIND[:WHERE][,mac=ADDRESS][,pcap=FILE]`; the kinds are none, loopback, unix:PATH and tap:NAME."""
+    """A NIC from `KIND[:WHERE][,mac=ADDRESS][,pcap=FILE]`; the kinds are none, loopback, unix:PATH and tap:NAME.
+
+    A comma ends a value only in front of `mac=` or `pcap=`, so that names of files may have commas.
+    """
     from ..net import NetBackend
     from ..net.mac import parse_mac
     from ..pc import Nic
 
-    kind_and_where, *settings = spec.split(",")
+    kind_and_where, *settings = _parts(spec)
     kind, _, where = kind_and_where.partition(":")
     mac = pcap = None
     for setting in settings:
@@ -102,6 +111,18 @@ def open_nic(spec: str) -> Nic:
             backend.close()
             raise
     return Nic(backend, mac)
+
+
+def _parts(spec: str) -> list[str]:
+    """What commas separate in a --nic, without those that are in the names of files."""
+    parts: list[str] = []
+    for word in spec.split(","):
+        named = parts and parts[-1].startswith(("unix:", "pcap=")) and not word.startswith(("mac=", "pcap="))
+        if named:
+            parts[-1] += f",{word}"
+        else:
+            parts.append(word)
+    return parts
 
 
 def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Callable[[str], Any]) -> list[Any]:
@@ -163,8 +184,13 @@ class MachineSpec(NamedTuple):
 
 
 def _module(text: str) -> Module:
-    """A module from `FILE` or `FILE TEXT`; the file's name is the beginning of its text, as GRUB has it."""
-    path = text.partition(" ")[0]
+    """A module from `FILE` or `FILE TEXT`; the file's name is the beginning of its text, as GRUB has it.
+
+    The name may have blanks: the longest beginning of the text, up to a blank, under which there is a file is the name.
+    """
+    path = text
+    while not os.path.isfile(path) and " " in path:
+        path = path.rpartition(" ")[0]
     return Module(read_image(path), text)
 
 
@@ -223,6 +249,26 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
 
     return decorate
 
+
+DEFAULT_TIMEOUT = 10.0
+
+
+class _Limit(ui.Kind):
+    """Seconds, or 0 for as long as it takes."""
+
+    name = "seconds"
+
+    def convert(self, text: str) -> float | None:
+        return SECONDS.convert(text) or None
+
+
+SECONDS = ui.FloatRange(min=0)
+
+limit_option = ui.option(
+    "-t", "--timeout", type=_Limit(), default=f"{DEFAULT_TIMEOUT:g}", show_default=True,
+    help="End the run after so many seconds; 0 lets it take as long as it does.",
+)  # fmt: skip
+"""The time limit of commands that nobody sits in front of."""
 
 timeout_option = ui.option(
     "-t", "--timeout", type=ui.FloatRange(min=0, min_open=True), help="End the run after so many seconds."

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import sys
+import time
 
 from ..console.terminal import Terminal
 from ..errors import ConfigError
 from ..machine import DeviceError
 from ..outcome import DEVICE_ERROR_STATUS, Outcome
 from ..typed import TYPE_CHECKING, Any
-from . import ui
+from . import signals, streams, ui
 from .options import MachineSpec, machine_options, timeout_option
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from ..machine import Machine
     from ..snapshot import Snapshot
     from .saving import Saver
@@ -110,7 +107,7 @@ def run_and_show(
     on_screen: bool = False,
 ) -> int:
     """Run the machine, on the terminal unless `as_json`, show how it ended, and return the exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
+    deadline = None if timeout is None else time.monotonic() + timeout
     run = _run_silently if as_json else _run_on_screen if on_screen else run_on_terminal
     try:
         outcome = run(machine, timeout, saver)
@@ -120,12 +117,13 @@ def run_and_show(
     finally:
         if machine.pc.bios is not None:
             machine.pc.bios.log.flush()
-    if as_json:
-        import json
+    with streams.patience(deadline):
+        if as_json:
+            import json
 
-        ui.echo(json.dumps(_as_dict(machine, outcome)))
-    elif not quiet:
-        show_outcome(machine, outcome)
+            ui.echo(json.dumps(_as_dict(machine, outcome)))
+        elif not quiet:
+            show_outcome(machine, outcome)
     if saver is not None:
         saver.report()
     return outcome.exit_status
@@ -150,14 +148,20 @@ def run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None
     """Run the machine with its serial port on this terminal."""
     with machine.lock:
         terminal = Terminal(machine.serial, machine.loop, machine.request_stop)
+    latest = None if timeout is None else time.monotonic() + timeout
     try:
-        if saver is not None:
-            saver.arm(machine)
-        return machine.run(timeout)
+        with signals.job_control(machine.lock, terminal.suspend, terminal.resume):
+            if saver is not None:
+                saver.arm(machine)
+            return machine.run(timeout)
+    except BaseException:
+        latest = time.monotonic()  # a signal, or a device: nobody wants to wait
+        raise
     finally:
-        lost = terminal.close()
+        lost = terminal.close(None if latest is None else max(latest, time.monotonic()) + streams.GRACE)
         if lost:
-            ui.echo(f"pykvm: {lost} bytes of output were lost: the reader was slower than the guest", err=True)
+            why = terminal.error.strerror if terminal.error is not None else "the reader was slower than the guest"
+            ui.echo(f"pykvm: {lost} bytes of output were lost: {why}", err=True)
 
 
 def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
@@ -166,11 +170,13 @@ def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None)
     with machine.lock:
         screen = VgaTerminal(machine)
     try:
-        if saver is not None:
-            saver.arm(machine)
-        return machine.run(timeout)
+        with signals.job_control(machine.lock, screen.suspend, screen.resume, screen.redraw):
+            if saver is not None:
+                saver.arm(machine)
+            return machine.run(timeout)
     finally:
-        ui.echo(screen.close(), nl=False)
+        with streams.patience(time.monotonic()):
+            ui.echo(screen.close(time.monotonic() + streams.GRACE), nl=False)
 
 
 def _trace_bios(machine: Machine) -> None:
@@ -179,10 +185,6 @@ def _trace_bios(machine: Machine) -> None:
     if bios is None:
         raise ConfigError("--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk")
     bios.log.emit = lambda line: ui.secho(line, err=True, dim=True)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def show_outcome(machine: Machine, outcome: Outcome) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import ui
-from .options import MachineSpec, machine_options, timeout_option
+from .options import MachineSpec, limit_option, machine_options
 from .saving import Saver, warn_in_words
 
 
@@ -11,7 +11,7 @@ from .saving import Saver, warn_in_words
 @machine_options()
 @ui.argument("path", type=ui.Path())
 @ui.option("--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N.")
-@timeout_option
+@limit_option
 def command(spec: MachineSpec, path: str, at: str, timeout: float | None) -> int:
     """Run KERNEL, without a terminal, up to the moment --at, and save its state to the directory PATH.
 

@@ -19,7 +19,7 @@ from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
 from . import ui
-from .options import MachineSpec, machine_options, timeout_option
+from .options import MachineSpec, limit_option, machine_options
 from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
@@ -35,7 +35,7 @@ PLACE, PLACE_AND_LINE = 44, 68
 
 @ui.command("trace")
 @machine_options(kernel_required=False)
-@timeout_option
+@limit_option
 @ui.option("--limit", type=ui.IntRange(min=1), help="End the run after so many exits have been traced.")
 @ui.option(
     "--device", "devices", multiple=True, metavar="NAME",

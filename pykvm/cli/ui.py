@@ -55,7 +55,11 @@ def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
     if "\033" in text and not stream.isatty():
         first, *rest = text.split("\033[")
         text = first + "".join(part.lstrip("0123456789;?")[1:] for part in rest)  # without parameters and final byte
-    print(text, file=stream, flush=True, end="\n" if nl else "")
+    try:
+        print(text, file=stream, flush=True, end="\n" if nl else "")
+    except OSError:
+        if not err:
+            raise  # what a command says of itself has nowhere else to go
 
 
 def secho(message: object, *, fg: str | None = None, bold: bool = False, dim: bool = False, err: bool = False) -> None:

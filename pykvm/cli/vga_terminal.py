@@ -86,12 +86,35 @@ class VgaTerminal:
             self._display.draw(self._shown)
         self._timer = self._machine.loop.call_at(time.monotonic() + FRAME, self._show)
 
-    def close(self) -> str:
-        """Show the last picture, give the terminal back, and return that picture as text with its colours."""
+    def suspend(self) -> None:
+        """Give the terminal back: the process is about to be stopped. With the lock held."""
+        self._stop_showing()
+        self._terminal.suspend()
+
+    def resume(self) -> None:
+        """Take the terminal again. With the lock held."""
+        self._terminal.resume()
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Show all of it anew: the terminal's size has changed, or what is on it. With the lock held."""
+        if sys.stdout.isatty():
+            self._stop_showing()
+            self._show()
+
+    def _stop_showing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._display.close()
+
+    def close(self, deadline: float | None = None) -> str:
+        """Show the last picture, give the terminal back, and return that picture as text with its colours.
+
+        `deadline` is as in `Terminal.close`.
+        """
         with self._machine.lock:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._display.close()
+            self._stop_showing()
             self._shown = self._machine.screen
-        self._terminal.close()
+        self._terminal.close(deadline)
         return self._shown.ansi(truecolor=False) if sys.stdout.isatty() else self._shown.text + "\n"
