@@ -33,9 +33,21 @@ class Number(ui.Kind):
         try:
             return parse_size(text)
         except ConfigError as error:
+            if self.name == "address":
+                raise ValueError(f"{text!r} is not an address: give a number, such as 0x100000.") from None
             raise ValueError(str(error)) from None
 
 
+class Memory(Number):
+    """A size of RAM. A plain number so small that it must be QEMU's, which counts in MiB, is refused."""
+
+    def convert(self, text: str) -> int:
+        if text.isdecimal() and 0 < int(text[:9]) < LEAST_PLAIN_SIZE:
+            raise ValueError(f"{text} is {text} bytes: did you mean {text}M?")
+        return super().convert(text)
+
+
+LEAST_PLAIN_SIZE = 64 << 10
 SIZE = Number("size")
 ADDRESS = Number("address")
 
@@ -174,7 +186,7 @@ class MachineSpec(NamedTuple):
                 load=self.load,
                 entry=self.entry,
                 command_line=self.command_line,
-                modules=[_module(module) for module in self.modules],
+                modules=[make_module(module) for module in self.modules],
                 floppy=floppy[0] if floppy else None,
                 firmware=self.firmware,
                 no_reboot=self.no_reboot,
@@ -183,7 +195,7 @@ class MachineSpec(NamedTuple):
             return machine
 
 
-def _module(text: str) -> Module:
+def make_module(text: str) -> Module:
     """A module from `FILE` or `FILE TEXT`; the file's name is the beginning of its text, as GRUB has it.
 
     The name may have blanks: the longest beginning of the text, up to a blank, under which there is a file is the name.
@@ -196,7 +208,7 @@ def _module(text: str) -> Module:
 
 _MACHINE_OPTIONS = (
     ui.option(
-        "-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G."
+        "-m", "--memory", type=Memory("size"), default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G."
     ),
     ui.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
     ui.option(
