@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -173,6 +174,8 @@ class MachineSpec(NamedTuple):
             if not self.disks and self.floppy is None:
                 raise ConfigError("nothing to run: give a KERNEL, or a disk to start from by --disk or --floppy")
             image_format = detect.DISK
+        if self.kernel is not None and stat.S_ISFIFO(os.stat(self.kernel).st_mode):
+            ui.echo(f"pykvm: {self.kernel} is a pipe: waiting for who writes the image into it", err=True)
         with ExitStack() as stack:
             floppy = open_all(stack, () if self.floppy is None else (self.floppy,), open_disk)
             machine = Machine(

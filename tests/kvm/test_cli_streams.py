@@ -77,3 +77,13 @@ def test_the_time_limit_holds_though_nobody_reads(guest: Guest, options: tuple[s
     finally:
         os.close(read)
         os.close(write)
+
+
+def test_an_image_from_a_pipe_that_nobody_writes_is_waited_for_aloud(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen([*PYKVM, "run", str(pipe)], cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"is a pipe: waiting" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(LIMIT) == 143
