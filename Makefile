@@ -10,6 +10,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Its programs are called as modules: a script's first line names its Python, which works neither with blanks in the path
+# nor with more than 255 bytes of it. All paths here are relative, since make separates names at blanks.
 
 # What the installation depends on; pykvm's own Python files are used in place.
 INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
@@ -22,7 +24,7 @@ SCRATCH := build/scratch.img
 
 run: kvm $(VENV)/.installed $(SCRATCH)
 	@./build_guests.sh > /dev/null
-	$(BIN)/pykvm run guests/build/demo.elf --disk $(SCRATCH) --nic loopback
+	$(BIN)/python -m pykvm run guests/build/demo.elf --disk $(SCRATCH) --nic loopback
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(TESTS)
@@ -30,16 +32,16 @@ test: $(VENV)/.installed-dev
 lint: style types layers
 
 style: $(VENV)/.installed-dev
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 
 types: $(VENV)/.installed-dev
-	$(BIN)/mypy
-	$(BIN)/mypy tools/kvm_under_tcg
-	MYPYPATH=tests $(BIN)/mypy tests/conftest.py tests/cache.py tests/debian.py tests/features.py tests/perfetto_sql.py
+	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy tools/kvm_under_tcg
+	MYPYPATH=tests $(BIN)/python -m mypy tests/conftest.py tests/cache.py tests/debian.py tests/features.py tests/perfetto_sql.py
 
 layers: $(VENV)/.installed-dev
-	$(BIN)/lint-imports
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as main; main()'
 
 bench: kvm $(VENV)/.installed
 	@./build_guests.sh > /dev/null

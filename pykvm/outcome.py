@@ -28,6 +28,20 @@ class Ending(enum.StrEnum):
     """The host ended the run."""
 
 
+EXIT_STATUS = {
+    Ending.HALTED: 0,
+    Ending.REBOOTED: 120,
+    Ending.CRASHED: 122,
+    Ending.TIMED_OUT: 124,
+    Ending.STOPPED: 0,
+}
+"""A process's exit status by the way the run ended; EXITED has the guest's own. All are even: `value * 2 + 1` never is.
+README's table has these for users, with the statuses of what is no outcome."""
+
+DEVICE_ERROR_STATUS = 126
+"""A process's exit status for a run without an outcome: a device failed."""
+
+
 class Outcome(NamedTuple):
     """The end of a run."""
 
@@ -44,6 +58,16 @@ class Outcome(NamedTuple):
     """Wall-clock seconds from the start to the end."""
     exits: int = 0
     """How often a vCPU left the guest for this process."""
+
+    @property
+    def exit_status(self) -> int:
+        """The status with which a process tells of this outcome, 0 to 255."""
+        return self.code & 0xFF if self.code is not None else EXIT_STATUS[self.ending]
+
+    @property
+    def good(self) -> bool:
+        """Whether the run ended as its guest or its host wanted: nothing crashed, reset or ran out of time."""
+        return self.ending in (Ending.HALTED, Ending.EXITED, Ending.STOPPED)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields if name != "report")

@@ -18,6 +18,10 @@ check_build() {
     python=$1
     if ! command -v "$python" > /dev/null; then
         miss "no $python: pykvm needs Python 3.11 or newer" "python3 python3-venv python3-dev"
+    elif ! "$python" -c '' > /dev/null 2>&1; then
+        echo "pykvm: $(command -v "$python") does not start: $("$python" -c '' 2>&1 | head -n 1)" >&2
+        echo "Where that is pyenv's: select a Python (pyenv shell 3.12), or name one with make PYTHON=/usr/bin/python3" >&2
+        exit 1
     elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         echo "pykvm: $("$python" -V 2>&1) is too old, 3.11 is needed: name a newer one with make PYTHON=python3.12" >&2
         exit 1

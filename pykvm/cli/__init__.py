@@ -6,12 +6,11 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
 
 from ..errors import PykvmError
 from ..typed import NoReturn
-from . import ui
+from . import signals, streams, ui
 
 COMMANDS = {
     "run": "Run a guest image and show its serial port.",
@@ -45,12 +44,12 @@ def pykvm() -> None:
 
 def main() -> NoReturn:
     """The console script: ends the process."""
+    streams.open_missing()
+    signals.end_in_order()
     # What a start makes lives as long as the process: to look through it for garbage, again and again, finds none.
     gc.set_threshold(100_000)
     status = invoke(sys.argv[1:])
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    streams.flush()
     # What is left at this point the kernel frees faster than Python would take itself apart.
     os._exit(status)
 
@@ -69,4 +68,11 @@ def invoke(words: Sequence[str]) -> int:
         return wanted.code if isinstance(wanted.code, int) else 1
     except BrokenPipeError:  # the reader has seen enough
         return 1
+    except (OSError, MemoryError, RuntimeError) as error:
+        from .limits import explain
+
+        text = explain(error)
+        if text is None:
+            raise
+        ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {text}", err=True)
     return ui.ERROR_STATUS

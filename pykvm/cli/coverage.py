@@ -9,18 +9,19 @@ import sys
 
 from ..errors import ConfigError
 from ..machine import DeviceError, Machine
+from ..outcome import DEVICE_ERROR_STATUS
 from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
 from . import ui
-from .options import MachineSpec, machine_options, timeout_option
-from .run import DEVICE_ERROR_STATUS, exit_status, run_on_terminal, show_device_error, show_outcome
+from .options import MachineSpec, limit_option, machine_options
+from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
 
 @ui.command("coverage")
 @machine_options(kernel_required=False)
-@timeout_option
+@limit_option
 @ui.option("-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
 @ui.option(
     "--elf", type=ui.Path(exists=True, dir_okay=False), metavar="FILE",
@@ -74,7 +75,7 @@ def command(
             _show(files)
             sys.stdout.flush()
             show_outcome(machine, outcome)
-        return exit_status(outcome)
+        return outcome.exit_status
 
 
 def _write(out: str, files: dict[str, SourceFile], name: str) -> None:

@@ -25,7 +25,7 @@ from ..x86.pagemap import PageMap
 from ..x86.registers import EFER_LMA
 from ..x86.tables import Entries, Entry, Gate
 from . import ui
-from .options import MachineSpec, machine_options, timeout_option
+from .options import MachineSpec, limit_option, machine_options
 
 PARTS = ("cpu", "tables", "pages", "devices", "chips")
 SHOWN = 64
@@ -39,7 +39,7 @@ REGISTER_ROWS = (
 
 @ui.command("inspect")
 @machine_options(kernel_required=False, directory=True)
-@timeout_option
+@limit_option
 @ui.option("--at", metavar="TEXT|exits:N", help="Stop when TEXT has come on the serial port, or at exit N.")
 @ui.option(
     "-p", "--part", "parts", multiple=True, type=ui.Choice(PARTS), metavar="PART",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -32,19 +34,36 @@ class Number(ui.Kind):
         try:
             return parse_size(text)
         except ConfigError as error:
+            if self.name == "address":
+                raise ValueError(f"{text!r} is not an address: give a number, such as 0x100000.") from None
             raise ValueError(str(error)) from None
 
 
+class Memory(Number):
+    """A size of RAM. A plain number so small that it must be QEMU's, which counts in MiB, is refused."""
+
+    def convert(self, text: str) -> int:
+        if text.isdecimal() and 0 < int(text[:9]) < LEAST_PLAIN_SIZE:
+            raise ValueError(f"{text} is {text} bytes: did you mean {text}M?")
+        return super().convert(text)
+
+
+LEAST_PLAIN_SIZE = 64 << 10
 SIZE = Number("size")
 ADDRESS = Number("address")
 
 
 def open_disk(spec: str) -> Disk | None:
-    """A disk from `FILE[,ro|,discard][,format=raw]`; `none` leaves the place empty."""
+    """A disk from `FILE[,ro|,discard][,format=raw]`; `none` leaves the place empty.
+
+    What is there under the whole text is the file, so that its name may have commas.
+    """
     from ..disk import image
 
     if spec == "none":
         return None
+    if os.path.exists(spec):
+        return image.open_disk(spec, "rw")
     modes: dict[str, Mode] = {"rw": "rw", "ro": "ro", "discard": "discard"}
     plain = spec.removesuffix(",format=raw")
     image_format = None if plain == spec else "raw"
@@ -57,12 +76,15 @@ def open_disk(spec: str) -> Disk | None:
 
 
 def open_nic(spec: str) -> Nic:
-    """A NIC from `KIND[:WHERE][,mac=ADDRESS][,pcap=FILE]`; the kinds are none, loopback, unix:PATH and tap:NAME."""
+    """A NIC from `KIND[:WHERE][,mac=ADDRESS][,pcap=FILE]`; the kinds are none, loopback, unix:PATH and tap:NAME.
+
+    A comma ends a value only in front of `mac=` or `pcap=`, so that names of files may have commas.
+    """
     from ..net import NetBackend
     from ..net.mac import parse_mac
     from ..pc import Nic
 
-    kind_and_where, *settings = spec.split(",")
+    kind_and_where, *settings = _parts(spec)
     kind, _, where = kind_and_where.partition(":")
     mac = pcap = None
     for setting in settings:
@@ -106,6 +128,18 @@ def open_nic(spec: str) -> Nic:
     return Nic(backend, mac)
 
 
+def _parts(spec: str) -> list[str]:
+    """What commas separate in a --nic, without those that are in the names of files."""
+    parts: list[str] = []
+    for word in spec.split(","):
+        named = parts and parts[-1].startswith(("unix:", "pcap=")) and not word.startswith(("mac=", "pcap="))
+        if named:
+            parts[-1] += f",{word}"
+        else:
+            parts.append(word)
+    return parts
+
+
 def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Callable[[str], Any]) -> list[Any]:
     """Back ends for the specs; the ones already open are closed if a later one, or the machine, cannot be made."""
     opened = []
@@ -142,6 +176,8 @@ class MachineSpec(NamedTuple):
             if not self.disks and self.floppy is None:
                 raise ConfigError("nothing to run: give a KERNEL, or a disk to start from by --disk or --floppy")
             image_format = detect.DISK
+        if self.kernel is not None and stat.S_ISFIFO(os.stat(self.kernel).st_mode):
+            ui.echo(f"pykvm: {self.kernel} is a pipe: waiting for who writes the image into it", err=True)
         with ExitStack() as stack:
             floppy = open_all(stack, () if self.floppy is None else (self.floppy,), open_disk)
             machine = Machine(
@@ -155,7 +191,7 @@ class MachineSpec(NamedTuple):
                 load=self.load,
                 entry=self.entry,
                 command_line=self.command_line,
-                modules=[_module(module) for module in self.modules],
+                modules=[make_module(module) for module in self.modules],
                 floppy=floppy[0] if floppy else None,
                 firmware=self.firmware,
                 no_reboot=self.no_reboot,
@@ -164,15 +200,20 @@ class MachineSpec(NamedTuple):
             return machine
 
 
-def _module(text: str) -> Module:
-    """A module from `FILE` or `FILE TEXT`; the file's name is the beginning of its text, as GRUB has it."""
-    path = text.partition(" ")[0]
+def make_module(text: str) -> Module:
+    """A module from `FILE` or `FILE TEXT`; the file's name is the beginning of its text, as GRUB has it.
+
+    The name may have blanks: the longest beginning of the text, up to a blank, under which there is a file is the name.
+    """
+    path = text
+    while not os.path.isfile(path) and " " in path:
+        path = path.rpartition(" ")[0]
     return Module(read_image(path), text)
 
 
 _MACHINE_OPTIONS = (
     ui.option(
-        "-m", "--memory", type=SIZE, default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G."
+        "-m", "--memory", type=Memory("size"), default=DEFAULT_MEMORY, show_default=True, help="RAM, such as 64M or 8G."
     ),
     ui.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
     ui.option(
@@ -228,6 +269,26 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
 
     return decorate
 
+
+DEFAULT_TIMEOUT = 10.0
+
+
+class _Limit(ui.Kind):
+    """Seconds, or 0 for as long as it takes."""
+
+    name = "seconds"
+
+    def convert(self, text: str) -> float | None:
+        return SECONDS.convert(text) or None
+
+
+SECONDS = ui.FloatRange(min=0)
+
+limit_option = ui.option(
+    "-t", "--timeout", type=_Limit(), default=f"{DEFAULT_TIMEOUT:g}", show_default=True,
+    help="End the run after so many seconds; 0 lets it take as long as it does.",
+)  # fmt: skip
+"""The time limit of commands that nobody sits in front of."""
 
 timeout_option = ui.option(
     "-t", "--timeout", type=ui.FloatRange(min=0, min_open=True), help="End the run after so many seconds."

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import sys
+import time
 
 from ..console.terminal import Terminal
 from ..errors import ConfigError
 from ..machine import DeviceError
-from ..outcome import Ending, Outcome
+from ..outcome import DEVICE_ERROR_STATUS, Outcome
 from ..typed import TYPE_CHECKING, Any
-from . import ui
+from . import signals, streams, ui
 from .options import MachineSpec, machine_options, timeout_option
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from ..machine import Machine
     from ..snapshot import Snapshot
     from .saving import Saver
-
-STATUS = {
-    Ending.HALTED: 0,
-    Ending.REBOOTED: 120,
-    Ending.CRASHED: 122,
-    Ending.TIMED_OUT: 124,
-    Ending.STOPPED: 0,
-}
-"""Exit status by the way the run ended; EXITED has the guest's own. All are even: `value * 2 + 1` never is."""
-
-DEVICE_ERROR_STATUS = 126
-
 
 _STYLES: dict[str, dict[str, Any]] = {
     "head": {"fg": "red", "bold": True},
@@ -42,11 +27,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "dim": {"dim": True},
 }
 """How the parts of a crash report look (crash.text)."""
-
-
-def exit_status(outcome: Outcome) -> int:
-    """The process's exit status for an outcome: what README promises."""
-    return outcome.code & 0xFF if outcome.code is not None else STATUS[outcome.ending]
 
 
 @ui.command("run")
@@ -127,7 +107,7 @@ def run_and_show(
     on_screen: bool = False,
 ) -> int:
     """Run the machine, on the terminal unless `as_json`, show how it ended, and return the exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
+    deadline = None if timeout is None else time.monotonic() + timeout
     run = _run_silently if as_json else _run_on_screen if on_screen else run_on_terminal
     try:
         outcome = run(machine, timeout, saver)
@@ -137,15 +117,16 @@ def run_and_show(
     finally:
         if machine.pc.bios is not None:
             machine.pc.bios.log.flush()
-    if as_json:
-        import json
+    with streams.patience(deadline):
+        if as_json:
+            import json
 
-        ui.echo(json.dumps(_as_dict(machine, outcome)))
-    elif not quiet:
-        show_outcome(machine, outcome)
+            ui.echo(json.dumps(_as_dict(machine, outcome)))
+        elif not quiet:
+            show_outcome(machine, outcome)
     if saver is not None:
         saver.report()
-    return exit_status(outcome)
+    return outcome.exit_status
 
 
 def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
@@ -167,27 +148,35 @@ def run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None
     """Run the machine with its serial port on this terminal."""
     with machine.lock:
         terminal = Terminal(machine.serial, machine.engine.loop, machine.request_stop)
+    latest = None if timeout is None else time.monotonic() + timeout
     try:
-        if saver is not None:
-            saver.arm(machine)
-        return machine.run(timeout)
+        with signals.job_control(machine.lock, terminal.suspend, terminal.resume):
+            if saver is not None:
+                saver.arm(machine)
+            return machine.run(timeout)
+    except BaseException:
+        latest = time.monotonic()  # a signal, or a device: nobody wants to wait
+        raise
     finally:
-        lost = terminal.close()
+        lost = terminal.close(None if latest is None else max(latest, time.monotonic()) + streams.GRACE)
         if lost:
-            ui.echo(f"pykvm: {lost} bytes of output were lost: the reader was slower than the guest", err=True)
+            why = terminal.error.strerror if terminal.error is not None else "the reader was slower than the guest"
+            ui.echo(f"pykvm: {lost} bytes of output were lost: {why}", err=True)
 
 
 def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
-    from ..live import LiveScreen
+    from .vga_terminal import VgaTerminal
 
     with machine.lock:
-        screen = LiveScreen(machine)
+        screen = VgaTerminal(machine)
     try:
-        if saver is not None:
-            saver.arm(machine)
-        return machine.run(timeout)
+        with signals.job_control(machine.lock, screen.suspend, screen.resume, screen.redraw):
+            if saver is not None:
+                saver.arm(machine)
+            return machine.run(timeout)
     finally:
-        ui.echo(screen.close(), nl=False)
+        with streams.patience(time.monotonic()):
+            ui.echo(screen.close(time.monotonic() + streams.GRACE), nl=False)
 
 
 def _trace_bios(machine: Machine) -> None:
@@ -198,17 +187,12 @@ def _trace_bios(machine: Machine) -> None:
     bios.log.emit = lambda line: ui.secho(line, err=True, dim=True)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
-
-
 def show_outcome(machine: Machine, outcome: Outcome) -> None:
     """How it ended, on standard error, so that standard output is the guest's alone."""
     output = machine.serial.output
     if output and not output.endswith(b"\n"):
         ui.echo(err=True)
-    good = outcome.ending in (Ending.HALTED, Ending.EXITED, Ending.STOPPED)
-    ending = ui.style(outcome.ending, fg="green" if good else "red", bold=True)
+    ending = ui.style(outcome.ending, fg="green" if outcome.good else "red", bold=True)
     detail = ui.style(f"({outcome.elapsed * 1000:.0f} ms, {outcome.exits} exits)", dim=True)
     ui.echo(f"pykvm: {ending}: {outcome.reason} {detail}", err=True)
     if outcome.report is not None:
@@ -233,7 +217,7 @@ def _as_dict(machine: Machine, outcome: Outcome) -> dict[str, Any]:
     return {
         "ending": outcome.ending,
         "reason": outcome.reason,
-        "status": exit_status(outcome),
+        "status": outcome.exit_status,
         "code": outcome.code,
         "value": outcome.value,
         "elapsed": outcome.elapsed,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from ..outcome import Ending
 from . import ui
-from .options import MachineSpec, machine_options, timeout_option
-from .run import exit_status
+from .options import MachineSpec, limit_option, machine_options
 from .saving import Saver, warn_in_words
 
 
@@ -13,7 +11,7 @@ from .saving import Saver, warn_in_words
 @machine_options()
 @ui.argument("path", type=ui.Path())
 @ui.option("--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N.")
-@timeout_option
+@limit_option
 def command(spec: MachineSpec, path: str, at: str, timeout: float | None) -> int:
     """Run KERNEL, without a terminal, up to the moment --at, and save its state to the directory PATH.
 
@@ -25,4 +23,4 @@ def command(spec: MachineSpec, path: str, at: str, timeout: float | None) -> int
         saver.arm(machine)
         outcome = machine.run(timeout)
     saver.report()
-    return 0 if outcome.ending is Ending.STOPPED else exit_status(outcome)
+    return outcome.exit_status

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, PykvmError
 from ..machine import DeviceError, Machine
-from ..outcome import Outcome
+from ..outcome import DEVICE_ERROR_STATUS, Outcome
 from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
 from . import ui
-from .options import MachineSpec, machine_options, timeout_option
-from .run import DEVICE_ERROR_STATUS, exit_status, run_on_terminal, show_device_error, show_outcome
+from .options import MachineSpec, limit_option, machine_options
+from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ PLACE, PLACE_AND_LINE = 44, 68
 
 @ui.command("trace")
 @machine_options(kernel_required=False)
-@timeout_option
+@limit_option
 @ui.option("--limit", type=ui.IntRange(min=1), help="End the run after so many exits have been traced.")
 @ui.option(
     "--device", "devices", multiple=True, metavar="NAME",
@@ -134,7 +134,7 @@ def _run(
     status = INTERRUPTED_STATUS
     try:
         outcome = run()
-        status = exit_status(outcome)
+        status = outcome.exit_status
     except DeviceError as error:
         show_device_error(error)
         status = DEVICE_ERROR_STATUS

@@ -10,11 +10,17 @@ what `pykvm run` takes from its start to its end is importing.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from ..typed import Any
+from .values import Choice as Choice
+from .values import FloatRange as FloatRange
+from .values import IntRange as IntRange
+from .values import Kind as Kind
+from .values import Number as Number
+from .values import Path as Path
+from .values import kind_of
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
@@ -55,128 +61,16 @@ def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
     if "\033" in text and not stream.isatty():
         first, *rest = text.split("\033[")
         text = first + "".join(part.lstrip("0123456789;?")[1:] for part in rest)  # without parameters and final byte
-    print(text, file=stream, flush=True, end="\n" if nl else "")
+    try:
+        print(text, file=stream, flush=True, end="\n" if nl else "")
+    except OSError:
+        if not err:
+            raise  # what a command says of itself has nowhere else to go
 
 
 def secho(message: object, *, fg: str | None = None, bold: bool = False, dim: bool = False, err: bool = False) -> None:
     """Print a line in a style."""
     echo(style(message, fg=fg, bold=bold, dim=dim), err=err)
-
-
-# Values
-
-
-class Kind:
-    """What a value on the command line may be. `name` stands for it in the help."""
-
-    name = "text"
-
-    def convert(self, text: str) -> Any:
-        """The value that `text` means; ValueError, with words for the user, if it means none."""
-        return text
-
-    @property
-    def shown(self) -> str:
-        """How the help shows a place for such a value."""
-        return self.name.upper()
-
-
-class Number(Kind):
-    """An integer or, as `of` says, a float; at least `min`, or more than it if `min_open`."""
-
-    def __init__(
-        self, of: type[int] | type[float], min: float | None = None, max: float | None = None, min_open: bool = False
-    ) -> None:
-        self.of, self.min, self.max, self.min_open = of, min, max, min_open
-        self.name = ("integer" if of is int else "float") + ("" if min is None and max is None else " range")
-
-    def convert(self, text: str) -> int | float:
-        try:
-            value = self.of(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a valid {self.name}.") from None
-        low = self.min is None or (value > self.min if self.min_open else value >= self.min)
-        if low and (self.max is None or value <= self.max):
-            return value
-        raise ValueError(f"{value} is not in the range {self.range}.")
-
-    @property
-    def range(self) -> str:
-        """The limits in words, empty if there are none."""
-        if self.max is None:
-            return "" if self.min is None else f"x>{self.min}" if self.min_open else f"x>={self.min}"
-        return f"x<={self.max}" if self.min is None else f"{self.min}<{'' if self.min_open else '='}x<={self.max}"
-
-
-def IntRange(min: int | None = None, max: int | None = None) -> Number:  # noqa: N802  # a kind, as the others are
-    """An integer between limits."""
-    return Number(int, min, max)
-
-
-def FloatRange(  # noqa: N802
-    min: float | None = None, max: float | None = None, *, min_open: bool = False
-) -> Number:
-    """A number between limits."""
-    return Number(float, min, max, min_open)
-
-
-class Choice(Kind):
-    """One of a few words."""
-
-    def __init__(self, words: Iterable[str]) -> None:
-        self.words = tuple(words)
-
-    def convert(self, text: str) -> str:
-        if text not in self.words:
-            raise ValueError(f"{text!r} is not one of {', '.join(map(repr, self.words))}.")
-        return text
-
-    @property
-    def shown(self) -> str:
-        return f"[{'|'.join(self.words)}]"
-
-
-class Path(Kind):
-    """A path of something that can be read, or with `writable` be written, if it is there; with `exists` it must be.
-
-    `allow_dash` allows "-", too. `path_type` makes the value from the text.
-    """
-
-    def __init__(
-        self,
-        exists: bool = False,
-        file_okay: bool = True,
-        dir_okay: bool = True,
-        writable: bool = False,
-        allow_dash: bool = False,
-        path_type: Function = str,
-    ) -> None:
-        self.exists, self.file_okay, self.dir_okay, self.path_type = exists, file_okay, dir_okay, path_type
-        self.writable, self.allow_dash = writable, allow_dash
-        self.name = "directory" if not file_okay else "file" if not dir_okay else "path"
-
-    def convert(self, text: str) -> Any:
-        what = self.name.capitalize()
-        if text == "-" and self.allow_dash:
-            return text
-        if not os.path.exists(text):
-            if self.exists:
-                raise ValueError(f"{what} {text!r} does not exist.")
-        elif not self.dir_okay and os.path.isdir(text):
-            raise ValueError(f"{what} {text!r} is a directory.")
-        elif not self.file_okay and not os.path.isdir(text):
-            raise ValueError(f"{what} {text!r} is a file.")
-        elif not os.access(text, os.R_OK):
-            raise ValueError(f"{what} {text!r} is not readable.")
-        elif self.writable and not os.access(text, os.W_OK):
-            raise ValueError(f"{what} {text!r} is not writable.")
-        return self.path_type(text)
-
-
-def _kind(given: Any) -> Kind:
-    if isinstance(given, Kind):
-        return given
-    return Number(given) if given in (int, float) else Kind()
 
 
 # Declarations
@@ -186,7 +80,7 @@ class Parameter:
     """A value that a command's function gets under `name`, by default `default`."""
 
     def __init__(self, name: str, type: Any, default: Any, required: bool) -> None:
-        self.name, self.kind, self.default, self.required = name, _kind(type), default, required
+        self.name, self.kind, self.default, self.required = name, kind_of(type), default, required
 
     @property
     def titles(self) -> str:
@@ -358,6 +252,8 @@ class Command:
                     raise UsageError(f"Option '{name}' does not take a value.")
                 self._note(given, option, name, value if equals else None, rest)
             elif word.startswith("-") and word != "-":
+                if len(word) > 3 and word[1:4].replace("-", "").isalpha():
+                    self._refuse_qemu(word, known)
                 cluster = word[1:]
                 while cluster:
                     name, cluster = f"-{cluster[0]}", cluster[1:]
@@ -388,17 +284,27 @@ class Command:
                 raise UsageError(f"Option '{name}' requires an argument.")
         given.setdefault(option.name, []).append(value)
 
+    def _refuse_qemu(self, word: str, known: Container[str]) -> None:
+        from .qemu import answer
+
+        instead = answer(word, known)
+        if instead is not None:
+            raise UsageError(f"No such option '{word}': {instead}.", self)
+
     def _unknown(self, name: str, known: Iterable[str]) -> Option:
         message = f"No such option '{name}'."
         if name.startswith("--"):
-            from difflib import get_close_matches
-
-            near = [f"'{other}'" for other in sorted(get_close_matches(name, known))]
-            if near:
-                message += (
-                    f" Did you mean {near[0]}?" if len(near) == 1 else f" (Did you mean one of: {', '.join(near)}?)"
-                )
+            message += _did_you_mean(name, known)
         raise UsageError(message, self)
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    near = [f"'{other}'" for other in sorted(get_close_matches(word, known))]
+    if not near:
+        return ""
+    return f" Did you mean {near[0]}?" if len(near) == 1 else f" (Did you mean one of: {', '.join(near)}?)"
 
 
 class Group(Command):
@@ -428,5 +334,5 @@ class Group(Command):
             return ERROR_STATUS
         name, *words = operands
         if name not in self.commands:
-            raise UsageError(f"No such command '{name}'.", self)
+            raise UsageError(f"No such command '{name}'.{_did_you_mean(name, self.commands)}", self)
         return self._find(name).main(words, f"{self.path} {name}")

@@ -3,12 +3,17 @@
 On a terminal, keys go to the guest as they are pressed; Ctrl-C still interrupts the process, and Ctrl-A begins a
 command (X leaves, C sends Ctrl-C, A sends Ctrl-A), as in QEMU and minicom. The guest is never blocked by a slow reader:
 while too much waits to be written, the UART's transmitter is busy, and a guest that minds it loses nothing.
+
+A terminal belongs to its foreground process group (POSIX, XBD 11.1.4): the others are stopped where they touch its mode
+or read from it. In the background its keys are therefore left alone until it is this process's turn.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,6 +24,9 @@ OUTPUT_BUSY = 1 << 20
 
 INPUT_AHEAD = 4096
 """Bytes of input that may wait for the guest before no more is read from the terminal or pipe."""
+
+FOREGROUND_CHECK = 0.5
+"""Seconds between two looks whether a terminal has become this process's: a shell's `fg` need not send a signal."""
 
 ESCAPE = 0x01
 HELP = "\r\npykvm: Ctrl-A X leaves, Ctrl-A C sends Ctrl-C, Ctrl-A A sends Ctrl-A\r\n"
@@ -31,6 +39,7 @@ class Watcher(Protocol):
     def on_readable(self, fd: int, callback: Callable[[], None] | None) -> None: ...
     def on_writable(self, fd: int, callback: Callable[[], None] | None) -> None: ...
     def call_soon(self, callback: Callable[[], None]) -> object: ...
+    def call_at(self, when: float, callback: Callable[[], None]) -> object: ...
 
 
 class Port(Protocol):
@@ -69,17 +78,54 @@ class Terminal:
         self._pending = bytearray()
         self._lost = 0
         self._escaped = False
-        self._broken = False
-        self._saved = _raw_input(source)
+        self.error: OSError | None = None
+        """Why output is lost, if its descriptor takes no more."""
+        self._tty = source if os.isatty(source) else None
+        self._saved: list[Any] | None = None
+        self._raw = False
+        self._looking = False
         port.sink = self.write
         port.drained = self._listen
+        self._begin()
+
+    # Whose turn at the terminal it is
+
+    def _begin(self) -> None:
+        """Take the terminal's mode and keys, now or once they are this process's."""
+        self._looking = False
+        if self._tty is not None:
+            if _in_background(self._tty):
+                self._wait_for_foreground()
+                return
+            if not self._raw:
+                saved = _raw_input(self._tty)
+                self._saved = self._saved or saved  # after a stop without warning (SIGSTOP) it may be our own
+                self._raw = True
         self._listen()
+
+    def _wait_for_foreground(self) -> None:
+        self._loop.on_readable(self._source, None)
+        if not self._looking and self._port.sink is not None:
+            self._looking = True
+            self._loop.call_at(time.monotonic() + FOREGROUND_CHECK, self._begin)
+
+    def suspend(self) -> None:
+        """Give the terminal back: the process is about to be stopped. With the machine's lock held."""
+        if self._raw and self._tty is not None and self._saved is not None and not _in_background(self._tty):
+            _set_mode(self._tty, self._saved)
+        self._raw = False
+
+    def resume(self) -> None:
+        """Take the terminal again: the process was stopped, and its mode may be any. With the machine's lock held."""
+        self._raw = False
+        self._begin()
 
     # Output
 
     def write(self, data: bytes) -> None:
         """Show `data`, now or, where the reader is slow, as soon as it goes."""
-        if self._broken:
+        if self.error is not None:
+            self._lost += len(data)
             return
         if self._pending:
             room = 2 * OUTPUT_BUSY - len(self._pending)
@@ -87,11 +133,18 @@ class Terminal:
             self._lost += max(0, len(data) - room)
         else:
             sent = self._send(data)
-            if sent < len(data) and not self._broken:
-                self._pending += data[sent:]
-                self._loop.on_writable(self._target, self._flush)
+            if sent < len(data):
+                self._keep(data[sent:])
         if len(self._pending) >= OUTPUT_BUSY:
             self._port.set_ready(False)
+
+    def _keep(self, data: bytes) -> None:
+        """What did not go is shown later, or never."""
+        if self.error is not None:
+            self._lost += len(data)
+        else:
+            self._pending += data
+            self._loop.on_writable(self._target, self._flush)
 
     @property
     def behind(self) -> bool:
@@ -104,14 +157,17 @@ class Terminal:
         except BlockingIOError:
             return 0
         except OSError as error:
-            self._broken = True
-            self._leave(f"standard output is closed ({error.strerror})")
+            self.error = error
+            if error.errno in _GONE:
+                self._leave(f"standard output is closed ({error.strerror})")
             return 0
 
     def _flush(self) -> None:
         del self._pending[: self._send(self._pending)]
-        if not self._pending or self._broken:
+        if self.error is not None:
+            self._lost += len(self._pending)
             self._pending.clear()
+        if not self._pending:
             self._loop.on_writable(self._target, None)
         if len(self._pending) <= OUTPUT_BUSY // 2:
             self._port.set_ready(True)
@@ -119,7 +175,7 @@ class Terminal:
     # Input
 
     def _listen(self) -> None:
-        if self._source >= 0:
+        if self._source >= 0 and not self._looking:
             try:
                 self._loop.on_readable(self._source, self._read)
             except PermissionError:  # a regular file is always readable, and epoll refuses to say so
@@ -129,6 +185,9 @@ class Terminal:
         if self._port.waiting >= INPUT_AHEAD:
             # Its `drained` starts the reading again.
             self._loop.on_readable(self._source, None)
+            return
+        if self._tty is not None and _in_background(self._tty):
+            self._wait_for_foreground()
             return
         try:
             data = os.read(self._source, INPUT_AHEAD)
@@ -140,7 +199,7 @@ class Terminal:
             self._loop.on_readable(self._source, None)
             self._source = -1
             return
-        if self._saved is not None:
+        if self._tty is not None:
             data = self._commands(data)
         if data:
             self._port.send(data)
@@ -165,27 +224,55 @@ class Terminal:
                 keys.append(key)
         return bytes(keys)
 
-    def close(self) -> int:
-        """Write what still waits, give the terminal back, and return how many bytes of output were lost."""
-        self._port.sink = self._port.drained = None
-        if not self._broken:
-            os.set_blocking(self._target, True)
-            while self._pending and not self._broken:
-                del self._pending[: self._send(self._pending)]
-        if self._saved is not None:
-            import termios
+    def close(self, deadline: float | None = None) -> int:
+        """Write what still waits, give the terminal back, and return how many bytes of output were lost.
 
-            with suppress(termios.error):
-                termios.tcsetattr(self._source if self._source >= 0 else 0, termios.TCSADRAIN, self._saved)
-        if self._own_target:
-            os.close(self._target)
+        A reader that is slow is waited for until `deadline` (of time.monotonic), by default for ever.
+        """
+        self._port.sink = self._port.drained = None
+        try:
+            self._drain(deadline)
+        finally:
+            self.suspend()
+            if self._own_target:
+                os.close(self._target)
         return self._lost
+
+    def _drain(self, deadline: float | None) -> None:
+        import select
+
+        waiting = select.poll()
+        waiting.register(self._target, select.POLLOUT)
+        while self._pending and self.error is None:
+            left = None if deadline is None else max(0, deadline - time.monotonic()) * 1000
+            if not waiting.poll(left):
+                break
+            del self._pending[: self._send(self._pending)]
+        self._lost += len(self._pending)
+        self._pending.clear()
+
+
+_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+"""Nobody will ever read what is written; anything else, such as a full disk, is no reason to end the guest."""
+
+
+def _in_background(tty: int) -> bool:
+    """Whether another process group is in the foreground of the terminal. False for a terminal without job control."""
+    try:
+        return os.tcgetpgrp(tty) != os.getpgrp()
+    except OSError:
+        return False
+
+
+def _set_mode(tty: int, mode: list[Any]) -> None:
+    import termios
+
+    with suppress(termios.error):
+        termios.tcsetattr(tty, termios.TCSADRAIN, mode)
 
 
 def _raw_input(fd: int) -> list[Any] | None:
     """Put a terminal into the mode in which each key arrives at once and unchanged; its mode before, or None."""
-    if not os.isatty(fd):
-        return None
     import termios
 
     try:

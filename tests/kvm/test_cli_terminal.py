@@ -6,8 +6,10 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,23 @@ from helpers import LIMIT, PYKVM, ROOT, assembled, pykvm
 Guest = Callable[[str], Path]
 
 
+LEADER = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: (signal.signal(signal.SIGTTOU, signal.SIG_IGN), os.tcsetpgrp(0, job)))
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    os.execvp(sys.argv[1], sys.argv[1:])
+_, status = os.waitpid(job, os.WUNTRACED)
+if os.WIFSTOPPED(status):
+    os.kill(job, signal.SIGKILL)
+    sys.exit(f"stopped by signal {os.WSTOPSIG(status)}")
+os._exit(os.waitstatus_to_exitcode(status))
+"""
+"""A session's leader with a job in the background."""
+
+
 class Session:
     """A terminal with one job on it; the far side is a person at the keyboard."""
 
@@ -29,10 +48,14 @@ class Session:
         self.text = b""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: object, stderr: int | None = None) -> None:
-        """Run the command line as the terminal's foreground job, with its standard error there, too, or as told."""
+    def start(self, *arguments: object, stderr: int | None = None, background: bool = False) -> None:
+        """Run the command line as the terminal's foreground job, with its standard error there, too, or as told.
+
+        In the `background` it is the job of a leader that does what a shell does, see `LEADER`.
+        """
+        leader = [sys.executable, "-c", LEADER] if background else []
         self.process = subprocess.Popen(
-            [*PYKVM, *map(str, arguments)],
+            [*leader, *PYKVM, *map(str, arguments)],
             cwd=ROOT,
             stdin=self._far,
             stdout=self._far,
@@ -41,6 +64,28 @@ class Session:
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no other thread runs yet
         )
+
+    def to_foreground(self) -> None:
+        """Have the leader bring its job to the foreground, without a signal, as bash does with a running job."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGUSR1)
+
+    def signal_and_wait(self, number: signal.Signals) -> None:
+        """Send a signal that stops the process, and wait until it has."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def set_mode(self, mode: list[object]) -> None:
+        termios.tcsetattr(self._far, termios.TCSANOW, mode)  # type: ignore[arg-type]
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait, reading on, until it is so."""
+        deadline = time.monotonic() + LIMIT
+        while not condition():
+            assert time.monotonic() < deadline, self.text[-500:]
+            if select.select([self.near], [], [], 0.01)[0]:
+                self.text += os.read(self.near, 4096)
 
     def type(self, keys: bytes) -> None:
         os.write(self.near, keys)
@@ -172,6 +217,86 @@ def test_sigterm_restores_the_terminal(guest: Guest, session: Session) -> None:
     session.process.terminate()
     assert session.end() == 143
     assert session.mode() == session.before
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_other_ending_signals_restore_the_terminal_and_close_all(
+    guest: Guest, session: Session, tmp_path: Path, number: signal.Signals
+) -> None:
+    socket = tmp_path / "gdb"
+    session.start("run", guest("echo"), "--gdb", socket)
+    session.expect(b"waiting for")
+    assert session.process is not None
+    session.wait_for(lambda: session.mode() != session.before)
+    session.process.send_signal(number)
+    assert session.end() == 128 + number
+    assert session.mode() == session.before
+    assert not socket.exists()
+
+
+def test_after_a_stop_without_warning_keys_are_the_guests_again(guest: Guest, session: Session) -> None:
+    session.start("run", guest("echo"))
+    session.expect(b"ready\r\n")
+    raw = session.mode()
+    session.signal_and_wait(signal.SIGSTOP)
+    session.set_mode(session.before)  # as a shell does
+    assert session.process is not None
+    session.process.send_signal(signal.SIGCONT)
+    session.wait_for(lambda: session.mode() == raw)
+    session.type(b"quit\r")
+    assert session.end() == 0
+    assert session.mode() == session.before
+
+
+@pytest.mark.parametrize("display", ["serial", "terminal"])
+def test_a_stop_with_warning_gives_the_terminal_back_until_it_goes_on(
+    guest: Guest, session: Session, display: str
+) -> None:
+    session.start("run", guest("bios"), "--display", display)
+    session.expect(b"press")
+    raw = session.mode()
+    # A process group without a parent outside its session is orphaned, and the kernel stops none at SIGTSTP: this one
+    # has its parent in another session, so the stop itself does not come, and the terminal is given back all the same.
+    assert session.process is not None
+    session.process.send_signal(signal.SIGTSTP)
+    session.wait_for(lambda: session.mode() == session.before)
+    session.process.send_signal(signal.SIGCONT)
+    session.wait_for(lambda: session.mode() == raw)
+    if display == "terminal":
+        session.expect(b"\x1b[?1049h")
+    session.type(b"\x01x")
+    assert session.end() == 0
+    assert session.mode() == session.before
+
+
+@pytest.mark.parametrize("own_group", [True, False])
+def test_in_the_background_it_runs_and_leaves_the_terminal_alone(
+    guest: Guest, session: Session, own_group: bool
+) -> None:
+    session.start("run", guest("hello64"), background=own_group)
+    assert session.end() == 0
+    assert b"Hello from 64-bit long mode!" in session.text
+    assert session.mode() == session.before
+
+
+def test_brought_to_the_foreground_it_takes_the_keys(guest: Guest, session: Session) -> None:
+    session.start("run", guest("echo"), background=True)
+    session.expect(b"ready\r\n")
+    assert session.mode() == session.before
+    session.to_foreground()
+    session.wait_for(lambda: session.mode() != session.before)
+    session.type(b"quit\r")
+    assert session.end() == 0
+
+
+def test_a_new_size_of_the_window_has_the_screen_drawn_again(guest: Guest, session: Session) -> None:
+    session.start("run", guest("bios"), "--display", "terminal")
+    session.expect(b"press")  # a blank is not drawn where there was one
+    assert session.process is not None
+    session.process.send_signal(signal.SIGWINCH)  # to the same size: what is on it may be anything
+    session.expect(b"press keys")
+    session.type(b"\x01x")
+    assert session.end() == 0
 
 
 # The screen: what the process draws is read by a terminal emulator

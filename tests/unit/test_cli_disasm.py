@@ -121,7 +121,7 @@ def test_code_longer_than_a_chunk_is_seamless(run: Run, tmp_path: Path) -> None:
         (["--format", "tape"], "tape"),
         (["--memory", "4K"], "is not in RAM"),
         (["--memory", "5000"], "not possible"),
-        (["--load", "here"], "is not a size"),
+        (["--load", "here"], "is not an address"),
     ],
 )
 def test_mistakes_are_told_in_words(run: Run, image: Path, arguments: list[str], words: str) -> None:

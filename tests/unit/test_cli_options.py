@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing, suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.cli.options import ADDRESS, SIZE, open_disk, open_nic
+from pykvm.cli.options import ADDRESS, SIZE, Memory, Number, make_module, open_disk, open_nic
 from pykvm.disk.overlay import OverlayDisk
 from pykvm.disk.raw import RawDisk
 from pykvm.errors import ConfigError
@@ -66,7 +68,7 @@ def test_a_path_with_commas(tmp_path: Path) -> None:
     assert disk is not None
     disk.close()
     with pytest.raises(ConfigError, match="behind the comma there may be rw, ro or discard"):
-        open_disk(str(path))
+        open_disk(f"{path},rx")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,62 @@ def test_a_failed_nic_leaves_no_socket(tmp_path: Path) -> None:
 def test_numbers(text: str, value: int) -> None:
     assert SIZE.convert(text) == value
     assert ADDRESS.convert(text) == value
+
+
+def test_names_with_commas_and_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.img", "a,ro", "my disk.img"):
+        (tmp_path / name).write_bytes(bytes(1024))
+        disk = open_disk(name)
+        assert isinstance(disk, RawDisk)
+        assert not disk.read_only
+        disk.close()
+    nic = open_nic("loopback,pcap=p,q.pcap,mac=02:00:00:00:00:01")
+    nic.backend.close()
+    assert (tmp_path / "p,q.pcap").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("a file", b"blank"),
+        ("a file with text", b"blank"),
+        ("a", b"plain"),
+        ("a text", b"plain"),
+        ("a  file", b"plain"),
+    ],
+)
+def test_a_module_is_the_longest_name_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_bytes(b"plain")
+    (tmp_path / "a file").write_bytes(b"blank")
+    module = make_module(text)
+    assert (module.data, module.command_line) == (content, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        (Memory("size"), "512", "512 is 512 bytes: did you mean 512M?"),
+        (SIZE, "many", "'many' is not a size"),
+        (ADDRESS, "here", "'here' is not an address"),
+    ],
+)
+def test_what_is_no_number_is_told_in_its_own_words(kind: Number, text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        kind.convert(text)
+
+
+@pytest.mark.parametrize("command", ["inspect", "coverage", "snapshot", "trace", "screenshot"])
+def test_what_nobody_sits_in_front_of_has_a_time_limit(command: str) -> None:
+    found = import_module(f"pykvm.cli.{command}").command
+    limit = next(option for option in found.options if option.name == "timeout")
+    assert limit.value([], found) == 10
+    if command != "screenshot":
+        assert limit.value(["0"], found) is None
+        assert limit.value(["2.5"], found) == 2.5
 
 
 @given(st.text(max_size=30))

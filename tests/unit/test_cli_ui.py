@@ -96,6 +96,12 @@ def test_what_a_line_means(tool: ui.Command, calls: list[Given], line: str, want
         ("-x a", "No such option '-x'."),
         ("-qx a", "No such option '-x'."),
         ("--counts 1 a", "No such option '--counts'. Did you mean '--count'?"),
+        ("-hda x a", "No such option '-hda': give '--disk FILE'."),
+        ("-kernel x a", "No such option '-kernel': give the image alone, as the operand KERNEL."),
+        ("-nographic a", "No such option '-nographic': leave it out: COM1 is on this terminal."),
+        ("-cpu host a", "No such option '-cpu': leave it out: the guest has the host's CPU."),
+        ("-count 3 a", "No such option '-count': give '--count'."),
+        ("-count=3 a", "No such option '-count=3': give '--count'."),
         ("-c", "Option '-c' requires an argument."),
         ("--count", "Option '--count' requires an argument."),
         ("--quiet=1 a", "Option '--quiet' does not take a value."),
@@ -236,6 +242,12 @@ def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == (
         "Usage: program [OPTIONS] COMMAND [ARGS]...\nTry 'program --help' for help.\n\nError: No such command 'three'.\n"
     )
+
+
+def test_a_command_with_a_slip_of_the_pen() -> None:
+    program, _ = group()
+    with pytest.raises(ui.UsageError, match=r"^No such command 'oned'\. Did you mean 'one'\?$"):
+        program.main(["oned"], "program")
 
 
 def test_text_is_plain_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,5 +66,6 @@ def test_a_run_does_without(imported: set[str], name: str) -> None:
 def test_the_command_line_alone_imports_no_machine() -> None:
     imported = imported_by("import pykvm.cli")
     assert {name for name in imported if name.startswith("pykvm")} == {
-        "pykvm", "pykvm.cli", "pykvm.cli.ui", "pykvm.errors", "pykvm.typed",
+        "pykvm", "pykvm.cli", "pykvm.cli.signals", "pykvm.cli.streams", "pykvm.cli.ui", "pykvm.cli.values",
+            "pykvm.errors", "pykvm.typed",
     }  # fmt: skip

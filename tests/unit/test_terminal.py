@@ -44,6 +44,9 @@ class Loop:
     def call_soon(self, callback: Callable[[], None]) -> None:
         self.soon.append(callback)
 
+    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
     def turn(self) -> None:
         """Call everything that is ready now."""
         soon, self.soon = self.soon, []

@@ -1,4 +1,4 @@
-"""A machine's text screen live in a terminal, with the terminal's keys going to its keyboard."""
+"""`--display terminal`: the VGA text screen on this terminal, whose keys go to the guest's keyboard."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .console.terminal import Terminal
-from .display.terminal import TerminalDisplay
+from ..console.terminal import Terminal
+from ..display.terminal import TerminalDisplay
 
 if TYPE_CHECKING:
-    from .engine.eventloop import Timer
-    from .machine import Machine
+    from ..engine.eventloop import Timer
+    from ..machine import Machine
 
 FRAME = 1 / 30
 """Seconds between two pictures."""
@@ -31,7 +31,7 @@ DELETE = 0x7F
 """What terminals send for the backspace key."""
 
 
-class Typist:
+class KeyboardPort:
     """Takes what comes from a terminal, and types it. The terminal's `Port`, with nothing to show."""
 
     waiting = 0
@@ -59,7 +59,7 @@ class Typist:
                 continue
 
 
-class LiveScreen:
+class VgaTerminal:
     """Shows `machine`'s screen on standard output, and types what comes from standard input, from now to `close`.
 
     Made with the machine's lock held, before the run. Ctrl-A X ends the run. Where standard output is no terminal, only
@@ -69,7 +69,7 @@ class LiveScreen:
     def __init__(self, machine: Machine, environ: Mapping[str, str] = os.environ) -> None:
         self._machine = machine
         self._shown = machine.screen
-        self._terminal = Terminal(Typist(machine), machine.engine.loop, machine.request_stop)
+        self._terminal = Terminal(KeyboardPort(machine), machine.engine.loop, machine.request_stop)
         truecolor = environ.get("COLORTERM") in ("truecolor", "24bit")
         self._display = TerminalDisplay(self._write, truecolor=truecolor)
         self._timer: Timer | None = None
@@ -86,12 +86,35 @@ class LiveScreen:
             self._display.draw(self._shown)
         self._timer = self._machine.engine.loop.call_at(time.monotonic() + FRAME, self._show)
 
-    def close(self) -> str:
-        """Show the last picture, give the terminal back, and return that picture as text with its colours."""
+    def suspend(self) -> None:
+        """Give the terminal back: the process is about to be stopped. With the lock held."""
+        self._stop_showing()
+        self._terminal.suspend()
+
+    def resume(self) -> None:
+        """Take the terminal again. With the lock held."""
+        self._terminal.resume()
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Show all of it anew: the terminal's size has changed, or what is on it. With the lock held."""
+        if sys.stdout.isatty():
+            self._stop_showing()
+            self._show()
+
+    def _stop_showing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._display.close()
+
+    def close(self, deadline: float | None = None) -> str:
+        """Show the last picture, give the terminal back, and return that picture as text with its colours.
+
+        `deadline` is as in `Terminal.close`.
+        """
         with self._machine.lock:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._display.close()
+            self._stop_showing()
             self._shown = self._machine.screen
-        self._terminal.close()
+        self._terminal.close(deadline)
         return self._shown.ansi(truecolor=False) if sys.stdout.isatty() else self._shown.text + "\n"

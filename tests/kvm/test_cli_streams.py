@@ -1,0 +1,89 @@
+"""Standard streams that are closed, full, or read by nobody: the status is the outcome's, and no file suffers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import LIMIT, PYKVM, ROOT
+
+Guest = Callable[[str], Path]
+
+OUTCOMES = {"crash-null-call": 122, "spin": 124, "hello64": 0}
+STREAMS = ["2>&-", "1>&-", "0<&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full", "-q >/dev/full", "--json >/dev/full"]
+
+
+def shell(redirections: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line with a shell's redirections."""
+    return subprocess.run(
+        ["sh", "-c", f'"$@" {redirections}', "sh", *PYKVM, *map(str, arguments)],
+        check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=LIMIT,
+    )
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_the_status_is_the_outcomes_whatever_the_streams_are(guest: Guest, name: str, streams: str) -> None:
+    limit = ("--timeout", 0.5) if name == "spin" else ()
+    done = shell(streams, "run", guest(name), *limit)
+    assert done.returncode == OUTCOMES[name]
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_disk_image_never_becomes_a_standard_stream(guest: Guest, tmp_path: Path, streams: str) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"untouched".ljust(1 << 20, b"."))
+    assert shell(streams, "run", guest("hello64"), "--disk", image).returncode == 0
+    assert image.read_bytes() == b"untouched".ljust(1 << 20, b".")
+
+
+def test_what_a_full_disk_lost_is_told(guest: Guest) -> None:
+    done = shell(">/dev/full", "run", guest("hello64"))
+    assert b"bytes of output were lost: No space left on device" in done.stderr
+
+
+def test_other_commands_tell_of_a_full_disk() -> None:
+    done = shell(">/dev/full", "info")
+    assert done.returncode == 2
+    assert b"No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_the_time_limit_holds_though_nobody_reads(guest: Guest, options: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    try:
+        began = time.monotonic()
+        done = subprocess.run(
+            [*PYKVM, "run", guest("flood"), "--timeout", "1", *options],
+            check=False,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=LIMIT,
+        )
+        assert done.returncode == 124
+        assert time.monotonic() - began < LIMIT / 2
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_an_image_from_a_pipe_that_nobody_writes_is_waited_for_aloud(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen([*PYKVM, "run", str(pipe)], cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"is a pipe: waiting" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(LIMIT) == 143
