@@ -56,7 +56,8 @@ void main(void) {
     sti();
     printf("ready\n");
     char line[8];
-    while (serial_line(line, sizeof line)) {
+    for (;;) {
+        wait_until(serial_line(line, sizeof line));
         printf("pit %lu lapic %lu rtc %lu flags %u\n", pit_ticks, lapic_ticks, rtc_ticks, clock.flags);
     }
 }
