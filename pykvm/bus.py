@@ -160,7 +160,7 @@ def _power_of_2(most: int) -> int:
 
 
 class PortBus(Bus):
-    """The 65,536 I/O ports: a dict from port number to claim.
+    """The 65,536 I/O ports: a dict from port number to the range that it is in, and, once it was asked for, to its claim.
 
     A range of one port is as wide as its device, whatever is at the ports behind it: port numbers do not count bytes,
     and a PC has data ports, and PCI's 0xCF8, of 4 bytes. In a longer range each port is a byte.
@@ -170,16 +170,23 @@ class PortBus(Bus):
 
     def __init__(self) -> None:
         super().__init__()
-        self.claims: dict[int, Claim] = {}
+        self._spans: dict[int, tuple[Device, Range, int]] = {}
+        self._claims: dict[int, Claim] = {}
 
     def find(self, address: int) -> Claim | None:
-        claim = self.claims.get(address)
-        if claim is not None:
-            self.asked.add(claim.device)
+        claim = self._claims.get(address)
+        if claim is None:
+            found = self._spans.get(address)
+            if found is None:
+                return None
+            device, span, base = found
+            width = device.width if span.length == 1 else min(device.width, _power_of_2(span.end - address))
+            claim = self._claims[address] = Claim(device.read, device.write, address - base, width, device)
+        self.asked.add(claim.device)
         return claim
 
     def is_free(self, address: int, size: int) -> bool:
-        return not any(port in self.claims for port in range(address, address + size))
+        return not any(port in self._spans for port in range(address, address + size))
 
     def _ranges(self, device: Device) -> Sequence[Range]:
         return device.ports
@@ -187,16 +194,15 @@ class PortBus(Bus):
     def _owners(self, span: Range) -> Iterator[Device]:
         if span.length < 1 or span.base < 0 or span.end > PORT_COUNT:
             raise ConfigError(f"ports {span.base:#x}..{span.end - 1:#x} are not within 0..0xffff")
-        return (self.claims[port].device for port in range(span.base, span.end) if port in self.claims)
+        return (self._spans[port][0] for port in range(span.base, span.end) if port in self._spans)
 
     def _claim(self, device: Device, span: Range, base: int) -> None:
-        for port in range(span.base, span.end):
-            width = device.width if span.length == 1 else min(device.width, _power_of_2(span.end - port))
-            self.claims[port] = Claim(device.read, device.write, port - base, width, device)
+        self._spans |= dict.fromkeys(range(span.base, span.end), (device, span, base))
 
     def _release(self, device: Device) -> None:
-        for port in [port for port, claim in self.claims.items() if claim.device is device]:
-            del self.claims[port]
+        for port in [port for port, (owner, _, _) in self._spans.items() if owner is device]:
+            del self._spans[port]
+            self._claims.pop(port, None)
 
 
 class MmioBus(Bus):

@@ -24,6 +24,40 @@ def field(*, default_factory: Callable[[], Any]) -> Any:
     return _Factory(default_factory)
 
 
+MANY = 16
+"""A class of which so many objects have been made gets a constructor of its own: to write one takes as long as making a
+dozen with the one that all share."""
+
+
+def _fast_init(kind: type[Data]) -> Callable[..., None]:
+    """The constructor that a dataclass of these fields would have; what it refuses, the shared one explains."""
+    fields, shared = kind.__slots__, Data.__init__
+    scope: dict[str, Any] = {"shared": shared, "missing": object()}
+    given, lines, required = [], [], []
+    for name in fields:
+        if name not in kind._defaults:
+            given.append(f"{name}=missing")
+            required.append(f"{name} is missing")
+            lines.append(f"    self.{name} = {name}")
+            continue
+        default = kind._defaults[name]
+        scope[f"default_{name}"] = default.make if isinstance(default, _Factory) else default
+        given.append(f"{name}=default_{name}" if not isinstance(default, _Factory) else f"{name}=missing")
+        made = f"default_{name}() if {name} is missing else {name}" if isinstance(default, _Factory) else name
+        lines.append(f"    self.{name} = {made}")
+    refuse = f"    if {' or '.join(required)}:\n        raise TypeError\n" if required else ""
+    exec(f"def fill(self, {', '.join(given)}):\n{refuse}" + "\n".join(lines), scope)
+    fill = scope["fill"]
+
+    def init(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            fill(self, *values, **named)
+        except TypeError:
+            shared(self, *values, **named)
+
+    return init
+
+
 @cache
 def _dataclass_fields(kind: type[Data]) -> dict[str, Any]:
     from dataclasses import fields, make_dataclass
@@ -60,29 +94,38 @@ class Data(metaclass=_DataType):
     if TYPE_CHECKING:
         __slots__: ClassVar[tuple[str, ...]]
         _defaults: ClassVar[dict[str, Any]]
+        _made: ClassVar[int]
+
+    _made = 0  # objects of the class that there have been, as far as `MANY`
 
     __dataclass_fields__ = _Fields()
 
     __hash__ = None  # type: ignore[assignment]  # what can be changed is no key of a dict
 
     def __init__(self, *values: Any, **named: Any) -> None:
-        fields = self.__slots__
+        kind = type(self)
+        fields = kind.__slots__
         given = dict(zip(fields, values, strict=False))
         if len(given) < len(values) or not given.keys().isdisjoint(named):
-            raise TypeError(f"{type(self).__name__} has no more fields than {', '.join(fields)}")
+            raise TypeError(f"{kind.__name__} has no more fields than {', '.join(fields)}")
         given |= named
-        for name, default in self._defaults.items():
+        for name, default in kind._defaults.items():
             if name not in given:
                 given[name] = default.make() if isinstance(default, _Factory) else default
         wrong = given.keys() ^ set(fields)
         if wrong:
-            raise TypeError(f"{type(self).__name__}: missing or unknown: {', '.join(sorted(wrong))}")
+            raise TypeError(f"{kind.__name__}: missing or unknown: {', '.join(sorted(wrong))}")
         for name, value in given.items():
             setattr(self, name, value)
+        kind._made += 1
+        if kind._made == MANY:
+            kind.__init__ = _fast_init(kind)  # type: ignore[method-assign]
 
     def copy(self, **changes: Any) -> Self:
         """Another one with the same values, except for those given. Values that can be changed are shared."""
-        return type(self)(**{name: getattr(self, name) for name in self.__slots__} | changes)
+        if changes.keys() <= set(self.__slots__):
+            return type(self)(*[changes.get(name, getattr(self, name)) for name in self.__slots__])
+        return type(self)(**changes)  # it says which are unknown
 
     __replace__ = copy  # for copy.replace, since Python 3.13
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -438,6 +439,16 @@ class Machine:
     def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
         """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""
         return self.engine.board.read_linear(address, size, cpu)
+
+    def __del__(self) -> None:
+        made = self.__dict__.get("_made")
+        if made is not None and not made.engine.closed and not sys.is_finalizing():
+            import warnings
+
+            try:
+                warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                made.close()
 
     def __repr__(self) -> str:
         if self.engine.closed:

@@ -15,6 +15,7 @@ from ..device import Device, IrqLine
 from ..errors import ConfigError
 from ..kvm import VM, MsrRange, System
 from ..kvm.exits import PIO_OUTPUT
+from ..kvm.vcpu import CpuidBlock
 from ..memory import GuestMemory
 from ..typed import TYPE_CHECKING
 from ..x86 import cpuid
@@ -43,6 +44,16 @@ def open_system() -> System:
     return system
 
 
+@cache
+def _default_cpuid() -> list[cpuid.CpuidEntry]:
+    return cpuid.in_virtual_machine(open_system().supported_cpuid())
+
+
+@cache
+def _default_block(cpu: int, cpus: int) -> CpuidBlock:
+    return CpuidBlock(cpuid.for_cpu(_default_cpuid(), cpu, cpus))
+
+
 class Board:
     """A virtual machine of `system` with `memory`, a ROM if there is one, and `cpus` CPUs; `stack` is to close it.
 
@@ -62,7 +73,9 @@ class Board:
         """The interrupt lines by number, those that share one in the order in which they were made."""
         self._msrs: dict[int, MsrHandler] = {}
         self.vm, self.vcpus = make_vm(system, stack, cpus, self._map_memory)
-        self.set_cpuid(cpuid.in_virtual_machine(system.supported_cpuid()))
+        self.cpuid_in_use = _default_cpuid()
+        for vcpu in self.vcpus:
+            vcpu.set_cpuid(_default_block(vcpu.id, cpus))
 
     def _map_memory(self, vm: VM) -> None:
         for slot, region in enumerate(self.memory.regions):

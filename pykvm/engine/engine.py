@@ -90,7 +90,7 @@ class Engine:
         first = self.board.vcpus[0]
         first.set_registers(state.registers)
         # KVM knows best where the local APIC is and which CPU is the first.
-        first.set_system_registers(state.system.copy(apic_base=first.get_system_registers().apic_base))
+        first.set_system_registers(state.system.copy(apic_base=first.get_apic_base()))
         return state
 
     # Runs

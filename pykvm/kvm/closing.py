@@ -7,6 +7,7 @@ bounded: who closes one too many waits for another. The interpreter's end waits 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 
@@ -25,7 +26,10 @@ class Closer:
         self._threads = 0
 
     def close(self, fd: int) -> None:
-        """Have `fd` closed soon. Waits only if there are `MAX_PENDING` before it."""
+        """Have `fd` closed soon. Waits only if there are `MAX_PENDING` before it, or if the interpreter ends."""
+        if sys.is_finalizing():  # a thread could be started, but would never run
+            os.close(fd)
+            return
         with self._changed:
             self._pending.append(fd)
             if self._threads < MAX_THREADS:

@@ -79,6 +79,18 @@ def lull(end: float) -> None:
     lib.pykvm_lull(int(end * 1e9))
 
 
+class CpuidBlock:
+    """CPUID leaves in the form in which KVM takes them, for those who give them to many vCPUs."""
+
+    def __init__(self, entries: Iterable[CpuidEntry]) -> None:
+        given = list(entries)
+        self.box = ffi.new("struct kvm_cpuid2 *", {"entries": len(given)})
+        self.box.nent = len(given)
+        for raw, entry in zip(self.box.entries[0 : len(given)], given, strict=True):
+            raw.function, raw.index, raw.flags = entry.function, entry.index, entry.flags
+            raw.eax, raw.ebx, raw.ecx, raw.edx = entry.eax, entry.ebx, entry.ecx, entry.edx
+
+
 class VCPU(Descriptor):
     """One vCPU. Every call but `kick` waits while another thread is inside `enter`."""
 
@@ -190,6 +202,13 @@ class VCPU(Descriptor):
             setattr(box, name, getattr(registers, name))
         self.ioctl("KVM_SET_REGS", box)
 
+    def get_apic_base(self) -> int:
+        """IA32_APIC_BASE."""
+        box = ffi.new("struct kvm_sregs *")
+        self.ioctl("KVM_GET_SREGS", box)
+        base: int = box.apic_base
+        return base
+
     def get_system_registers(self) -> SystemRegisters:
         """KVM_GET_SREGS, without the interrupt bitmap, which an in-kernel irqchip never uses."""
         box = ffi.new("struct kvm_sregs *")
@@ -273,14 +292,9 @@ class VCPU(Descriptor):
             refused = box.entries[done]
             raise KvmError("KVM_SET_MSRS", 22, f"MSR {refused.index:#x} does not take {refused.data:#x}")
 
-    def set_cpuid(self, entries: Iterable[CpuidEntry]) -> None:
+    def set_cpuid(self, entries: Iterable[CpuidEntry] | CpuidBlock) -> None:
         """What CPUID shows the guest; before the vCPU's first run."""
-        given = list(entries)
-        box = ffi.new("struct kvm_cpuid2 *", {"entries": len(given)})
-        box.nent = len(given)
-        for raw, entry in zip(box.entries[0 : len(given)], given, strict=True):
-            raw.function, raw.index, raw.flags = entry.function, entry.index, entry.flags
-            raw.eax, raw.ebx, raw.ecx, raw.edx = entry.eax, entry.ebx, entry.ecx, entry.edx
+        box = (entries if isinstance(entries, CpuidBlock) else CpuidBlock(entries)).box
         self.ioctl("KVM_SET_CPUID2", box, "CPUID can no longer be changed once the vCPU has run")
 
     def get_lapic(self) -> bytes:
