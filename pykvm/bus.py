@@ -160,7 +160,7 @@ def _power_of_2(most: int) -> int:
 
 
 class PortBus(Bus):
-    """The 65,536 I/O ports: a dict from port number to the range that it is in, and, once it was asked for, to its claim.
+    """The 65,536 I/O ports: by number, the range that each is in, and the claims that were asked for.
 
     A range of one port is as wide as its device, whatever is at the ports behind it: port numbers do not count bytes,
     and a PC has data ports, and PCI's 0xCF8, of 4 bytes. In a longer range each port is a byte.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from textwrap import fill, wrap
-
-from .ui import Command, Group, Number, Option
 
 WIDTH_LIMITS = 50, 78
 COLUMN_LIMIT = 30
@@ -16,15 +14,13 @@ VERBATIM = "\b"
 """A line of this alone begins a paragraph of a docstring whose lines are left as they are."""
 
 
-def page(command: Command) -> str:
-    """The whole page, without the last line's end."""
+def page(usage: str, function: Callable[..., object], sections: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> str:
+    """The whole page, without the last line's end: usage, the function's docstring, and `sections` of two columns."""
     least, most = WIDTH_LIMITS
     width = max(min(shutil.get_terminal_size().columns - 2, most), least)
-    text = inspect.getdoc(command.function) or ""
-    parts = [command.usage(), *(_paragraph(each, width) for each in text.split("\n\n"))]
-    parts.append(_section("Options", [_describe(option) for option in command.options], width))
-    if isinstance(command, Group):
-        parts.append(_section("Commands", list(command.commands.items()), width))
+    text = inspect.getdoc(function) or ""
+    parts = [usage, *(_paragraph(each, width) for each in text.split("\n\n"))]
+    parts += [_section(title, rows, width) for title, rows in sections]
     return "\n\n".join(parts)
 
 
@@ -32,27 +28,6 @@ def _paragraph(text: str, width: int) -> str:
     if text.startswith(VERBATIM):
         return "\n".join(f"  {line}" for line in text.splitlines()[1:])
     return fill(" ".join(text.split()), width, initial_indent="  ", subsequent_indent="  ")
-
-
-def _describe(option: Option) -> tuple[str, str]:
-    """An option's names with its value's, and its help."""
-    names = ", ".join(option.names)
-    if option.off:
-        names += f" / {option.off}"
-    elif not option.is_flag:
-        names += f" {option.metavar or option.kind.shown}"
-    extra = "; ".join(_extra(option))
-    return names, f"{option.help}  [{extra}]" if extra else option.help
-
-
-def _extra(option: Option) -> Iterator[str]:
-    if option.show_default:
-        own = option.names[-1] if option.default else option.off or ""
-        yield f"default: {own.lstrip('-') if option.is_flag else option.default}"
-    if isinstance(option.kind, Number) and option.kind.range:
-        yield option.kind.range
-    if option.required:
-        yield "required"
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:

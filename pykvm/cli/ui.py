@@ -150,6 +150,23 @@ class Option(Parameter):
     def titles(self) -> str:
         return " / ".join(f"'{name}'" for name in self.names)
 
+    def described(self) -> tuple[str, str]:
+        """Its names with its value's, and its help, with what is to be known besides."""
+        names = ", ".join(self.names)
+        if self.off:
+            names += f" / {self.off}"
+        elif not self.is_flag:
+            names += f" {self.metavar or self.kind.shown}"
+        extra = []
+        if self.show_default:
+            own = self.names[-1] if self.default else self.off or ""
+            extra.append(f"default: {own.lstrip('-') if self.is_flag else self.default}")
+        if isinstance(self.kind, Number) and self.kind.range:
+            extra.append(self.kind.range)
+        if self.required:
+            extra.append("required")
+        return names, f"{self.help}  [{'; '.join(extra)}]" if extra else self.help
+
     def value(self, words: Sequence[str], command: Command) -> Any:
         if self.is_flag:
             return words[-1] != self.off if words else self.default
@@ -207,7 +224,11 @@ class Command:
         """All that there is to say about it."""
         from .help import page
 
-        return page(self)
+        return page(self.usage(), self.function, self.help_sections())
+
+    def help_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The titles of the help's tables, and their rows of two columns."""
+        return [("Options", [option.described() for option in self.options])]
 
     def main(self, words: Sequence[str], path: str) -> int:
         """Do what the words behind the command's name ask for; the exit status. `path`: how the user called it."""
@@ -321,6 +342,9 @@ class Group(Command):
         super().__init__(function.__name__, function)
         self.commands, self._find, self._version = commands, find, version
         self.options.insert(0, Option(("-V", "--version"), is_flag=True, help="Show the version and exit."))
+
+    def help_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        return [*super().help_sections(), ("Commands", list(self.commands.items()))]
 
     def takes(self, operands: Sequence[str]) -> bool:
         return False

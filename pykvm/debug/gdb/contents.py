@@ -15,7 +15,7 @@ from .packets import MAX_PAYLOAD
 from .registers import Register
 
 if TYPE_CHECKING:
-    from .session import Handler, Session
+    from .conversation import Conversation, Handler
 
 CRC_CHUNK = 1 << 20
 """Bytes that are read at a time."""
@@ -23,12 +23,12 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Each byte with its bits in the opposite order."""
 
 
-def read_registers(session: Session, _arguments: bytes) -> bytes:
+def read_registers(session: Conversation, _arguments: bytes) -> bytes:
     """`g`"""
     return b"".join(session.read(register) for register in session.layout.registers if register.in_block)
 
 
-def write_registers(session: Session, arguments: bytes) -> bytes:
+def write_registers(session: Conversation, arguments: bytes) -> bytes:
     """`G XX...`"""
     data, at = bytes.fromhex(arguments.decode("ascii")), 0
     for register in session.layout.registers:
@@ -38,26 +38,26 @@ def write_registers(session: Session, arguments: bytes) -> bytes:
     return b"OK"
 
 
-def read_register(session: Session, arguments: bytes) -> bytes:
+def read_register(session: Conversation, arguments: bytes) -> bytes:
     """`p n`"""
     return session.read(_register(session, arguments))
 
 
-def write_register(session: Session, arguments: bytes) -> bytes:
+def write_register(session: Conversation, arguments: bytes) -> bytes:
     """`P n=r`"""
     name, _, value = arguments.partition(b"=")
     _register(session, name).write(session.state(session.cpu), bytes.fromhex(value.decode("ascii")))
     return b"OK"
 
 
-def _register(session: Session, name: bytes) -> Register:
+def _register(session: Conversation, name: bytes) -> Register:
     at = number(name)
     if at >= len(session.layout.registers):
         raise ValueError("no such register")
     return session.layout.registers[at]
 
 
-def read_memory(session: Session, arguments: bytes) -> bytes:
+def read_memory(session: Conversation, arguments: bytes) -> bytes:
     """`m addr,length`"""
     address, size = map(number, parts(arguments, b",", 2))
     size = min(size, MAX_PAYLOAD // 2)
@@ -66,19 +66,19 @@ def read_memory(session: Session, arguments: bytes) -> bytes:
     return data.hex().encode() if data or not size else EFAULT
 
 
-def write_memory(session: Session, arguments: bytes) -> bytes:
+def write_memory(session: Conversation, arguments: bytes) -> bytes:
     """`M addr,length:XX...`"""
     place, _, data = arguments.partition(b":")
     return _write_memory(session, place, bytes.fromhex(data.decode("ascii")))
 
 
-def write_memory_binary(session: Session, arguments: bytes) -> bytes:
+def write_memory_binary(session: Conversation, arguments: bytes) -> bytes:
     """`X addr,length:data`"""
     place, _, data = arguments.partition(b":")
     return _write_memory(session, place, data)
 
 
-def _write_memory(session: Session, place: bytes, data: bytes) -> bytes:
+def _write_memory(session: Conversation, place: bytes, data: bytes) -> bytes:
     address, size = map(number, parts(place, b",", 2))
     if size != len(data):
         return EINVAL
@@ -93,18 +93,18 @@ def _write_memory(session: Session, place: bytes, data: bytes) -> bytes:
     return b"OK"
 
 
-def physical_mode(session: Session, arguments: bytes) -> bytes:
+def physical_mode(session: Conversation, arguments: bytes) -> bytes:
     """`Qqemu.PhyMemMode:1` and `:0`"""
     session.physical = bool(number(arguments))
     return b"OK"
 
 
-def show_physical_mode(session: Session, _arguments: bytes) -> bytes:
+def show_physical_mode(session: Conversation, _arguments: bytes) -> bytes:
     """`qqemu.PhyMemMode`"""
     return b"%d" % session.physical
 
 
-def checksum(session: Session, arguments: bytes) -> bytes:
+def checksum(session: Conversation, arguments: bytes) -> bytes:
     """`qCRC:addr,length`: of as much as there is RAM, at most."""
     address, size = map(number, parts(arguments, b",", 2))
     control = session.control

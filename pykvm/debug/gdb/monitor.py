@@ -13,7 +13,7 @@ from ...x86.registers import Segment
 
 if TYPE_CHECKING:
     from ...device import Device
-    from .session import Session
+    from .conversation import Conversation
 
 MAX_COUNT = 256
 """Bytes, words or instructions shown at a time."""
@@ -25,10 +25,10 @@ _GENERAL = (
     ("r12", "r13", "r14", "r15"),
 )
 
-Command = Callable[["Session", list[str]], str]
+Command = Callable[["Conversation", list[str]], str]
 
 
-def run(session: Session, line: str) -> str:
+def run(session: Conversation, line: str) -> str:
     """The answer to a command line, in lines of text. Whatever is wrong with the command is said in it."""
     words = line.split()
     for name, (command, most, _) in COMMANDS.items():
@@ -44,7 +44,7 @@ def run(session: Session, line: str) -> str:
     return f"there is no command {line.strip()[:60]!r}: see monitor help\n" if words else show_help(session, []) + "\n"
 
 
-def show_help(_session: Session, _arguments: list[str]) -> str:
+def show_help(_session: Conversation, _arguments: list[str]) -> str:
     """This list."""
     width = max(len(f"{name} {usage}") for name, (_, _, usage) in COMMANDS.items())
     return "\n".join(
@@ -52,7 +52,7 @@ def show_help(_session: Session, _arguments: list[str]) -> str:
     )
 
 
-def show_registers(session: Session, _arguments: list[str]) -> str:
+def show_registers(session: Conversation, _arguments: list[str]) -> str:
     """The chosen CPU's registers, hidden parts of segments included."""
     state = session.state(session.cpu)
     r, s = state.general, state.system
@@ -71,7 +71,7 @@ def show_registers(session: Session, _arguments: list[str]) -> str:
     return "\n".join(lines)
 
 
-def show_cpus(session: Session, _arguments: list[str]) -> str:
+def show_cpus(session: Conversation, _arguments: list[str]) -> str:
     """Every CPU's activity, mode and place."""
     lines = []
     for number, vcpu in enumerate(session.control.engine.board.vcpus):
@@ -85,7 +85,7 @@ def show_cpus(session: Session, _arguments: list[str]) -> str:
     return "\n".join(lines)
 
 
-def show_devices(session: Session, _arguments: list[str]) -> str:
+def show_devices(session: Conversation, _arguments: list[str]) -> str:
     """The devices on the buses, with their addresses."""
     board = session.control.engine.board
     rows = [("port", span, device) for device in board.ports.devices for span in device.ports]
@@ -100,7 +100,7 @@ def _name(device: Device) -> str:
     return device.name or type(device).__name__
 
 
-def show_exits(session: Session, _arguments: list[str]) -> str:
+def show_exits(session: Conversation, _arguments: list[str]) -> str:
     """How often each CPU has left the guest, and which addresses nobody answered."""
     engine = session.control.engine
     lines = [f"CPU {number}: {runner.exits} exits" for number, runner in enumerate(engine.runners)]
@@ -110,12 +110,12 @@ def show_exits(session: Session, _arguments: list[str]) -> str:
     return "\n".join(lines)
 
 
-def walk(session: Session, arguments: list[str]) -> str:
+def walk(session: Conversation, arguments: list[str]) -> str:
     """How the chosen CPU translates a linear address, level by level."""
     return str(session.control.walk(session.cpu, _address(session, arguments)))
 
 
-def show_physical(session: Session, arguments: list[str]) -> str:
+def show_physical(session: Conversation, arguments: list[str]) -> str:
     """COUNT bytes of RAM at a guest physical address."""
     address, count = _number(arguments, 0, 0), _number(arguments, 1, 64)
     data = session.control.read_physical(address, min(count, MAX_COUNT))
@@ -131,7 +131,7 @@ def _printable(data: bytes) -> str:
     return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
 
 
-def disassemble_at(session: Session, arguments: list[str]) -> str:
+def disassemble_at(session: Conversation, arguments: list[str]) -> str:
     """COUNT instructions at ADDRESS or where the CPU is, in the CPU's own mode."""
     state = session.state(session.cpu)
     address, count = _address(session, arguments), min(_number(arguments, 1, 8), MAX_COUNT)
@@ -141,7 +141,7 @@ def disassemble_at(session: Session, arguments: list[str]) -> str:
     return "\n".join(map(str, found)) if found else f"linear {address:#x} is not mapped to RAM"
 
 
-def _address(session: Session, arguments: list[str]) -> int:
+def _address(session: Conversation, arguments: list[str]) -> int:
     return _number(arguments, 0, session.control.pc(session.cpu)) & (1 << 64) - 1
 
 

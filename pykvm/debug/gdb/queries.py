@@ -14,44 +14,44 @@ from .arguments import number, parts
 from .packets import MAX_PAYLOAD
 
 if TYPE_CHECKING:
-    from .session import Handler, Session
+    from .conversation import Conversation, Handler
 
 
-def choose(session: Session, arguments: bytes) -> bytes:
+def choose(session: Conversation, arguments: bytes) -> bytes:
     """`Hg thread`"""
     session.cpu = session.named(arguments)[0]
     return b"OK"
 
 
-def choose_resumed(session: Session, arguments: bytes) -> bytes:
+def choose_resumed(session: Conversation, arguments: bytes) -> bytes:
     """`Hc thread`"""
     cpus = session.named(arguments)
     session.resumed = cpus[0] if arguments not in (b"-1", b"0") else -1
     return b"OK"
 
 
-def is_alive(session: Session, arguments: bytes) -> bytes:
+def is_alive(session: Conversation, arguments: bytes) -> bytes:
     """`T thread`"""
     session.named(arguments)
     return b"OK"
 
 
-def current(session: Session, _arguments: bytes) -> bytes:
+def current(session: Conversation, _arguments: bytes) -> bytes:
     """`qC`"""
     return b"QC%x" % (session.cpu + 1)
 
 
-def first_threads(session: Session, _arguments: bytes) -> bytes:
+def first_threads(session: Conversation, _arguments: bytes) -> bytes:
     """`qfThreadInfo`"""
     return b"m" + b",".join(b"%x" % number for number in range(1, session.count + 1))
 
 
-def more_threads(session: Session, _arguments: bytes) -> bytes:
+def more_threads(session: Conversation, _arguments: bytes) -> bytes:
     """`qsThreadInfo`"""
     return b"l"
 
 
-def describe_thread(session: Session, arguments: bytes) -> bytes:
+def describe_thread(session: Conversation, arguments: bytes) -> bytes:
     """`qThreadExtraInfo,thread`"""
     cpu = session.named(arguments)[0]
     state = session.state(cpu)
@@ -60,7 +60,7 @@ def describe_thread(session: Session, arguments: bytes) -> bytes:
     return f"CPU {cpu}: {activity}, {mode.words}, ring {mode.ring}".encode().hex().encode()
 
 
-def supported(session: Session, _arguments: bytes) -> bytes:
+def supported(session: Conversation, _arguments: bytes) -> bytes:
     """`qSupported`"""
     return (
         b"PacketSize=%x;QStartNoAckMode+;qXfer:features:read+;vContSupported+;swbreak+;hwbreak+;"
@@ -68,13 +68,13 @@ def supported(session: Session, _arguments: bytes) -> bytes:
     )
 
 
-def no_acks(session: Session, _arguments: bytes) -> None:
+def no_acks(session: Conversation, _arguments: bytes) -> None:
     """`QStartNoAckMode`: its own answer is the last that is acknowledged."""
     session.reply(b"OK")
     session.acks = False
 
 
-def features(session: Session, arguments: bytes) -> bytes:
+def features(session: Conversation, arguments: bytes) -> bytes:
     """`qXfer:features:read:annex:offset,length`; no other object is there"""
     kind, operation, annex, place = parts(arguments, b":", 4)
     if (kind, operation) != (b"features", b"read"):
@@ -87,22 +87,22 @@ def features(session: Session, arguments: bytes) -> bytes:
     return (b"m" if offset + len(part) < len(text) else b"l") + part
 
 
-def vcont_kinds(session: Session, _arguments: bytes) -> bytes:
+def vcont_kinds(session: Conversation, _arguments: bytes) -> bytes:
     """`vCont?`"""
     return b"vCont;c;C;s;S;r"
 
 
-def attached(session: Session, _arguments: bytes) -> bytes:
+def attached(session: Conversation, _arguments: bytes) -> bytes:
     """`qAttached`: when gdb quits, the machine goes on without it."""
     return b"1"
 
 
-def symbols(session: Session, _arguments: bytes) -> bytes:
+def symbols(session: Conversation, _arguments: bytes) -> bytes:
     """`qSymbol::`: no symbol is needed."""
     return b"OK"
 
 
-def command(session: Session, arguments: bytes) -> bytes:
+def command(session: Conversation, arguments: bytes) -> bytes:
     """`qRcmd,command`: what the user gave gdb's `monitor`."""
     text = monitor.run(session, bytes.fromhex(arguments.decode("ascii")).decode("utf-8", "replace"))
     if text:

@@ -16,7 +16,7 @@ from ..stepper import Step
 from .arguments import EFAULT, EINVAL, number, parts
 
 if TYPE_CHECKING:
-    from .session import Handler, Session
+    from .conversation import Conversation, Handler
 
 SSTEP_ENABLE, SSTEP_NOIRQ = 1, 2
 """QEMU's bits for how to step."""
@@ -27,17 +27,17 @@ MAX_WATCH = 32
 Item = TypeVar("Item", int, Watch)
 
 
-def insert(session: Session, arguments: bytes) -> bytes:
+def insert(session: Conversation, arguments: bytes) -> bytes:
     """`Z type,addr,kind`"""
     return _change(session, arguments, wanted=True)
 
 
-def remove(session: Session, arguments: bytes) -> bytes:
+def remove(session: Conversation, arguments: bytes) -> bytes:
     """`z type,addr,kind`"""
     return _change(session, arguments, wanted=False)
 
 
-def _change(session: Session, arguments: bytes, wanted: bool) -> bytes:
+def _change(session: Conversation, arguments: bytes, wanted: bool) -> bytes:
     kind, address, size = map(number, parts(arguments.partition(b";")[0], b",", 3))
     breakpoints = session.control.breakpoints
     session.control.require_stopped()
@@ -52,7 +52,7 @@ def _change(session: Session, arguments: bytes, wanted: bool) -> bytes:
     return _update(session, breakpoints.hardware if kind else breakpoints.software, address, wanted)
 
 
-def _update(session: Session, items: set[Item], item: Item, wanted: bool) -> bytes:
+def _update(session: Conversation, items: set[Item], item: Item, wanted: bool) -> bytes:
     if not wanted:
         items.discard(item)
     elif item not in items:
@@ -67,27 +67,27 @@ def _update(session: Session, items: set[Item], item: Item, wanted: bool) -> byt
     return b"OK"
 
 
-def continue_at(session: Session, arguments: bytes) -> bytes | None:
+def continue_at(session: Conversation, arguments: bytes) -> bytes | None:
     """`c [addr]`"""
     return _go_at(session, arguments, None)
 
 
-def step_at(session: Session, arguments: bytes) -> bytes | None:
+def step_at(session: Conversation, arguments: bytes) -> bytes | None:
     """`s [addr]`"""
     return _go_at(session, arguments, Step())
 
 
-def signal_continue_at(session: Session, arguments: bytes) -> bytes | None:
+def signal_continue_at(session: Conversation, arguments: bytes) -> bytes | None:
     """`C sig[;addr]`: a machine takes no signals."""
     return _go_at(session, arguments.partition(b";")[2], None)
 
 
-def signal_step_at(session: Session, arguments: bytes) -> bytes | None:
+def signal_step_at(session: Conversation, arguments: bytes) -> bytes | None:
     """`S sig[;addr]`"""
     return _go_at(session, arguments.partition(b";")[2], Step())
 
 
-def _go_at(session: Session, address: bytes, action: Step | None) -> bytes | None:
+def _go_at(session: Conversation, address: bytes, action: Step | None) -> bytes | None:
     if address:
         registers = {register.name: register for register in session.layout.registers}
         pc = registers.get("rip") or registers["eip"]
@@ -97,7 +97,7 @@ def _go_at(session: Session, address: bytes, action: Step | None) -> bytes | Non
     return _go(session, dict.fromkeys(range(session.count), action))
 
 
-def vcont(session: Session, arguments: bytes) -> bytes | None:
+def vcont(session: Conversation, arguments: bytes) -> bytes | None:
     """`vCont;action[:thread]...`: the leftmost that fits a CPU counts."""
     actions: dict[int, Step | None] = {}
     for part in arguments.split(b";"):
@@ -110,7 +110,7 @@ def vcont(session: Session, arguments: bytes) -> bytes | None:
     return _go(session, actions)
 
 
-def _go(session: Session, actions: dict[int, Step | None]) -> bytes | None:
+def _go(session: Conversation, actions: dict[int, Step | None]) -> bytes | None:
     session.cpus.clear()
     if session.control.stop is None:
         return session.stop_reply(None)
@@ -120,43 +120,43 @@ def _go(session: Session, actions: dict[int, Step | None]) -> bytes | None:
     return None
 
 
-def why(session: Session, _arguments: bytes) -> bytes:
+def why(session: Conversation, _arguments: bytes) -> bytes:
     """`?`"""
     session.waiting = False
     return session.stop_reply(session.control.interrupt())
 
 
-def detach(session: Session, _arguments: bytes) -> bytes:
+def detach(session: Conversation, _arguments: bytes) -> bytes:
     """`D`"""
     session.control.detach()
     session.finished = True
     return b"OK"
 
 
-def kill(session: Session, _arguments: bytes) -> None:
+def kill(session: Conversation, _arguments: bytes) -> None:
     """`k`"""
     session.control.engine.request_stop("killed by gdb")
     session.finished = True
 
 
-def kill_process(session: Session, _arguments: bytes) -> bytes:
+def kill_process(session: Conversation, _arguments: bytes) -> bytes:
     """`vKill;pid`"""
     session.control.engine.request_stop("killed by gdb")
     return b"OK"
 
 
-def step_mode(session: Session, arguments: bytes) -> bytes:
+def step_mode(session: Conversation, arguments: bytes) -> bytes:
     """`Qqemu.sstep=bits`"""
     session.control.block_interrupts = bool(number(arguments) & SSTEP_NOIRQ)
     return b"OK"
 
 
-def show_step_mode(session: Session, _arguments: bytes) -> bytes:
+def show_step_mode(session: Conversation, _arguments: bytes) -> bytes:
     """`qqemu.sstep`"""
     return b"0x%x" % (SSTEP_ENABLE | (SSTEP_NOIRQ if session.control.block_interrupts else 0))
 
 
-def step_bits(_session: Session, _arguments: bytes) -> bytes:
+def step_bits(_session: Conversation, _arguments: bytes) -> bytes:
     """`qqemu.sstepbits`"""
     return b"ENABLE=%x,NOIRQ=%x" % (SSTEP_ENABLE, SSTEP_NOIRQ)
 
