@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from . import boot
 from .boot import detect
 from .boot.rom import Rom
 from .boot.source import BootSource, ImageSource, find_vga_bios, read_image
+from .device_options import device_options as all_device_options
+from .device_options.option import Closeable
 from .disk import Disk
 from .engine.board import Board, open_system
 from .engine.engine import Engine
 from .engine.gate import Gate
 from .errors import ConfigError
 from .memory import GuestMemory
-from .pc import Nic, Pc
-from .typed import TYPE_CHECKING, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from .net import NetBackend
+from .pc import Pc
+from .typed import Any, TypeVar
 
 DiskSource = Disk | str | os.PathLike[str] | None
 """A disk, the path of its image, or an empty place."""
-Resource = TypeVar("Resource", bound="Closeable | None")
-
-
-class Closeable(Protocol):
-    """What a machine gives back at its end."""
-
-    def close(self) -> None: ...
+Resource = TypeVar("Resource", bound=Closeable | None)
 
 
 class Assembly:
@@ -49,8 +42,7 @@ class Assembly:
         memory: str | int | GuestMemory,
         disks: Sequence[DiskSource],
         floppy: DiskSource,
-        nics: Sequence[Nic | NetBackend],
-        serial_ports: int,
+        device_options: Mapping[str, Any],
         firmware: ImageSource | None,
     ) -> None:
         self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
@@ -59,9 +51,9 @@ class Assembly:
             system = open_system()
             ram = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
             rom = None if firmware is None else self._own(Rom(read_image(firmware)))
-            cards = [nic if isinstance(nic, Nic) else Nic(nic) for nic in nics]
-            for card in cards:
-                self._own(card.backend)
+            for option in all_device_options():
+                for backend in option.owned(device_options.get(option.name, option.default)):
+                    self._own(backend)
             self.disks = [self._own_disk(disk) for disk in disks]
             """The hard disks, by their places."""
             self.floppy = self._own_disk(floppy)
@@ -77,8 +69,7 @@ class Assembly:
                 self.engine.worker.aside,
                 disks=self.disks,
                 floppy=self.floppy,
-                nics=cards,
-                serial_ports=serial_ports,
+                options=device_options,
                 has_bios=source.has_bios,
             )
             self.engine.on_end.append(self.pc.end_consoles)

@@ -118,7 +118,7 @@ class Data(metaclass=_DataType):
         for name, value in given.items():
             setattr(self, name, value)
         kind._made += 1
-        if kind._made == MANY:
+        if kind._made >= MANY:
             kind.__init__ = _fast_init(kind)  # type: ignore[method-assign]
 
     def copy(self, **changes: Any) -> Self:

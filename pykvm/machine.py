@@ -21,6 +21,7 @@ from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
 from .crash.post_mortem import PostMortem
 from .device import Access, Device, FunctionDevice, IrqLine, Range
+from .device_options import check_names
 from .engine.board import GeneralProtection as GeneralProtection
 from .engine.board import MsrHandler
 from .engine.gate import FairLock
@@ -68,7 +69,7 @@ class Machine:
     (None leaves a place empty): primary master and slave, secondary master and slave; a path is opened for reading and
     writing, and `pykvm.open_disk` has the other ways. `nics` are up to four, each a network back end or a `Nic`, which
     has a MAC address, too. `serial_ports` is the number of COM ports, 0 to 4. `floppy` is a disk that only the BIOS
-    knows, as drive A.
+    knows, as drive A. More options that bring devices: `pykvm.device_options`.
 
     A guest that resets the machine starts anew, as often as it likes; with `no_reboot` the run ends as REBOOTED. It
     does so, too, where there is nothing to start anew: a machine without an image, or from a kernel's snapshot.
@@ -95,7 +96,9 @@ class Machine:
         floppy: DiskSource = None,
         firmware: ImageSource | None = None,
         no_reboot: bool = False,
+        **device_options: Any,
     ) -> None:
+        check_names(device_options)
         self.keep_instructions = 0
         """How many instructions before a crash its report is to show, at most 1000: a replay finds them."""
         self.replay_limit = 5.0
@@ -111,8 +114,7 @@ class Machine:
             memory=memory,
             disks=disks,
             floppy=floppy,
-            nics=nics,
-            serial_ports=serial_ports,
+            device_options={"nics": nics, "serial_ports": serial_ports, **device_options},
             firmware=firmware,
         )
         self.engine = made.engine

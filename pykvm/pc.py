@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from .console.port import ConsolePort
 from .device import Aside, Device, State, at_once
+from .device_options import device_options
+from .device_options.nics import Nic as Nic
+from .device_options.option import Bench
 from .devices.acpi_pm import AcpiPm
 from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
@@ -20,27 +23,21 @@ from .devices.fw_cfg import FwCfg
 from .devices.i8042 import I8042, Port92
 from .devices.pci import HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
 from .devices.reset_control import ResetControl
-from .devices.uart16550 import Uart16550
 from .devices.vga import Vga
 from .disk import Disk
 from .engine.board import Board
 from .engine.eventloop import EventLoop, Timer
 from .engine.gate import FairLock
 from .errors import ConfigError
-from .typed import TYPE_CHECKING, NamedTuple, Protocol
+from .typed import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .bios.call import Call
     from .bios.service import Bios
-    from .net import NetBackend
     from .outcome import Outcome
 
-COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
-"""COM1 to COM4: (port, IRQ)."""
 ATA_CHANNELS = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))
 """Primary and secondary: (command block, control block, IRQ)."""
-NE2000_CARDS = ((0x300, 9), (0x320, 10), (0x340, 11), (0x280, 5))
-"""Where the first to fourth NIC is: (port, IRQ)."""
 KEYBOARD_IRQ, RTC_IRQ, MOUSE_IRQ = 1, 8, 12
 SCI_IRQ = 9
 """The ACPI interrupt, which shares its line with the first NIC, as it does on real boards."""
@@ -51,13 +48,6 @@ E820_RAM = 1
 _E820_ENTRY = struct.Struct("<QQI")
 """As in fw_cfg's "etc/e820": address, size, type."""
 FW_CFG_RAM_SIZE, FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS = 0x03, 0x05, 0x0F
-
-
-class Nic(NamedTuple):
-    """A NIC: what its cable leads to, and its station address (None: one that depends on its end of the cable)."""
-
-    backend: NetBackend
-    mac: bytes | None = None
 
 
 class Timed(Device):
@@ -161,11 +151,11 @@ class Signals(Protocol):
         """The guest left an exception to the BIOS."""
 
 
-class Pc:
+class Pc(Bench):
     """The devices of one machine, which stand on `board` and speak to `signals`; `aside` does what takes long.
 
-    `disks` are up to four, `nics` up to four, `serial_ports` 0 to 4. `floppy` is known to the BIOS alone, which is
-    there with `has_bios`. ConfigError for numbers that cannot be. `consoles` are the host's sides of COM1 onwards.
+    `disks` are up to four. `floppy` is known to the BIOS alone, which is there with `has_bios`. `options` are values of
+    `device_options` by name. ConfigError for what cannot be.
     """
 
     def __init__(
@@ -178,28 +168,19 @@ class Pc:
         *,
         disks: Sequence[Disk | None] = (),
         floppy: Disk | None = None,
-        nics: Sequence[Nic] = (),
-        serial_ports: int = 1,
+        options: Mapping[str, Any] = {},
         has_bios: bool = False,
     ) -> None:
-        self._board, self._lock, self._loop, self._aside = board, lock, loop, aside
+        super().__init__(board, lock, loop, aside)
         self.debug_console = ConsolePort(lock.condition(), "debug console")
         """What the guest writes to port 0xE9."""
-        self.consoles: list[ConsolePort] = []
-        self.station_addresses: list[bytes] = []
-        """Of the NICs."""
-        for what, given, most in (
-            ("serial ports", serial_ports, len(COM_PORTS)),
-            ("disks", len(disks), 2 * len(ATA_CHANNELS)),
-            ("NICs", len(nics), len(NE2000_CARDS)),
-        ):
-            if not 0 <= given <= most:
-                raise ConfigError(f"{given} {what} are not possible: a PC has 0 to {most}")
-        for number in range(serial_ports):
-            self._add_uart(number)
+        if len(disks) > 2 * len(ATA_CHANNELS):
+            raise ConfigError(f"{len(disks)} disks are not possible: a PC has 0 to {2 * len(ATA_CHANNELS)}")
+        self.options = {
+            option.name: option.build(options.get(option.name, option.default), self) for option in device_options()
+        }
+        """The device options in the form in which a snapshot has them."""
         self._add_disks(disks)
-        for number, nic in enumerate(nics):
-            self._add_nic(number, nic)
         self._add_board(signals, has_disks=any(disks))
         board.add(DebugExit(signals.exited))
         board.add(DebugExit(signals.exited, *PINTOS_EXIT))
@@ -216,7 +197,7 @@ class Pc:
         return [self.debug_console, *self.consoles]
 
     def _add_board(self, signals: Signals, *, has_disks: bool) -> None:
-        board, loop = self._board, self._loop
+        board, loop = self.board, self.loop
         low, *high = (region.size for region in board.memory.regions)
         self.cmos = Cmos(board.irq(RTC_IRQ), time.time, low, sum(high))
         self.acpi = AcpiPm(board.irq(SCI_IRQ), signals.powered_off, time.monotonic_ns)
@@ -255,12 +236,6 @@ class Pc:
         for console in self.all_consoles:
             console.end(f"the run has ended ({outcome})")
 
-    def _add_uart(self, number: int) -> None:
-        base, irq = COM_PORTS[number]
-        console = ConsolePort(self._lock.condition(), f"COM{number + 1}")
-        self.consoles.append(console)
-        self._board.add(Uart16550(console.name, base, self._board.irq(irq), console))
-
     def _add_disks(self, present: Sequence[Disk | None]) -> None:
         if not any(present):
             return
@@ -269,8 +244,8 @@ class Pc:
         disks = [*present, *[None] * (2 * len(ATA_CHANNELS) - len(present))]
         for number, (base, control, irq) in enumerate(ATA_CHANNELS):
             master, slave = disks[2 * number : 2 * number + 2]
-            line = self._board.irq(irq)
-            self._board.add(AtaChannel(f"ATA{number}", base, control, line, master, slave, self._aside))
+            line = self.board.irq(irq)
+            self.board.add(AtaChannel(f"ATA{number}", base, control, line, master, slave, self.aside))
 
     def _add_bios(self, signals: Signals, disks: Sequence[Disk | None], floppy: Disk | None) -> None:
         from .bios.disk import floppy as floppy_drive
@@ -278,7 +253,7 @@ class Pc:
         from .bios.service import Bios
         from .boot.e820 import memory_map
 
-        board = self._board
+        board = self.board
         drives = [] if floppy is None else [floppy_drive(0, floppy)]
         drives += [hard_disk(number, disk) for number, disk in enumerate(filter(None, disks))]
         self.bios = Bios(
@@ -292,21 +267,3 @@ class Pc:
             on_exception=signals.unhandled,
         )
         board.add(self.bios)
-
-    def _add_nic(self, number: int, nic: Nic) -> None:
-        from .devices.ne2000 import Ne2000
-        from .net.mac import stable_mac
-
-        base, irq = NE2000_CARDS[number]
-        backend, name = nic.backend, f"NIC{number}"
-        mac = nic.mac or stable_mac(f"{backend.station}/{name}")
-        self.station_addresses.append(mac)
-        self._board.add(Ne2000(name, base, irq=self._board.irq(irq), backend=backend, mac=mac))
-        fd = backend.fileno()
-        if fd is not None:
-            self._loop.on_readable(fd, partial(self._poll, backend, fd))
-
-    def _poll(self, backend: NetBackend, fd: int) -> None:
-        backend.poll()
-        if backend.fileno() is None:  # it is dead, and its descriptor would be "readable" for ever
-            self._loop.on_readable(fd, None)

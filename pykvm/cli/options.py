@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 
 from ..boot import Module, detect
 from ..boot.source import read_image
+from ..device_options import device_options
 from ..errors import ConfigError
 from ..machine import DEFAULT_MEMORY, Machine
 from ..memory import parse_size
@@ -19,7 +20,6 @@ from . import ui
 if TYPE_CHECKING:
     from ..disk import Disk
     from ..disk.image import Mode
-    from ..pc import Nic
 
 Function = Callable[..., Any]
 
@@ -75,80 +75,52 @@ def open_disk(spec: str) -> Disk | None:
     return image.open_disk(path, modes[mode], image_format)
 
 
-def open_nic(spec: str) -> Nic:
-    """A NIC from `KIND[:WHERE][,mac=ADDRESS][,pcap=FILE]`; the kinds are none, loopback, unix:PATH and tap:NAME.
-
-    A comma ends a value only in front of `mac=` or `pcap=`, so that names of files may have commas.
-    """
-    from ..net import NetBackend
-    from ..net.mac import parse_mac
-    from ..pc import Nic
-
-    kind_and_where, *settings = _parts(spec)
-    kind, _, where = kind_and_where.partition(":")
-    mac = pcap = None
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name == "mac":
-            mac = parse_mac(value)
-        elif name == "pcap" and value:
-            pcap = value
-        else:
-            raise ConfigError(f"--nic {spec}: {setting!r} is neither mac=ADDRESS nor pcap=FILE")
-    if (kind in ("unix", "tap")) != bool(where):
-        raise ConfigError(f"--nic {spec}: give none, loopback, unix:PATH or tap:NAME")
-    backend: NetBackend
-    match kind:
-        case "none":
-            from ..net.loopback import NoNet
-
-            backend = NoNet()
-        case "loopback":
-            from ..net.loopback import Loopback
-
-            backend = Loopback()
-        case "unix":
-            from ..net.unix import UnixNet
-
-            backend = UnixNet(where)
-        case "tap":
-            from ..net.tap import TapNet
-
-            backend = TapNet(where)
-        case _:
-            raise ConfigError(f"--nic {spec}: there is no kind {kind!r}: give none, loopback, unix:PATH or tap:NAME")
-    if pcap is not None:
-        from ..net.pcap import Capture
-
-        try:
-            backend = Capture(backend, pcap)
-        except ConfigError:
-            backend.close()
-            raise
-    return Nic(backend, mac)
-
-
-def _parts(spec: str) -> list[str]:
-    """What commas separate in a --nic, without those that are in the names of files."""
-    parts: list[str] = []
-    for word in spec.split(","):
-        named = parts and parts[-1].startswith(("unix:", "pcap=")) and not word.startswith(("mac=", "pcap="))
-        if named:
-            parts[-1] += f",{word}"
-        else:
-            parts.append(word)
-    return parts
-
-
-def open_all(stack: ExitStack, specs: tuple[str, ...], open_one: Callable[[str], Any]) -> list[Any]:
+def open_all(
+    stack: ExitStack,
+    specs: Sequence[str],
+    open_one: Callable[[str], Any],
+    owned: Callable[[list[Any]], Iterable[Any]] = list,
+) -> list[Any]:
     """Back ends for the specs; the ones already open are closed if a later one, or the machine, cannot be made."""
     opened = []
     for spec in specs:
         made = open_one(spec)
         opened.append(made)
-        if made is not None:
-            stack.callback(getattr(made, "backend", made).close)
+        for backend in owned([made]):
+            if backend is not None:
+                stack.callback(backend.close)
     return opened
+
+
+def parse_device_options(stack: ExitStack, given: dict[str, Any]) -> dict[str, Any]:
+    """The values for Machine; `stack` closes their back ends if a later one, or the machine, cannot be made."""
+    values: dict[str, Any] = {}
+    for option in device_options():
+        if not given.get(option.name):
+            continue
+        if option.multiple:
+            values[option.name] = open_all(stack, given[option.name], option.parse, option.owned)
+        else:
+            values[option.name] = option.parse(given[option.name])
+            for backend in option.owned(values[option.name]):
+                stack.callback(backend.close)
+    return values
+
+
+def device_flags(command: Function) -> Function:
+    """Decorator: the command line's part of `pykvm.device_options`; the command gets them as one `device_options`."""
+    named = [option for option in device_options() if option.flags]
+
+    @wraps(command)
+    def with_devices(**values: Any) -> Any:
+        return command(device_options={option.name: values.pop(option.name) for option in named}, **values)
+
+    decorated: Function = with_devices
+    for option in reversed(named):
+        metavar = option.metavar or None
+        declared = ui.option(*option.flags, option.name, multiple=option.multiple, metavar=metavar, help=option.help)
+        decorated = declared(decorated)
+    return decorated
 
 
 class MachineSpec(NamedTuple):
@@ -158,7 +130,8 @@ class MachineSpec(NamedTuple):
     memory: int
     cpus: int
     disks: tuple[str, ...]
-    nics: tuple[str, ...]
+    device_options: dict[str, Any]
+    """What was given of `pykvm.device_options`, as text."""
     image_format: str | None
     mode: str | None
     load: int | None
@@ -185,7 +158,6 @@ class MachineSpec(NamedTuple):
                 memory=self.memory,
                 cpus=self.cpus,
                 disks=open_all(stack, self.disks, open_disk),
-                nics=open_all(stack, self.nics, open_nic),
                 format=image_format,
                 mode=int(self.mode) if self.mode else None,
                 load=self.load,
@@ -195,6 +167,7 @@ class MachineSpec(NamedTuple):
                 floppy=floppy[0] if floppy else None,
                 firmware=self.firmware,
                 no_reboot=self.no_reboot,
+                **parse_device_options(stack, self.device_options),
             )
             stack.pop_all()
             return machine
@@ -221,10 +194,6 @@ _MACHINE_OPTIONS = (
         help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4; 'none' skips a place.",
     ),
     ui.option(
-        "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
-        help="NE2000 card on none, loopback, unix:PATH or tap:NAME; pcap= captures its traffic. Up to 4.",
-    ),
-    ui.option(
         "--format", "image_format",
         help=f"Image format, instead of what the image looks like: {', '.join(detect.FORMATS)}.",
     ),
@@ -249,6 +218,10 @@ _MACHINE_OPTIONS = (
 )  # fmt: skip
 
 
+DISKS = 3
+"""So many of them, RAM, CPUs and disks, are in front of the other devices in the help."""
+
+
 def machine_options(*, kernel_required: bool = True, directory: bool = False) -> Callable[[Function], Function]:
     """Decorator: the argument KERNEL and all options that make a machine; the command gets them as one `MachineSpec`.
 
@@ -262,7 +235,10 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
             return command(MachineSpec(**{name: values.pop(name) for name in MachineSpec._fields}), **values)
 
         decorated: Function = with_spec
-        for option in reversed(_MACHINE_OPTIONS):
+        for option in reversed(_MACHINE_OPTIONS[DISKS:]):
+            decorated = option(decorated)
+        decorated = device_flags(decorated)
+        for option in reversed(_MACHINE_OPTIONS[:DISKS]):
             decorated = option(decorated)
         kernel = ui.argument("kernel", type=ui.Path(exists=True, dir_okay=directory), required=kernel_required)
         return kernel(decorated)

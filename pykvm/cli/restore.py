@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 from ..snapshot import Snapshot
 from . import ui
-from .options import open_all, open_disk, open_nic, timeout_option
+from .options import device_flags, open_all, open_disk, parse_device_options, timeout_option
 from .run import make_saver, run_and_show, wait_for_gdb
 from .saving import warn_in_words
 
@@ -17,10 +18,7 @@ from .saving import warn_in_words
     "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
-@ui.option(
-    "-n", "--nic", "nics", multiple=True, metavar="KIND[,mac=M][,pcap=FILE]",
-    help="What the NIC's cable leads to, as for `run`; nowhere by default. Its address must be the snapshot's.",
-)  # fmt: skip
+@device_flags
 @ui.option(
     "--floppy",
     metavar="FILE[,ro|,discard][,format=raw]",
@@ -43,7 +41,7 @@ from .saving import warn_in_words
 def command(
     path: str,
     disks: tuple[str, ...],
-    nics: tuple[str, ...],
+    device_options: dict[str, Any],
     floppy: str | None,
     timeout: float | None,
     verify: bool,
@@ -56,7 +54,8 @@ def command(
 ) -> int:
     """Go on from the snapshot in the directory PATH, which stays as it is. Options and exit status are those of `run`.
 
-    The snapshot names its disks' image files; what the guest writes to them is discarded at the end.
+    NICs have no cable unless --nic gives them one. The snapshot names its disks' image files; what the guest writes to
+    them is discarded at the end.
     """
     warn_in_words()
     snapshot = Snapshot.load(path, verify=verify)
@@ -65,7 +64,7 @@ def command(
         machine = snapshot.fork(
             disks=open_all(stack, disks, open_disk) if disks else None,
             floppy=open_all(stack, (floppy,), open_disk)[0] if floppy is not None else None,
-            nics=open_all(stack, nics, open_nic) if nics else None,
+            **parse_device_options(stack, device_options),
         )
         stack.pop_all()
         with machine:

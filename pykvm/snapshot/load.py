@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 from isal.isal_zlib import crc32
 
 from ..boot.rom import MAX_SIZE
+from ..device_options.nics import NE2000_CARDS
+from ..device_options.serial_ports import COM_PORTS
 from ..disk.overlay import CLUSTER
 from ..kvm import System
 from ..kvm.saved import SavedState
 from ..memory import PAGE_SIZE
-from ..pc import ATA_CHANNELS, COM_PORTS, NE2000_CARDS
+from ..pc import ATA_CHANNELS
 from ..x86.cpuid import CpuidEntry
 from . import features, plain
 from .disks import SavedDisk

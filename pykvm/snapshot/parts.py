@@ -55,8 +55,8 @@ def parts_of(
     shape = Shape(
         board.memory.size,
         len(board.vcpus),
-        len(pc.consoles),
-        tuple(pc.station_addresses),
+        pc.options["serial_ports"],
+        tuple(pc.options["nics"]),
         pc.bios is not None,
         digest,
     )

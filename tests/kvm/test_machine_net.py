@@ -145,7 +145,7 @@ def test_the_ends_of_a_cable_have_different_and_lasting_addresses(guest: Guest, 
         found = []
         with Machine(nics=[UnixNet(cable), Loopback()]) as one, Machine(nics=[UnixNet(cable), Loopback()]) as two:
             for machine in (one, two):
-                found += machine.pc.station_addresses
+                found += machine.pc.options["nics"]
         return found
 
     first = macs()

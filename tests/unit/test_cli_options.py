@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.cli.options import ADDRESS, SIZE, Memory, Number, make_module, open_disk, open_nic
+from pykvm.cli.options import ADDRESS, SIZE, Memory, Number, make_module, open_disk
+from pykvm.device_options.nics import parse_nic
 from pykvm.disk.overlay import OverlayDisk
 from pykvm.disk.raw import RawDisk
 from pykvm.errors import ConfigError
@@ -81,7 +82,7 @@ def test_disks_that_cannot_be(spec: str) -> None:
 
 def test_kinds_of_nics(tmp_path: Path) -> None:
     for spec, kind in (("none", NoNet), ("loopback", Loopback), (f"unix:{tmp_path}/cable", UnixNet)):
-        nic = open_nic(spec)
+        nic = parse_nic(spec)
         with closing(nic.backend):
             assert isinstance(nic.backend, kind)
             assert nic.mac is None
@@ -89,7 +90,7 @@ def test_kinds_of_nics(tmp_path: Path) -> None:
 
 def test_a_nic_with_everything(tmp_path: Path) -> None:
     capture = tmp_path / "it.pcap"
-    nic = open_nic(f"loopback,mac=02:00:00:aa:BB:01,pcap={capture}")
+    nic = parse_nic(f"loopback,mac=02:00:00:aa:BB:01,pcap={capture}")
     with closing(nic.backend):
         assert isinstance(nic.backend, Capture)
         assert nic.mac == bytes.fromhex("020000aabb01")
@@ -120,13 +121,13 @@ def test_a_nic_with_everything(tmp_path: Path) -> None:
 def test_nics_that_cannot_be(spec: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        open_nic(spec)
+        parse_nic(spec)
     assert words in str(caught.value)
 
 
 def test_a_failed_nic_leaves_no_socket(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
-        open_nic(f"unix:{tmp_path}/cable,pcap=/nonexistent/x.pcap")
+        parse_nic(f"unix:{tmp_path}/cable,pcap=/nonexistent/x.pcap")
     assert not (tmp_path / "cable.a").exists()
 
 
@@ -144,7 +145,7 @@ def test_names_with_commas_and_blanks(tmp_path: Path, monkeypatch: pytest.Monkey
         assert isinstance(disk, RawDisk)
         assert not disk.read_only
         disk.close()
-    nic = open_nic("loopback,pcap=p,q.pcap,mac=02:00:00:00:00:01")
+    nic = parse_nic("loopback,pcap=p,q.pcap,mac=02:00:00:00:00:01")
     nic.backend.close()
     assert (tmp_path / "p,q.pcap").exists()
 
@@ -203,4 +204,4 @@ def test_any_text_is_a_nic_or_refused(text: str) -> None:
     if "pcap=" in text:
         return
     with suppress(ConfigError):
-        open_nic(text).backend.close()
+        parse_nic(text).backend.close()
