@@ -66,7 +66,7 @@ class Assembly:
                 self.engine.gate.lock,
                 self.engine.loop,
                 self.engine,
-                self.engine.worker.aside,
+                self.engine.aside,
                 disks=self.disks,
                 floppy=self.floppy,
                 options=device_options,

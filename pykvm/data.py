@@ -46,7 +46,7 @@ def _fast_init(kind: type[Data]) -> Callable[..., None]:
         made = f"default_{name}() if {name} is missing else {name}" if isinstance(default, _Factory) else name
         lines.append(f"    self.{name} = {made}")
     refuse = f"    if {' or '.join(required)}:\n        raise TypeError\n" if required else ""
-    exec(f"def fill(self, {', '.join(given)}):\n{refuse}" + "\n".join(lines), scope)
+    exec(f"def fill({', '.join(('self', *given))}):\n{refuse}" + "\n".join(lines or ["    pass"]), scope)
     fill = scope["fill"]
 
     def init(self: Any, *values: Any, **named: Any) -> None:

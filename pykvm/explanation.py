@@ -48,4 +48,4 @@ def explained(
         from .crash.location import cpu_locations
 
         reason = f"{reason}; {cpu_locations(end)}"
-    return outcome._replace(reason=reason, report=report, exits=sum(end.exits))
+    return outcome._replace(reason=reason, report=report)

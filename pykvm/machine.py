@@ -19,7 +19,6 @@ from .boot import detect
 from .boot.source import ImageSource, file_name, read_image
 from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
-from .crash.post_mortem import PostMortem
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .device_options import check_names
 from .engine.board import GeneralProtection as GeneralProtection
@@ -28,16 +27,16 @@ from .engine.gate import FairLock
 from .engine.run import DeviceError as DeviceError
 from .engine.run import Run
 from .errors import ConfigError
-from .explanation import explained
 from .kvm import VCPU
-from .kvm.quirks import kvm_forgets
+from .kvm.system import resets_at_triple_fault
 from .memory import GuestMemory, GuestMemoryError
-from .outcome import Outcome
+from .outcome import Ending, Outcome
 from .pc import Keyboard, Nic
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
 
 if TYPE_CHECKING:
+    from .crash.post_mortem import PostMortem
     from .debug.gdb import GdbServer
     from .display import Screen
     from .net import NetBackend
@@ -312,7 +311,7 @@ class Machine:
         engine.board.commit_cpuid()
         engine.board.filter_msrs()
         self._checkpoint = None
-        if self.replay_limit > 0 and (self.keep_instructions > 0 or kvm_forgets()):
+        if self.replay_limit > 0 and (self.keep_instructions > 0 or resets_at_triple_fault()):
             from .replay import Checkpoint
 
             self._checkpoint = Checkpoint.take(self.timeline, asked_for=self.keep_instructions > 0)
@@ -327,14 +326,20 @@ class Machine:
         with self._ending:
             if not run.explained and not self.engine.closed:
                 run.explained = True
-                end = self.post_mortem()
-                run.outcome = explained(
-                    run.outcome, run.crash, end, self.keep_instructions, self._checkpoint, self.replay_limit
-                )
+                run.outcome = run.outcome._replace(exits=self.engine.exits)
+                if run.outcome.ending not in (Ending.EXITED, Ending.REBOOTED):
+                    from .explanation import explained
+
+                    end = self.post_mortem()
+                    run.outcome = explained(
+                        run.outcome, run.crash, end, self.keep_instructions, self._checkpoint, self.replay_limit
+                    )
         return run.outcome
 
     def post_mortem(self) -> PostMortem:
         """What is left of the guest once its run has ended: what crash reports are made of."""
+        from .crash.post_mortem import PostMortem
+
         board = self.engine.board
         exits = [runner.exits for runner in self.engine.runners]
         return PostMortem(board.vm, board.vcpus, board.memory, board.cpuid_in_use, self.symbols, exits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from ..typed import NamedTuple
+from ..data import Data
 
 
 class CrashKind(enum.Enum):
@@ -20,7 +20,7 @@ class CrashKind(enum.Enum):
     EXIT = "KVM gave up with the exit reason"
 
 
-class Crash(NamedTuple):
+class Crash(Data):
     """A CPU cannot go on: which, and why."""
 
     cpu: int

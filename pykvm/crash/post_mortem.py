@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..data import Data
 from ..kvm import MpState
-from ..typed import TYPE_CHECKING, NamedTuple
+from ..typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..x86.symbols import SymbolTable
 
 
-class PostMortem(NamedTuple):
+class PostMortem(Data):
     """A guest after its end."""
 
     vm: VM

@@ -8,9 +8,8 @@ from ..errors import PykvmError
 from ..kvm import VCPU
 from ..kvm.state import MpState
 from ..memory import PAGE_SIZE
-from ..x86.mode import linear_pc
 from ..x86.paging import Walk, walk
-from ..x86.registers import Registers, SystemRegisters
+from ..x86.registers import Registers, SystemRegisters, linear_pc
 
 
 class DebugError(PykvmError):

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 from ..crash.event import Crash, CrashKind
 from ..errors import PykvmError
 from ..kvm.exits import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN, Debug
 from ..outcome import Ending, Outcome
-from ..typed import TYPE_CHECKING, Protocol
+from ..typed import TYPE_CHECKING, Any, Protocol
 from .eventloop import EventLoop
 from .gate import Gate
 from .run import Run
 from .runner import Runner
-from .worker import Worker
 
 if TYPE_CHECKING:
     from ..bios.call import Call
     from ..boot import EntryState
     from .board import Board
+    from .worker import Worker
 
     Loader = Callable[[], EntryState]
 
@@ -64,7 +64,6 @@ class Engine:
     def __init__(self, board: Board, gate: Gate) -> None:
         self.board, self.gate = board, gate
         self.loop = EventLoop(gate.lock, self.callback_failed, "pykvm I/O")
-        self.worker = Worker(gate.lock, partial(self.failed, who="what was set aside"), "pykvm worker")
         self.runners = [Runner(vcpu, board, gate, self) for vcpu in board.vcpus]
         self.run: Run | None = None
         """The run that goes on, or has ended and is not forgotten."""
@@ -92,6 +91,15 @@ class Engine:
         # KVM knows best where the local APIC is and which CPU is the first.
         first.set_system_registers(state.system.copy(apic_base=first.get_apic_base()))
         return state
+
+    def aside(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Have `work` called by a thread, without the lock, then `done` with its result, with it (`device.Aside`)."""
+        self._worker.aside(work, done)
+
+    @cached_property
+    def _worker(self) -> Worker:
+
+        return Worker(self.gate.lock, partial(self.failed, who="what was set aside"), "pykvm worker")
 
     # Runs
 
@@ -207,7 +215,8 @@ class Engine:
         if self.debugger is not None:
             self.debugger.close()
         self.loop.close()
-        self.worker.close()
+        if "_worker" in self.__dict__:
+            self._worker.close()
         return True
 
     def require_open(self) -> None:

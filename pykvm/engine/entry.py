@@ -7,7 +7,6 @@ vCPU.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 
 from ..typed import Protocol
@@ -25,18 +24,17 @@ class Entry(Protocol):
         """As `VCPU.enter_answering`."""
 
 
-class Rank(enum.IntEnum):
+class Rank:
     """The order of links, from the vCPU outwards: what is told of an exit is told of those that a step makes, too."""
 
-    STEP = 0
-    TRACE = 1
-    COUNT = 2
+    STEP, TRACE, COUNT = range(3)
 
 
 class Link:
     """Base of links. `inner` is what it wraps: the chain sets it."""
 
-    rank: Rank
+    rank: int
+    """One of `Rank`."""
     inner: Entry
 
     def enter(self) -> int:

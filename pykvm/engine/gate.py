@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from weakref import WeakSet
 
 from ..kvm.vcpu import lull
 from ..typed import TYPE_CHECKING, Protocol
@@ -131,7 +130,8 @@ class Lull:
 
 
 _lull = Lull()
-_gates: WeakSet[Gate] = WeakSet()
+_open: list[Gate] = []
+"""The gates of machines with vCPUs that have a thread."""
 
 
 class Gate:
@@ -150,7 +150,6 @@ class Gate:
         self._at_rest: list[Callable[[], None]] = []
         self._shut = False
         self.lock.ask = self._ask
-        _gates.add(self)
 
     def _ask(self) -> None:
         for passer in self._inside:
@@ -163,7 +162,7 @@ class Gate:
         there are host CPUs, a thread that is to do something has its turn only after all others have had theirs, of
         some milliseconds each; unless those have nothing to do. Where there are few, nothing happens.
         """
-        others = [gate for gate in list(_gates) if gate is not self and gate._inside]
+        others = [gate for gate in _open[:] if gate is not self]
         if self._inside and len(others) >= (os.cpu_count() or 1) and _lull.extend():
             for gate in others:
                 if gate.lock.queue.acquire(False):
@@ -180,6 +179,7 @@ class Gate:
         self._passers = passers
         self._inside = list(passers)  # nobody asks for the lock as a thread that has none: it is held here
         self._live = len(passers)
+        _open.append(self)
         self._shut = False
 
     def shut(self) -> None:
@@ -220,6 +220,8 @@ class Gate:
         """A vCPU's thread is about to end, and touches nothing of the machine's any more."""
         with self.lock.queue:
             self._inside.remove(passer)
+            if not self._inside:
+                _open.remove(self)
         with self.lock.inner:
             self._live -= 1
             self.changed.notify_all()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import cache
@@ -61,12 +60,6 @@ def out_moves_rip() -> bool:
         return vcpu.get_registers().rip != _CODE
 
     return _try("e680 f4", True, run)  # out 0x80, al; hlt
-
-
-@cache
-def kvm_forgets() -> bool:
-    """Whether this host's KVM may be one that resets a CPU at a triple fault. That it has, only the crash shows."""
-    return os.path.exists("/sys/module/kvm_amd")
 
 
 def _try(code: str, long: bool, run: Callable[[VCPU], bool]) -> bool:

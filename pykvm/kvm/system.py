@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import cache
 
 from ..x86.cpuid import CpuidEntry
 from ._kvm import ffi, lib
@@ -15,6 +16,12 @@ from .vm import VM
 
 CPUID_LIMIT = 1024
 """More CPUID entries than this and the kernel's answer is not believed."""
+
+
+@cache
+def resets_at_triple_fault() -> bool:
+    """Whether this KVM may be one that resets a CPU at a triple fault (AMD's). That it has, only the crash shows."""
+    return os.path.exists("/sys/module/kvm_amd")
 
 
 class System(Descriptor):

@@ -9,8 +9,7 @@ from functools import cache, partial
 
 from ..typed import Any, NamedTuple
 from ..x86.cpuid import CpuidEntry
-from ..x86.mode import code_bits, linear_pc
-from ..x86.registers import Registers, Segment, SystemRegisters, Table
+from ..x86.registers import Registers, Segment, SystemRegisters, Table, code_bits, linear_pc
 from ._kvm import ffi, lib
 from .descriptor import Descriptor
 from .errors import KvmError

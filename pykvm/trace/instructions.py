@@ -24,7 +24,7 @@ from ..kvm import VCPU
 from ..kvm.exits import PIO, Exit
 from ..kvm.vcpu import GUESTDBG_ENABLE, GUESTDBG_SINGLESTEP, Position
 from ..machine import Machine
-from ..x86.mode import code_bits, linear_pc
+from ..x86.registers import code_bits, linear_pc
 from .event import Event, Site
 from .sites import OTHER, Sites
 from .tracer import Filter, Outlet

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ..errors import PykvmError
 from .descriptors import CODE, EXPAND_DOWN, NULL_SELECTORS, RPL, TI, WRITABLE, Descriptor
 from .exceptions import GP, PF, PF_ID, PF_P, PF_RSVD, PF_U, PF_W, SS, Event
-from .mode import Mode, cpu_mode, linear_pc
+from .mode import Mode, cpu_mode
 from .paging import PAGE_SIZE, PTE_NX, PTE_P, PTE_RW, PTE_US, Level, Walk, walk
 from .registers import (
     CR0_PE,
@@ -31,6 +31,7 @@ from .registers import (
     Registers,
     Segment,
     SystemRegisters,
+    linear_pc,
 )
 
 _64 = (1 << 64) - 1

@@ -7,7 +7,7 @@ volume 2, 1.3.
 from __future__ import annotations
 
 from ..typed import NamedTuple
-from .registers import CR0_PE, EFER_LMA, RFLAGS_VM, Registers, SystemRegisters
+from .registers import CR0_PE, EFER_LMA, RFLAGS_VM, SystemRegisters, code_bits
 
 
 class Mode(NamedTuple):
@@ -16,20 +16,6 @@ class Mode(NamedTuple):
     words: str
     bits: int
     ring: int
-
-
-def code_bits(system: SystemRegisters) -> int:
-    """The default size of instructions, 16, 32 or 64, as CS and EFER.LMA say."""
-    if system.efer & EFER_LMA and system.cs.l:
-        return 64
-    return 32 if system.cs.db else 16
-
-
-def linear_pc(registers: Registers, system: SystemRegisters) -> int:
-    """The linear address that CS:RIP stands for: in 64-bit mode CS has no base, else addresses have 32 bits."""
-    if code_bits(system) == 64:
-        return registers.rip
-    return system.cs.base + registers.rip & 0xFFFFFFFF
 
 
 def cpu_mode(system: SystemRegisters, rflags: int) -> Mode:

@@ -104,3 +104,17 @@ class SystemRegisters(Data):
     cr8: int = 0
     efer: int = 0
     apic_base: int = 0xFEE00900
+
+
+def code_bits(system: SystemRegisters) -> int:
+    """The default size of instructions, 16, 32 or 64, as CS and EFER.LMA say."""
+    if system.efer & EFER_LMA and system.cs.l:
+        return 64
+    return 32 if system.cs.db else 16
+
+
+def linear_pc(registers: Registers, system: SystemRegisters) -> int:
+    """The linear address that CS:RIP stands for: in 64-bit mode CS has no base, else addresses have 32 bits."""
+    if code_bits(system) == 64:
+        return registers.rip
+    return system.cs.base + registers.rip & 0xFFFFFFFF

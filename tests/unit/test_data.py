@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, is_dataclass, replace
 
 import pytest
 
-from pykvm.data import Data, field
+from pykvm.data import MANY, Data, field
 
 
 class Point(Data):
@@ -25,6 +25,28 @@ class Shape(Data):
     points: list[Point] = field(default_factory=list)
 
 
+class Nothing(Data):
+    """No field at all."""
+
+
+@pytest.fixture(params=[0, 2 * MANY], ids=["new", "much used"])
+def used(request: pytest.FixtureRequest) -> None:
+    """Of a class that is used much, objects are made in another way."""
+    for _ in range(request.param):
+        Nothing()
+        Point(1)
+        Shape()
+
+
+@pytest.mark.usefixtures("used")
+def test_a_class_without_fields() -> None:
+    assert Nothing() == Nothing()
+    assert repr(Nothing()) == "Nothing()"
+    with pytest.raises(TypeError):
+        Nothing(1)
+
+
+@pytest.mark.usefixtures("used")
 def test_values_by_place_and_by_name() -> None:
     assert (Point(1).x, Point(1).y) == (1, 2)
     assert Point(1, 3) == Point(y=3, x=1) == Point(1, y=3)
@@ -40,11 +62,13 @@ def test_values_by_place_and_by_name() -> None:
         ((1,), {"z": 1}, "missing or unknown: z"),
     ],
 )
+@pytest.mark.usefixtures("used")
 def test_values_that_do_not_fit(values: tuple[int, ...], named: dict[str, int], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         Point(*values, **named)
 
 
+@pytest.mark.usefixtures("used")
 def test_defaults_are_made_for_each_object() -> None:
     one, two = Shape(), Shape()
     one.origin.x = 7

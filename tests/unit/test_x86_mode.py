@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pykvm.x86 import registers as named
 from pykvm.x86 import start
-from pykvm.x86.mode import code_bits, cpu_mode, linear_pc
-from pykvm.x86.registers import Registers, Segment, SystemRegisters
+from pykvm.x86.mode import cpu_mode
+from pykvm.x86.registers import Registers, Segment, SystemRegisters, code_bits, linear_pc
 
 PE, LMA, VM = 1, 1 << 10, 1 << 17
 

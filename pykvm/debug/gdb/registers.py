@@ -15,8 +15,7 @@ from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 from ...errors import PykvmError
-from ...x86.mode import linear_pc
-from ...x86.registers import CR0_PE, EFER_LMA, RFLAGS_VM, Registers, SystemRegisters
+from ...x86.registers import CR0_PE, EFER_LMA, RFLAGS_VM, Registers, SystemRegisters, linear_pc
 from ..control import Control
 
 FCW, FSW, FTW, FOP, FIP, FCS, FDP, FDS, MXCSR = (
