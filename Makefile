@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # nor with more than 255 bytes of it. All paths here are relative, since make separates names at blanks.
 
 # What the installation depends on; pykvm's own Python files are used in place.
-INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
+INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/sources.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
 INSTALLS := $(filter-out pykvm/kvm/_kvm.c,$(INSTALLS))
 SCRATCH := build/scratch.img
 
