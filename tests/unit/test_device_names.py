@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from device_rig import Line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.device import Access, Device, FunctionDevice, IrqLine, Range, bit_names
+from pykvm.device import Access, Device, FunctionDevice, Range, bit_names
 from pykvm.devices.acpi_pm import AcpiPm
 from pykvm.devices.ata import AtaChannel
 from pykvm.devices.cmos import Cmos
@@ -22,10 +23,6 @@ from pykvm.devices.uart16550 import Uart16550
 from pykvm.devices.vga import Vga
 from pykvm.disk.memory import MemoryDisk
 from pykvm.net.loopback import NoNet
-
-
-def line() -> IrqLine:
-    return IrqLine(lambda level: None)
 
 
 class Peer:
@@ -42,15 +39,15 @@ class Peer:
 
 
 MAKERS: dict[str, Callable[[], Device]] = {
-    "uart": lambda: Uart16550("COM1", 0x3F8, line(), Peer()),
-    "ata": lambda: AtaChannel("ATA0", 0x1F0, 0x3F6, line(), MemoryDisk(bytes(1 << 20))),
-    "cmos": lambda: Cmos(line(), lambda: 0.0, 1 << 20),
-    "i8042": lambda: I8042(line(), line(), lambda: None, lambda on: None),
+    "uart": lambda: Uart16550("COM1", 0x3F8, Line(), Peer()),
+    "ata": lambda: AtaChannel("ATA0", 0x1F0, 0x3F6, Line(), MemoryDisk(bytes(1 << 20))),
+    "cmos": lambda: Cmos(Line(), lambda: 0.0, 1 << 20),
+    "i8042": lambda: I8042(Line(), Line(), lambda: None, lambda on: None),
     "port92": lambda: Port92(lambda: None, lambda on: None),
-    "ne2000": lambda: Ne2000("NIC0", irq=line(), backend=NoNet(), mac=bytes(6)),
+    "ne2000": lambda: Ne2000("NIC0", irq=Line(), backend=NoNet(), mac=bytes(6)),
     "pci": PciHost,
     "fw_cfg": lambda: FwCfg(lambda gpa, size: bytes(size), lambda gpa, data: None),
-    "acpi": lambda: AcpiPm(line(), lambda: None, lambda: 0),
+    "acpi": lambda: AcpiPm(Line(), lambda: None, lambda: 0),
     "reset": lambda: ResetControl(lambda why: None),
     "exit": lambda: DebugExit(lambda value: None),
     "console": lambda: DebugConsole(lambda data: None),

@@ -6,12 +6,12 @@ import random
 from collections import deque
 from typing import Any
 
+import device_rig
 import pytest
+from device_rig import Line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.bus import PortBus
-from pykvm.device import IrqLine
 from pykvm.devices.dp8390_registers import frame_check_sequence, multicast_hash
 from pykvm.devices.ne2000 import Ne2000
 from pykvm.errors import ConfigError
@@ -44,19 +44,11 @@ class Wire(NetBackend):
         self.deliver(frame)
 
 
-class Rig:
+class Rig(device_rig.Rig[Ne2000]):
     def __init__(self, backend: NetBackend | None = None) -> None:
         self.wire = Wire()
-        self.irq = IrqLine(lambda level: None)
-        self.nic = Ne2000("ne0", BASE, irq=self.irq, backend=backend or self.wire, mac=MAC)
-        self.bus = PortBus()
-        self.bus.attach(self.nic)
-
-    def inb(self, offset: int) -> int:
-        return self.bus.read(BASE + offset, 1)
-
-    def outb(self, offset: int, value: int) -> None:
-        self.bus.write(BASE + offset, 1, value)
+        irq = Line()
+        super().__init__(Ne2000("ne0", BASE, irq=irq, backend=backend or self.wire, mac=MAC), irq, base=BASE)
 
     def out(self, *pairs: tuple[int, int]) -> None:
         for offset, value in pairs:
@@ -69,7 +61,7 @@ class Rig:
     def dma_read(self, address: int, count: int) -> bytes:
         """As ne_block_input of Linux: words, and a byte at the end of an odd count."""
         self.remote(address, count, 0x0A)
-        data = self.bus.read_block(BASE + DATA, 2, count >> 1)
+        data = self.ins(DATA, count >> 1, 2)
         if count & 1:
             data += bytes((self.inb(DATA),))
         self.outb(ISR, RDC)
@@ -79,7 +71,7 @@ class Rig:
         """As ne_block_output of Linux: the count is rounded up."""
         data += bytes(len(data) & 1)
         self.remote(address, len(data), 0x12)
-        self.bus.write_block(BASE + DATA, 2, data)
+        self.outs(DATA, data, 2)
         self.outb(ISR, RDC)
 
     def start(self, rcr: int = 0x04, imr: int = 0x3F) -> None:
@@ -282,7 +274,7 @@ def test_wide_accesses_of_registers_are_byte_accesses(rig: Rig) -> None:
 
 def test_configuration_is_checked() -> None:
     with pytest.raises(ConfigError, match="6 bytes"):
-        Ne2000("ne0", irq=IrqLine(lambda level: None), backend=Wire(), mac=b"\x52\x54")
+        Ne2000("ne0", irq=Line(), backend=Wire(), mac=b"\x52\x54")
 
 
 # -- Remote DMA -------------------------------------------------------------------------------------------------------
@@ -309,10 +301,10 @@ def test_single_and_block_accesses_agree(rig: Rig, size: int) -> None:
 def test_byte_mode_moves_one_byte_a_cycle(rig: Rig) -> None:
     rig.outb(DCR, 0x48)
     rig.remote(0x4000, 4, 0x12)
-    rig.bus.write_block(BASE + DATA, 2, b"a?b?c?d?")
+    rig.outs(DATA, b"a?b?c?d?", 2)
     assert rig.inb(ISR) & RDC
     rig.remote(0x4000, 4, 0x0A)
-    assert rig.bus.read_block(BASE + DATA, 2, 4) == b"a\xffb\xffc\xffd\xff"
+    assert rig.ins(DATA, 4, 2) == b"a\xffb\xffc\xffd\xff"
 
 
 def test_word_mode_moves_two_bytes_an_access(rig: Rig) -> None:
@@ -336,22 +328,22 @@ def test_beyond_the_count_nothing_moves(rig: Rig) -> None:
 def test_words_at_an_odd_count_or_address(rig: Rig) -> None:
     rig.outb(DCR, 0x49)
     rig.remote(0x4000, 5, 0x12)
-    rig.bus.write_block(BASE + DATA, 2, b"abcdefgh")
+    rig.outs(DATA, b"abcdefgh", 2)
     assert rig.inb(ISR) & RDC
     rig.remote(0x4000, 7, 0x0A)
-    assert rig.bus.read_block(BASE + DATA, 2, 5) == b"abcdef\0\0\xff\xff"
+    assert rig.ins(DATA, 5, 2) == b"abcdef\0\0\xff\xff"
     rig.remote(0x4003, 4, 0x0A)
-    assert rig.bus.read_block(BASE + DATA, 2, 2) == b"cdef"
+    assert rig.ins(DATA, 2, 2) == b"cdef"
 
 
 def test_the_page_can_be_changed_during_a_transfer(running: Rig) -> None:
     running.dma_write(0x4000, b"abcdefgh")
     running.remote(0x4000, 8, 0x0A)
-    assert running.bus.read_block(BASE + DATA, 2, 2) == b"abcd"
+    assert running.ins(DATA, 2, 2) == b"abcd"
     running.outb(CR, 0x42)  # no remote command: the one under way goes on
     assert running.inb(CURR) == 0x4C
     running.outb(CR, 0x02)
-    assert running.bus.read_block(BASE + DATA, 2, 2) == b"efgh"
+    assert running.ins(DATA, 2, 2) == b"efgh"
 
 
 def test_abort_and_the_wrong_direction(rig: Rig) -> None:
@@ -390,7 +382,7 @@ def test_send_packet_command_removes_the_frame_at_the_boundary(running: Rig) -> 
         running.wire.arrive(frame)
     for frame, following in zip(frames, (0x4E, 0x4F), strict=True):
         running.out((RBCR1, 0x0F), (CR, 0x1A))
-        data = running.bus.read_block(BASE + DATA, 2, (len(frame) + 4) // 2)
+        data = running.ins(DATA, (len(frame) + 4) // 2, 2)
         assert data[4:] == frame
         assert running.inb(ISR) & RDC
         assert running.inb(BNRY) == following
@@ -684,9 +676,9 @@ def test_no_access_raises(steps: list[tuple[int, int, int] | int], started: bool
         assert len(rig.bus.read_block(BASE + offset, size, 3)) == 3 * size
         rig.bus.write_block(BASE + offset, size, bytes(3 * size))
     assert all(14 <= len(frame) <= 1514 for frame in rig.wire.sent)
-    assert rig.irq.level == (rig.nic.chip.isr & rig.nic.chip.imr != 0)
-    rig.nic.restore(rig.nic.save())
-    rig.nic.reset()
+    assert rig.irq.level == (rig.device.chip.isr & rig.device.chip.imr != 0)
+    rig.device.restore(rig.device.save())
+    rig.device.reset()
     assert rig.inb(CR) == 0x21
 
 
@@ -697,14 +689,13 @@ def test_save_and_restore_in_the_middle_of_a_transfer(running: Rig) -> None:
     frame = frame_to(MAC, 200, 9)
     running.wire.arrive(frame)
     running.remote(0x4C04, 200, 0x0A)
-    head = running.bus.read_block(BASE + DATA, 2, 10)
-    state = running.nic.save()
+    head = running.ins(DATA, 10, 2)
 
     other = Rig()
-    other.nic.restore(state)
+    state = running.save_into(other)
     assert other.irq.level
-    assert head + other.bus.read_block(BASE + DATA, 2, 90) == frame
-    assert other.nic.save()["ram"] == state["ram"]
+    assert head + other.ins(DATA, 90, 2) == frame
+    assert other.device.save()["ram"] == state["ram"]
     other.transmit(frame_to(OTHER))
     other.wire.arrive(frame)
     assert other.wire.sent == [frame_to(OTHER)]
@@ -729,7 +720,4 @@ def test_save_and_restore_in_the_middle_of_a_transfer(running: Rig) -> None:
     ],
 )
 def test_a_hostile_state_is_refused_and_changes_nothing(running: Rig, spoil: Any) -> None:
-    state = running.nic.save()
-    with pytest.raises(ValueError, match="ne0"):
-        running.nic.restore(spoil(state))
-    assert running.nic.save() == state
+    running.refuses(spoil(running.device.save()), "ne0")
