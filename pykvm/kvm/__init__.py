@@ -10,13 +10,18 @@ Documentation/virt/kvm/api.rst.
 
 import os
 
+from .. import __version__
+
 
 def _is_newest() -> bool:
-    """Whether the compiled part is there and no source of it is newer."""
+    """Whether the compiled part is there and no source of it is newer, or it was installed with them from a wheel."""
     try:
         from . import _kvm
 
         here, built = os.path.dirname(__file__), os.stat(_kvm.__file__).st_mtime_ns
+        # Unpacked in any order, and in nobody's hands.
+        if os.path.exists(f"{here}/../../pykvm_vmm-{__version__}.dist-info"):
+            return True
         parts = _kvm.ffi.string(_kvm.lib.SOURCES).decode().split()
         # The directory is newer where a header has been added or taken away.
         return all(os.stat(f"{here}/{part.partition('=')[0]}").st_mtime_ns <= built for part in ("cdef", *parts))
