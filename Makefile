@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # nor with more than 255 bytes of it. All paths here are relative, since make separates names at blanks.
 
 # What the installation depends on; pykvm's own Python files are used in place.
-INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
+INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/sources.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
 INSTALLS := $(filter-out pykvm/kvm/_kvm.c,$(INSTALLS))
 SCRATCH := build/scratch.img
 
@@ -38,7 +38,7 @@ style: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/python -m mypy
 	$(BIN)/python -m mypy tools/kvm_under_tcg
-	MYPYPATH=tests $(BIN)/python -m mypy tests/conftest.py tests/cache.py tests/debian.py tests/features.py tests/perfetto_sql.py
+	MYPYPATH=tests $(BIN)/python -m mypy tests/conftest.py tests/cache.py tests/debian.py tests/device_table.py tests/features.py tests/perfetto_sql.py
 
 layers: $(VENV)/.installed-dev
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as main; main()'

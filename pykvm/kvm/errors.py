@@ -26,6 +26,10 @@ class KvmUnsupported(PykvmError):
     """This machine's KVM lacks a capability that was asked for."""
 
 
+class StaleBuild(PykvmError, ImportError):
+    """The compiled part of pykvm is missing, or older than its sources; the message has the command that builds it."""
+
+
 def unavailable(path: str, error: OSError) -> KvmUnavailable:
     """The error for a `path` (normally /dev/kvm) that cannot be opened, with the cause and the remedy."""
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):

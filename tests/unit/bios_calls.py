@@ -6,13 +6,14 @@ import struct
 import threading
 from collections.abc import Sequence
 
+from device_rig import Line
+
 from pykvm.bios.call import Call
 from pykvm.bios.disk import Drive, hard_disk
 from pykvm.bios.rom import POST_CALL
 from pykvm.bios.service import Bios
 from pykvm.bus import PortBus
 from pykvm.console.port import ConsolePort
-from pykvm.device import IrqLine
 from pykvm.devices.cmos import Cmos
 from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.uart16550 import Uart16550
@@ -41,13 +42,13 @@ class Pc:
         self.memory = GuestMemory(memory)
         self.bus = PortBus()
         self.console = ConsolePort(threading.Condition())
-        self.key_irq = IrqLine(lambda level: None)
-        self.keyboard = I8042(self.key_irq, IrqLine(lambda level: None), lambda: None, lambda level: None)
+        self.key_irq = Line()
+        self.keyboard = I8042(self.key_irq, Line(), lambda: None, lambda level: None)
         self.vga = Vga(lambda: self.time)
         # 2001-09-09 01:46:40 UTC
-        self.cmos = Cmos(IrqLine(lambda level: None), lambda: 1_000_000_000.0, 2 << 20)
+        self.cmos = Cmos(Line(), lambda: 1_000_000_000.0, 2 << 20)
         for device in (
-            Uart16550("COM1", 0x3F8, IrqLine(lambda level: None), self.console),
+            Uart16550("COM1", 0x3F8, Line(), self.console),
             self.keyboard,
             Port92(lambda: None, lambda level: None),
             self.vga,

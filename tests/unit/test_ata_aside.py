@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from device_rig import Line, Rig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.device import IrqLine, State
+from pykvm.device import State
 from pykvm.devices.ata import PRIMARY, AtaChannel
 from pykvm.devices.ata_drive import VERIFY_AT_ONCE
 from pykvm.disk.memory import MemoryDisk
@@ -42,16 +43,17 @@ class SlowDisk(MemoryDisk):
             raise OSError(errno.EIO, "worn out")
 
 
-class Pc:
+class Pc(Rig[AtaChannel]):
     """A channel whose work is done aside when the test says so: `host` does one thing and reports it back."""
 
     def __init__(self, disk: SlowDisk | None = None, slave: SlowDisk | None = None) -> None:
         self.disk = disk or SlowDisk(64)
-        self.irq = IrqLine(lambda level: None)
+        irq = Line()
         self.aside: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
-        self.channel = AtaChannel(
-            "ide0", *PRIMARY, self.irq, self.disk, slave, lambda work, done: self.aside.append((work, done))
+        channel = AtaChannel(
+            "ide0", *PRIMARY, irq, self.disk, slave, lambda work, done: self.aside.append((work, done))
         )
+        super().__init__(channel, irq, base=PRIMARY[0])
 
     def host(self) -> None:
         (work, done), *_ = self.aside
@@ -60,15 +62,15 @@ class Pc:
 
     def command(self, code: int, features: int = 0, count: int = 1, lba: int = 0) -> int:
         """Give a command with an address, for either kind of them: the alternate status right after it."""
-        self.channel.write(DEVICE, 1, 0x40)
+        self.outb(DEVICE, 0x40)
         for register, value in ((FEATURES, features), (COUNT, count), (LOW, lba), (MID, 0), (HIGH, 0)):
-            self.channel.write(register, 1, value >> 8)
-            self.channel.write(register, 1, value & 0xFF)
-        self.channel.write(COMMAND, 1, code)
-        return self.channel.read(ALTERNATE, 1)
+            self.outb(register, value >> 8)
+            self.outb(register, value & 0xFF)
+        self.outb(COMMAND, code)
+        return self.inb(ALTERNATE)
 
     def status(self) -> int:
-        return self.channel.read(STATUS, 1)
+        return self.inb(STATUS)
 
 
 @pytest.mark.parametrize("code", [FLUSH, FLUSH_EXT])
@@ -87,32 +89,32 @@ def test_a_flush_that_fails_is_an_abort() -> None:
     pc.command(FLUSH)
     pc.host()
     assert pc.irq.level
-    assert (pc.status(), pc.channel.read(ERROR, 1)) == (READY_ERR, ABRT)
+    assert (pc.status(), pc.inb(ERROR)) == (READY_ERR, ABRT)
 
 
 def test_what_is_written_to_a_busy_disk_is_ignored() -> None:
     pc = Pc(slave=SlowDisk(8))
-    before = [pc.channel.read(register, 1) for register in range(COUNT, STATUS)]
-    pc.channel.write(COMMAND, 1, FLUSH)
+    before = [pc.inb(register) for register in range(COUNT, STATUS)]
+    pc.outb(COMMAND, FLUSH)
     for register in range(1, 8):
-        pc.channel.write(register, 1, 0xB0 if register == DEVICE else IDENTIFY if register == COMMAND else 0x33)
-    pc.channel.write(COMMAND, 1, DIAGNOSE)
+        pc.outb(register, 0xB0 if register == DEVICE else IDENTIFY if register == COMMAND else 0x33)
+    pc.outb(COMMAND, DIAGNOSE)
     assert pc.status() == BSY
-    assert pc.channel.read_block(DATA, 2, 4) == bytes(8)
-    pc.channel.write_block(DATA, 2, b"12345678")
+    assert pc.ins(DATA, 4, 2) == bytes(8)
+    pc.outs(DATA, b"12345678", 2)
     pc.host()
     assert pc.status() == READY
-    assert [pc.channel.read(register, 1) for register in range(COUNT, STATUS)] == before
+    assert [pc.inb(register) for register in range(COUNT, STATUS)] == before
     assert not pc.aside
 
 
 def test_a_reset_ends_a_flush_and_the_next_waits_for_it() -> None:
     pc = Pc()
     pc.command(FLUSH)
-    pc.channel.write(CONTROL, 1, SRST)
+    pc.outb(CONTROL, SRST)
     assert pc.status() == BSY, "while SRST is set"
-    pc.channel.write(CONTROL, 1, 0)
-    assert (pc.status(), pc.channel.read(ERROR, 1)) == (READY, 1)
+    pc.outb(CONTROL, 0)
+    assert (pc.status(), pc.inb(ERROR)) == (READY, 1)
     assert pc.command(FLUSH) == BSY
     assert len(pc.aside) == 1, "the host does one thing at a time for a disk, however often a guest asks"
     pc.host()
@@ -125,9 +127,9 @@ def test_a_reset_ends_a_flush_and_the_next_waits_for_it() -> None:
 def test_a_reset_alone_hears_nothing_of_the_flush_that_it_ended() -> None:
     pc = Pc()
     pc.command(FLUSH)
-    pc.channel.reset()
+    pc.device.reset()
     pc.host()
-    assert (pc.status(), pc.irq.level, pc.channel.moved_by_host) == (READY, False, False)
+    assert (pc.status(), pc.irq.level, pc.device.moved_by_host) == (READY, False, False)
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -138,16 +140,16 @@ def test_a_write_without_the_cache_is_over_when_it_is_flushed(broken: bool) -> N
     assert pc.status() == READY
     pc.disk.broken = broken
     assert pc.command(WRITE, count=2, lba=5) == DRQ
-    pc.channel.write_block(DATA, 2, b"a" * SECTOR)
+    pc.outs(DATA, b"a" * SECTOR, 2)
     assert pc.status() == DRQ
-    pc.channel.write_block(DATA, 2, b"b" * SECTOR)
-    assert (pc.channel.read(ALTERNATE, 1), pc.irq.level) == (BSY, False)
+    pc.outs(DATA, b"b" * SECTOR, 2)
+    assert (pc.inb(ALTERNATE), pc.irq.level) == (BSY, False)
     pc.host()
     assert pc.irq.level
     assert pc.disk.read_at(5 * SECTOR, 2 * SECTOR) == b"a" * SECTOR + b"b" * SECTOR
     if broken:
         assert pc.status() == READY_ERR | 0x20
-        assert (pc.channel.read(ERROR, 1), pc.channel.read(LOW, 1)) == (ABRT, 6)
+        assert (pc.inb(ERROR), pc.inb(LOW)) == (ABRT, 6)
     else:
         assert pc.status() == READY
 
@@ -165,7 +167,7 @@ def test_a_long_range_is_verified_in_parts(count: int, status: int) -> None:
         pc.host()
     assert (pc.irq.level, pc.status()) == (True, status)
     if status == READY_ERR:
-        assert (pc.channel.read(ERROR, 1), pc.channel.read(MID, 1)) == (IDNF, 0x20)
+        assert (pc.inb(ERROR), pc.inb(MID)) == (IDNF, 0x20)
     assert parts == -(-min(count or 0x10000, 0x2000) // VERIFY_AT_ONCE)
 
 
@@ -178,36 +180,36 @@ def test_a_snapshot_while_a_disk_is_busy_goes_on_where_it_was(start: str) -> Non
             pc.command(SET_FEATURES, features=0x82)
             pc.host()
             pc.command(WRITE)
-            pc.channel.write_block(DATA, 2, b"x" * SECTOR)
+            pc.outs(DATA, b"x" * SECTOR, 2)
         else:
             pc.command(VERIFY_EXT, count=0x1000)
 
     pc, other = Pc(SlowDisk(0x2000)), Pc(SlowDisk(0x2000))
     begin(pc)
-    state = pc.channel.save()
-    other.channel.restore(state)
-    assert other.channel.save() == state
+    state = pc.device.save()
+    other.device.restore(state)
+    assert other.device.save() == state
     for each in (pc, other, pc):
-        assert each.channel.read(ALTERNATE, 1) == BSY
+        assert each.inb(ALTERNATE) == BSY
         while each.aside:
             each.host()
-        assert each.channel.moved_by_host
+        assert each.device.moved_by_host
         assert (each.irq.level, each.status()) == (True, READY)
-        each.channel.restore(state)  # back to when it was busy: it is done again
-        assert not each.channel.moved_by_host
-        assert (each.irq.level, each.channel.save()) == (False, state)
+        each.device.restore(state)  # back to when it was busy: it is done again
+        assert not each.device.moved_by_host
+        assert (each.irq.level, each.device.save()) == (False, state)
 
 
 def test_going_back_while_the_host_is_busy_does_not_mix_two_lives() -> None:
     pc = Pc()
-    idle = pc.channel.save()
+    idle = pc.device.save()
     pc.command(FLUSH)
-    busy = pc.channel.save()
-    pc.channel.restore(idle)
-    pc.channel.restore(busy)
+    busy = pc.device.save()
+    pc.device.restore(idle)
+    pc.device.restore(busy)
     assert len(pc.aside) == 1
     pc.host()
-    assert pc.channel.save() == busy, "that was the old life's flush"
+    assert pc.device.save() == busy, "that was the old life's flush"
     pc.host()
     assert pc.status() == READY
 
@@ -226,10 +228,8 @@ HOSTILE: list[State] = [
 @pytest.mark.parametrize("change", HOSTILE, ids=str)
 def test_a_hostile_state_is_refused(change: State) -> None:
     pc = Pc()
-    state = pc.channel.save()
-    with pytest.raises(ValueError, match="ATA state"):
-        pc.channel.restore({**state, "drives": [{**state["drives"][0], **change}, None]})
-    assert pc.channel.save() == state
+    state = pc.device.save()
+    pc.refuses({**state, "drives": [{**state["drives"][0], **change}, None]}, "ATA state")
 
 
 ACCESSES = st.one_of(
@@ -250,22 +250,22 @@ def test_any_accesses_while_the_host_is_slow(accesses: list[tuple[str, int, int]
     pc = Pc(SlowDisk(0x3000), SlowDisk(16))
     for kind, register, value in accesses:
         if kind == "write":
-            pc.channel.write(register, 1, value)
+            pc.outb(register, value)
         elif kind == "in":
-            pc.channel.read_block(DATA, 2, value)
+            pc.ins(DATA, value, 2)
         elif kind == "out":
-            pc.channel.write_block(DATA, 2, bytes(2 * value))
+            pc.outs(DATA, bytes(2 * value), 2)
         elif kind == "break":
             pc.disk.broken = not pc.disk.broken
         elif kind == "back":
-            state = pc.channel.save()
-            pc.channel.restore(state)
-            assert pc.channel.save() == state
+            state = pc.device.save()
+            pc.device.restore(state)
+            assert pc.device.save() == state
         elif pc.aside:
             pc.host()
         assert len(pc.aside) <= 2
     for control in (SRST, 0):
-        pc.channel.write(CONTROL, 1, control)
+        pc.outb(CONTROL, control)
     assert pc.status() == READY
     while pc.aside:
         pc.host()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+from device_rig import Line, bus_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from pykvm.bios.rom import EXCEPTIONS, SERVICES
 from pykvm.bios.service import Bios
 from pykvm.bus import Bus, PortBus
 from pykvm.console.port import ConsolePort
-from pykvm.device import Device, IrqLine, State
+from pykvm.device import Device, State
 from pykvm.devices.acpi_pm import AcpiPm
 from pykvm.devices.ata import AtaChannel
 from pykvm.devices.cmos import Cmos
@@ -51,34 +52,30 @@ class Pc:
         self.memory = GuestMemory(RAM)
         self.console = ConsolePort(threading.RLock())
         self.device: Device = getattr(self, f"_{name}")()
-        self.bus: Bus = PortBus()
-        self.bus.attach(self.device)
+        self.bus: Bus = bus_with(self.device)
         self.places = [place for span in self.device.ports for place in range(span.base, span.end)]
 
     def close(self) -> None:
         self.memory.close()
 
-    def _line(self) -> IrqLine:
-        return IrqLine(lambda level: None)
-
     def _uart(self) -> Device:
-        return Uart16550("COM1", 0x3F8, self._line(), self.console)
+        return Uart16550("COM1", 0x3F8, Line(), self.console)
 
     def _ata(self) -> Device:
         disks = (MemoryDisk(bytes(range(256)) * 256), MemoryDisk(bytes(40 << 20)))
-        return AtaChannel("ATA0", 0x1F0, 0x3F6, self._line(), *disks)
+        return AtaChannel("ATA0", 0x1F0, 0x3F6, Line(), *disks)
 
     def _cmos(self) -> Device:
-        return Cmos(self._line(), lambda: self.time / 1e9, RAM)
+        return Cmos(Line(), lambda: self.time / 1e9, RAM)
 
     def _i8042(self) -> Device:
-        return I8042(self._line(), self._line(), lambda: None, lambda on: None)
+        return I8042(Line(), Line(), lambda: None, lambda on: None)
 
     def _port92(self) -> Device:
         return Port92(lambda: None, lambda on: None)
 
     def _ne2000(self) -> Device:
-        return Ne2000("NIC0", irq=self._line(), backend=Loopback(), mac=b"\x02\0\0\0\0\1")
+        return Ne2000("NIC0", irq=Line(), backend=Loopback(), mac=b"\x02\0\0\0\0\1")
 
     def _pci(self) -> Device:
         return PciHost()
@@ -89,7 +86,7 @@ class Pc:
         return device
 
     def _acpi(self) -> Device:
-        return AcpiPm(self._line(), lambda: None, lambda: self.time)
+        return AcpiPm(Line(), lambda: None, lambda: self.time)
 
     def _reset(self) -> Device:
         return ResetControl(lambda why: None)
@@ -110,7 +107,7 @@ class Pc:
         ports = PortBus()
         for device in (
             self._vga(), self._cmos(), self._i8042(), Port92(lambda: None, lambda on: None),
-            Uart16550("COM1", 0x3F8, self._line(), self.console),
+            Uart16550("COM1", 0x3F8, Line(), self.console),
         ):  # fmt: skip
             ports.attach(device)
         return Bios(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import bios_calls
 import pytest
+from device_rig import Line
+from device_table import rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.device import Access, Device, FunctionDevice, IrqLine, Range, bit_names
+from pykvm.device import Access, Device, FunctionDevice, Range, bit_names
 from pykvm.devices.acpi_pm import AcpiPm
 from pykvm.devices.ata import AtaChannel
 from pykvm.devices.cmos import Cmos
@@ -22,10 +25,6 @@ from pykvm.devices.uart16550 import Uart16550
 from pykvm.devices.vga import Vga
 from pykvm.disk.memory import MemoryDisk
 from pykvm.net.loopback import NoNet
-
-
-def line() -> IrqLine:
-    return IrqLine(lambda level: None)
 
 
 class Peer:
@@ -42,20 +41,21 @@ class Peer:
 
 
 MAKERS: dict[str, Callable[[], Device]] = {
-    "uart": lambda: Uart16550("COM1", 0x3F8, line(), Peer()),
-    "ata": lambda: AtaChannel("ATA0", 0x1F0, 0x3F6, line(), MemoryDisk(bytes(1 << 20))),
-    "cmos": lambda: Cmos(line(), lambda: 0.0, 1 << 20),
-    "i8042": lambda: I8042(line(), line(), lambda: None, lambda on: None),
-    "port92": lambda: Port92(lambda: None, lambda on: None),
-    "ne2000": lambda: Ne2000("NIC0", irq=line(), backend=NoNet(), mac=bytes(6)),
-    "pci": PciHost,
+    "COM1": lambda: Uart16550("COM1", 0x3F8, Line(), Peer()),
+    "ATA0": lambda: AtaChannel("ATA0", 0x1F0, 0x3F6, Line(), MemoryDisk(bytes(1 << 20))),
+    "RTC": lambda: Cmos(Line(), lambda: 0.0, 1 << 20),
+    "i8042": lambda: I8042(Line(), Line(), lambda: None, lambda on: None),
+    "port 92": lambda: Port92(lambda: None, lambda on: None),
+    "NIC0": lambda: Ne2000("NIC0", irq=Line(), backend=NoNet(), mac=bytes(6)),
+    "PCI host": PciHost,
     "fw_cfg": lambda: FwCfg(lambda gpa, size: bytes(size), lambda gpa, data: None),
-    "acpi": lambda: AcpiPm(line(), lambda: None, lambda: 0),
-    "reset": lambda: ResetControl(lambda why: None),
-    "exit": lambda: DebugExit(lambda value: None),
-    "console": lambda: DebugConsole(lambda data: None),
-    "shutdown": lambda: ShutdownPort(lambda: None),
-    "vga": lambda: Vga(lambda: 0),
+    "ACPI PM": lambda: AcpiPm(Line(), lambda: None, lambda: 0),
+    "reset control": lambda: ResetControl(lambda why: None),
+    "exit port 0xf4": lambda: DebugExit(lambda value: None),
+    "debug console": lambda: DebugConsole(lambda data: None),
+    "shutdown port": lambda: ShutdownPort(lambda: None),
+    "VGA": lambda: Vga(lambda: 0),
+    "BIOS": lambda: bios_calls.Pc().bios,
 }
 
 
@@ -74,7 +74,7 @@ def read(device: Device, offset: int, value: int, size: int = 1) -> tuple[str, s
 
 
 def test_uart_registers_depend_on_direction_and_dlab() -> None:
-    uart = MAKERS["uart"]()
+    uart = MAKERS["COM1"]()
     assert write(uart, 0, ord("h")) == ("THR", "'h'")
     assert read(uart, 0, 0x0A) == ("RBR", r"'\n'")
     assert read(uart, 2, 0xC1) == ("IIR", "no interrupt, FIFOs")
@@ -88,7 +88,7 @@ def test_uart_registers_depend_on_direction_and_dlab() -> None:
 
 
 def test_ata_commands_and_status() -> None:
-    ata = MAKERS["ata"]()
+    ata = MAKERS["ATA0"]()
     assert write(ata, 6, 0xE0) == ("DEVICE", "device 0, LBA")
     assert write(ata, 7, 0x20) == ("COMMAND", "READ SECTORS")
     assert read(ata, 7, 0x58) == ("STATUS", "DRQ DSC DRDY")
@@ -99,7 +99,7 @@ def test_ata_commands_and_status() -> None:
 
 
 def test_cmos_data_is_named_for_the_index() -> None:
-    cmos = MAKERS["cmos"]()
+    cmos = MAKERS["RTC"]()
     assert write(cmos, 0, 0x8A) == ("index", "register A, NMI off")
     assert read(cmos, 1, 0xA6) == ("register A", "RS1 RS2 DV1 UIP")
     assert write(cmos, 0, 0x32) == ("index", "century")
@@ -119,7 +119,7 @@ def test_i8042_data_is_named_for_the_command_before_it() -> None:
 
 
 def test_dp8390_pages() -> None:
-    nic = MAKERS["ne2000"]()
+    nic = MAKERS["NIC0"]()
     assert write(nic, 0, 0x21) == ("CR", "STP, abort/complete DMA, page 0")
     assert write(nic, 1, 0x46)[0] == "PSTART"
     assert read(nic, 1, 0)[0] == "CLDA0"
@@ -133,14 +133,14 @@ def test_dp8390_pages() -> None:
 
 
 def test_pci_places() -> None:
-    pci = MAKERS["pci"]()
+    pci = MAKERS["PCI host"]()
     assert write(pci, 0, 0x80000B04, size=4) == ("CONFIG_ADDRESS", "00:01.3 0x04")
     assert read(pci, 4, 0, size=2)[0] == "CONFIG_DATA 00:01.3 0x04"
     assert read(pci, 6, 0, size=2)[0] == "CONFIG_DATA 00:01.3 0x06"
 
 
 def test_vga_registers_behind_an_index() -> None:
-    vga = MAKERS["vga"]()
+    vga = MAKERS["VGA"]()
     assert write(vga, 0x3D4 - 0x3B4, 0x0E)[0] == "CRTC index"
     assert write(vga, 0x3D5 - 0x3B4, 7)[0] == "CRTC 0x0e"
     assert write(vga, 0x3C0 - 0x3B4, 0x10)[0] == "attribute index"
@@ -148,12 +148,23 @@ def test_vga_registers_behind_an_index() -> None:
 
 
 def test_the_rest() -> None:
-    assert write(MAKERS["acpi"](), 4, 0x2000, size=2) == ("PM1_CNT", "SLP_EN SLP_TYP=0")
-    assert write(MAKERS["exit"](), 0, 0x10, size=4) == ("exit", "status 33")
-    assert write(MAKERS["console"](), 0, 0x41) == ("output", "'A'")
+    assert write(MAKERS["ACPI PM"](), 4, 0x2000, size=2) == ("PM1_CNT", "SLP_EN SLP_TYP=0")
+    assert write(MAKERS["exit port 0xf4"](), 0, 0x10, size=4) == ("exit", "status 33")
+    assert write(MAKERS["debug console"](), 0, 0x41) == ("output", "'A'")
     assert write(MAKERS["fw_cfg"](), 0, 0x19, size=2) == ("selector", "file directory")
-    assert write(MAKERS["reset"](), 0, 6) == ("RC", "SRST RCPU")
-    assert write(MAKERS["port92"](), 0, 2) == ("system control A", "A20")
+    assert write(MAKERS["reset control"](), 0, 6) == ("RC", "SRST RCPU")
+    assert write(MAKERS["port 92"](), 0, 2) == ("system control A", "A20")
+
+
+def test_there_is_one_of_each_kind_that_the_table_of_devices_has() -> None:
+    table = rows()
+    for name, make in MAKERS.items():
+        device = make()
+        assert device.name == name
+        (row,) = (row for row in table if name in row.names)
+        assert row.ports.issuperset(port for span in device.ports for port in range(span.base, span.end)), name
+        table.remove(row)
+    assert table == []
 
 
 @pytest.mark.parametrize("name", MAKERS)

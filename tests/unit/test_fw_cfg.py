@@ -6,11 +6,12 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import device_rig
 import pytest
+from device_rig import bus_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.bus import PortBus
 from pykvm.devices.fw_cfg import FILL_LIMIT, FwCfg
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
@@ -22,19 +23,17 @@ RAM = 4 << 20
 DESCRIPTOR, BUFFER = 0x1000, 0x2000
 
 
-class Rig:
+class Rig(device_rig.Rig[FwCfg]):
     def __init__(self, memory: GuestMemory) -> None:
         self.memory = memory
-        self.device = FwCfg(memory.read, memory.write)
-        self.bus = PortBus()
-        self.bus.attach(self.device)
+        super().__init__(FwCfg(memory.read, memory.write))
 
     def select(self, key: int) -> None:
         self.bus.write(SELECTOR, 2, key)
 
     def read(self, count: int) -> bytes:
         """Bytes read one by one."""
-        return bytes(self.bus.read(DATA, 1) for _ in range(count))
+        return bytes(self.inb(DATA) for _ in range(count))
 
     def item(self, key: int, count: int) -> bytes:
         self.select(key)
@@ -218,8 +217,7 @@ def test_a_high_descriptor_is_named_by_two_writes_and_the_high_half_is_forgotten
         reads.append(gpa)
         return bytes(size)
 
-    bus = PortBus()
-    bus.attach(FwCfg(read, lambda gpa, data: None))
+    bus = bus_with(FwCfg(read, lambda gpa, data: None))
     bus.write(DMA_HIGH, 4, 0x0100_0000)  # big-endian 1
     bus.write(DMA_LOW, 4, 0x0010_0000)  # big-endian 0x1000
     bus.write(DMA_LOW, 4, 0x0010_0000)

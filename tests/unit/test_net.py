@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from device_rig import Line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.device import IrqLine
 from pykvm.devices.ne2000 import Ne2000
 from pykvm.errors import ConfigError
 from pykvm.net import MAX_FRAME, POLL_BUDGET, NetBackend, tap, unix
@@ -150,7 +150,7 @@ def test_both_ends_of_a_cable_have_one_name(ends: tuple[UnixNet, UnixNet], cable
 
 
 def test_two_boards_at_a_cable(ends: tuple[UnixNet, UnixNet]) -> None:
-    boards = [Ne2000("ne", irq=IrqLine(lambda level: None), backend=end, mac=MAC) for end in ends]
+    boards = [Ne2000("ne", irq=Line(), backend=end, mac=MAC) for end in ends]
     for board in boards:
         for offset, value in ((0, 0x21), (14, 0x49), (1, 0x46), (2, 0x80), (3, 0x46), (12, 0x04), (0, 0x61), (7, 0x47)):
             board.write(offset, 1, value)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import device_rig
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.bus import PortBus
 from pykvm.devices.pci import IDE, PC_FUNCTIONS, Function, PciHost
 
 ADDRESS, DATA = 0xCF8, 0xCFC
 HOST, ISA, PM = (0, 0), (1, 0), (1, 3)
 
 
-class Rig:
+class Rig(device_rig.Rig[PciHost]):
     def __init__(self, *functions: Function) -> None:
-        self.host = PciHost(functions or PC_FUNCTIONS)
-        self.bus = PortBus()
-        self.bus.attach(self.host)
+        super().__init__(PciHost(functions or PC_FUNCTIONS))
 
     def select(self, place: tuple[int, int], register: int, bus: int = 0) -> int:
         """Set the address as drivers do; the data port of the register's byte."""
@@ -98,12 +96,12 @@ def test_sizing_base_addresses_finds_none(rig: Rig) -> None:
 
 
 def test_other_places_read_all_ones_and_swallow_writes(rig: Rig) -> None:
-    before = rig.host.save()["spaces"]
+    before = rig.device.save()["spaces"]
     for place, bus in (((2, 0), 0), ((0, 1), 0), ((31, 7), 0), (HOST, 1), (ISA, 255)):
         for size in (1, 2, 4):
             assert rig.read(place, 0, size, bus) == (1 << 8 * size) - 1
             rig.bus.write(rig.select(place, 4, bus), size, 0)
-    assert rig.host.save()["spaces"] == before
+    assert rig.device.save()["spaces"] == before
 
 
 def test_without_the_enable_bit_nothing_answers(rig: Rig) -> None:
@@ -180,11 +178,11 @@ def test_the_host_bridge_cannot_be_switched_off(rig: Rig) -> None:
 
 
 def test_reset_forgets_what_was_written(rig: Rig) -> None:
-    before = rig.host.save()
+    before = rig.device.save()
     rig.write(HOST, 0x5C, 4, 0)
     rig.write(PM, 0x3C, 1, 9)
-    rig.host.reset()
-    assert rig.host.save() == before
+    rig.device.reset()
+    assert rig.device.save() == before
 
 
 # -- State ------------------------------------------------------------------------------------------------------------
@@ -222,11 +220,11 @@ def test_a_restored_host_behaves_as_the_saved_one(before: list[Any], after: list
 
 
 def test_a_saved_state_does_not_change_with_the_host(rig: Rig) -> None:
-    state = rig.host.save()
+    state = rig.device.save()
     twin = PciHost()
     twin.restore(state)
     rig.write(HOST, 0x5C, 4, 0)
-    assert twin.save() == state != rig.host.save()
+    assert twin.save() == state != rig.device.save()
 
 
 GARBAGE = st.one_of(st.none(), st.integers(), st.text(max_size=3), st.floats(), st.lists(st.lists(st.integers())))
@@ -246,9 +244,9 @@ def test_a_hostile_state_raises_value_error_only(name: str, value: Any) -> None:
 
 
 def test_a_state_with_another_identity_or_of_another_machine_is_refused(rig: Rig) -> None:
-    state = rig.host.save()
+    state = rig.device.save()
     state["spaces"][0][0] = 0x1234_5678
     with pytest.raises(ValueError, match="cannot have"):
-        rig.host.restore(state)
+        rig.device.restore(state)
     with pytest.raises(ValueError, match="3 functions"):
-        rig.host.restore(PciHost((*PC_FUNCTIONS, IDE)).save())
+        rig.device.restore(PciHost((*PC_FUNCTIONS, IDE)).save())

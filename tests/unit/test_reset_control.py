@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import device_rig
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.bus import PortBus
 from pykvm.devices.pci import PciHost
 from pykvm.devices.reset_control import ResetControl
 
 PORT = 0xCF9
 
 
-class Rig:
+class Rig(device_rig.Rig[ResetControl]):
     def __init__(self) -> None:
         self.resets: list[str] = []
-        self.control = ResetControl(self.resets.append)
-        self.bus = PortBus()
-        self.bus.attach(PciHost())
-        self.bus.attach(self.control)
+        super().__init__(ResetControl(self.resets.append), beside=(PciHost(),))
 
 
 @pytest.fixture
@@ -30,51 +27,51 @@ def rig() -> Rig:
 
 
 def test_a_hard_reset_as_firmware_and_systems_do_it(rig: Rig) -> None:
-    rig.bus.write(PORT, 1, 0x02)
-    assert rig.bus.read(PORT, 1) == 0x02
+    rig.outb(PORT, 0x02)
+    assert rig.inb(PORT) == 0x02
     assert rig.resets == []
-    rig.bus.write(PORT, 1, 0x06)
+    rig.outb(PORT, 0x06)
     assert len(rig.resets) == 1
     assert rig.resets[0].startswith("hard reset")
 
 
 @pytest.mark.parametrize("value", [0x0E, 0x06, 0xFE])
 def test_one_write_is_enough_and_other_bits_do_not_matter(rig: Rig, value: int) -> None:
-    rig.bus.write(PORT, 1, value)
+    rig.outb(PORT, value)
     assert [reason.split()[0] for reason in rig.resets] == ["hard"]
-    assert rig.bus.read(PORT, 1) == 0x06
+    assert rig.inb(PORT) == 0x06
 
 
 def test_without_srst_the_reset_is_a_soft_one(rig: Rig) -> None:
-    rig.bus.write(PORT, 1, 0x04)
+    rig.outb(PORT, 0x04)
     assert [reason.split()[0] for reason in rig.resets] == ["soft"]
 
 
 def test_only_the_rising_edge_of_rcpu_resets(rig: Rig) -> None:
     for value in (0x04, 0x06, 0x04, 0x00, 0x02, 0x00):
-        rig.bus.write(PORT, 1, value)
+        rig.outb(PORT, value)
     assert len(rig.resets) == 1
-    rig.bus.write(PORT, 1, 0x04)
+    rig.outb(PORT, 0x04)
     assert len(rig.resets) == 2
 
 
 def test_the_reset_itself_clears_the_register(rig: Rig) -> None:
-    rig.bus.write(PORT, 1, 0x06)
-    rig.control.reset()
-    assert rig.bus.read(PORT, 1) == 0
-    rig.bus.write(PORT, 1, 0x06)
+    rig.outb(PORT, 0x06)
+    rig.device.reset()
+    assert rig.inb(PORT) == 0
+    rig.outb(PORT, 0x06)
     assert len(rig.resets) == 2
 
 
 def test_a_double_word_at_cf8_is_not_for_the_reset_register(rig: Rig) -> None:
     rig.bus.write(0xCF8, 4, 0x8000_0600 | 0xFFFF_FF00)
     assert rig.resets == []
-    assert rig.bus.read(PORT, 1) == 0
+    assert rig.inb(PORT) == 0
 
 
 def test_a_byte_at_cf9_is_not_for_the_address_register(rig: Rig) -> None:
     rig.bus.write(0xCF8, 4, 0x8000_0840)
-    rig.bus.write(PORT, 1, 0x02)
+    rig.outb(PORT, 0x02)
     assert rig.bus.read(0xCF8, 4) == 0x8000_0840
 
 
@@ -89,17 +86,16 @@ def test_a_word_at_cf9_is_a_byte_to_each_of_two_ports(rig: Rig) -> None:
 def test_a_restored_register_behaves_as_the_saved_one(before: list[int], after: list[int]) -> None:
     one, two = Rig(), Rig()
     for value in before:
-        one.control.write(0, 1, value)
+        one.device.write(0, 1, value)
     one.resets.clear()
-    two.control.restore(one.control.save())
+    two.device.restore(one.device.save())
     for value in after:
-        one.control.write(0, 1, value)
-        two.control.write(0, 1, value)
-        assert one.control.read(0, 1) == two.control.read(0, 1)
+        one.device.write(0, 1, value)
+        two.device.write(0, 1, value)
+        assert one.device.read(0, 1) == two.device.read(0, 1)
     assert one.resets == two.resets
 
 
 @pytest.mark.parametrize("state", [{}, {"value": 1}, {"value": 8}, {"value": -2}, {"value": True}, {"value": "6"}])
 def test_a_state_that_cannot_be_is_refused(rig: Rig, state: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="reset control"):
-        rig.control.restore(state)
+    rig.refuses(state, "reset control")
