@@ -14,16 +14,15 @@ from ..typed import Any
 from .option import DeviceOption
 
 MODULES = [
-    "serial_ports",
-    "nics",
+    ".serial_ports",
+    ".nics",
 ]
-"""In the order in which they are built. A name with dots is a module outside of pykvm."""
+"""In the order in which they are built. A name with a dot in front is a file here, any other a module elsewhere."""
 
 
 @cache
 def _option(module: str) -> DeviceOption:
-    name = module if "." in module else f"{__name__}.{module}"
-    option: DeviceOption = import_module(name).OPTION
+    option: DeviceOption = import_module(module, __name__).OPTION
     return option
 
 
