@@ -9,12 +9,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 
 from ..kvm import VCPU, VM, System
-from ..memory import PAGE_SIZE
+from ..kvm.vm import IDENTITY_MAP_ADDRESS, TSS_ADDRESS
 from ..x86 import lapic
 
-IDENTITY_MAP_ADDRESS = 0xFEFFC000
-TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE_SIZE
-"""One page and three for Intel CPUs without unrestricted guest mode, just below the largest firmware."""
 SPURIOUS_VECTOR = 0xFF
 
 

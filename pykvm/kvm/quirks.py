@@ -13,11 +13,12 @@ from contextlib import ExitStack, closing
 from functools import cache
 
 from ..x86 import start
-from ..x86.paging import GIB, PAGE_SIZE, identity_map, identity_map_size
+from ..x86.paging import GIB, identity_map, identity_map_size
 from ..x86.registers import Registers, SystemRegisters
 from .exits import Exit
 from .system import System
 from .vcpu import GUESTDBG_ENABLE, GUESTDBG_USE_HW_BP, GUESTDBG_USE_SW_BP, VCPU
+from .vm import IDENTITY_MAP_ADDRESS, TSS_ADDRESS
 
 BP = 3
 """The vector of #BP."""
@@ -72,8 +73,8 @@ def _try(code: str, long: bool, run: Callable[[VCPU], bool]) -> bool:
         memory[4 * BP : 4 * BP + 4] = (_CODE + 1).to_bytes(4, "little")
         vm.set_memory(0, 0, _SIZE, memory)
         if vm.check_extension("SET_TSS_ADDR"):
-            vm.set_identity_map_address(0xFEFFC000)
-            vm.set_tss_address(0xFEFFC000 + PAGE_SIZE)
+            vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+            vm.set_tss_address(TSS_ADDRESS)
         vcpu = stack.enter_context(closing(vm.create_vcpu(0)))
         vcpu.set_cpuid(system.supported_cpuid())
         registers, special = _long_mode(memory) if long else start.real_mode(_CODE)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
@@ -31,13 +32,21 @@ from ._kvm import ffi, lib
 from .errors import KvmError
 from .structs import member, struct_as_plain, struct_from_plain, table, u64
 from .system import System
-from .vcpu import VCPU
+from .vcpu import MSRS_AT_ONCE, VCPU
 from .vm import VM
 
 MSR_TSC = 0x10
 MSR_TSC_DEADLINE = 0x6E0
+MSR_MCG_CAP = 0x179
+MCG_CMCI = 1 << 10
+"""In MSR_MCG_CAP: there are IA32_MCi_CTL2. The number of banks is in bits 7:0."""
+MCE_BANKS = 32
+"""KVM's KVM_MAX_MCE_BANKS."""
 MTRR_MSRS = (0x250, 0x258, 0x259, *range(0x268, 0x270), *range(0x200, 0x210), 0x2FF)
-"""The MTRRs: KVM keeps them, and leaves them out of KVM_GET_MSR_INDEX_LIST."""
+AMD_MSRS = (0xC0010114, 0xC0010140, 0xC0010141)
+"""VM_CR, OSVW_ID_Length, OSVW_Status (AMD APM volume 2, appendix A; PPR)."""
+SGX_MSRS = (0x8C, 0x8D, 0x8E, 0x8F)
+"""IA32_SGXLEPUBKEYHASH0-3."""
 MSR_LIMIT = 4096
 """No list of MSRs is longer."""
 XSAVE_LIMIT = 1 << 16
@@ -96,8 +105,8 @@ class SavedVcpu:
     def __init__(self, msrs: Sequence[int], xsave_size: int) -> None:
         self.parts: dict[str, Any] = {name: ffi.new(f"{ctype} *") for name, _, ctype in _PLAIN}
         self.parts["xsave"] = ffi.new("char[]", max(xsave_size, ffi.sizeof("struct kvm_xsave")))
-        self.parts["msrs"] = _msr_list(msrs)
-        self.parts["deadline"] = _msr_list((MSR_TSC_DEADLINE,))
+        self._msr_lists = [_msr_list(dict.fromkeys(part, 0)) for part in _in_parts(msrs)]
+        self.parts["deadline"] = _msr_list({MSR_TSC_DEADLINE: 0})
         self.tsc_offset = 0
         """Cycles between the host's TSC and this vCPU's, where KVM tells."""
 
@@ -125,15 +134,20 @@ class SavedVcpu:
             yield vcpu.fd, getattr(lib, f"KVM_GET_{ioctl}"), self.parts[name]
         large = ffi.sizeof(self.parts["xsave"]) > ffi.sizeof("struct kvm_xsave")
         yield vcpu.fd, lib.KVM_GET_XSAVE2 if large else lib.KVM_GET_XSAVE, self.parts["xsave"]
-        yield vcpu.fd, lib.KVM_GET_MSRS, self.parts["msrs"]
+        for msrs in self._msr_lists:
+            yield vcpu.fd, lib.KVM_GET_MSRS, msrs
         if MSR_TSC_DEADLINE in self.msrs:
             yield vcpu.fd, lib.KVM_GET_MSRS, self.parts["deadline"]
 
     def setters(self, vcpu: VCPU, but: Container[str] = ()) -> Iterator[Call]:
         """The calls that put the state back, in their order, without the parts named in `but`."""
         requests = {name: getattr(lib, f"KVM_SET_{ioctl}") for name, ioctl, _ in _PLAIN}
-        requests |= {"xsave": lib.KVM_SET_XSAVE, "msrs": lib.KVM_SET_MSRS, "deadline": lib.KVM_SET_MSRS}
+        requests |= {"xsave": lib.KVM_SET_XSAVE, "deadline": lib.KVM_SET_MSRS}
         for name in _ORDER:
+            if name == "msrs":
+                for msrs in self._msr_lists:
+                    yield vcpu.fd, lib.KVM_SET_MSRS, msrs
+                continue
             # Outside the deadline mode of the local APIC's timer the MSR ignores what is written to it.
             if name not in but and (name != "deadline" or self._timer_mode == LVT_TSC_DEADLINE):
                 yield vcpu.fd, requests[name], self.parts[name]
@@ -157,8 +171,7 @@ class SavedVcpu:
     @property
     def msrs(self) -> dict[int, int]:
         """The MSRs by index."""
-        box = self.parts["msrs"]
-        return {entry.index: entry.data for entry in box.entries[0 : box.nmsrs]}
+        return {entry.index: entry.data for box in self._msr_lists for entry in box.entries[0 : box.nmsrs]}
 
     def _lapic_register(self, offset: int) -> memoryview:
         return memoryview(ffi.buffer(self.parts["lapic"]))[offset : offset + 4]
@@ -199,13 +212,12 @@ class SavedVcpu:
         for name, _, _ in _PLAIN:
             struct_from_plain(saved.parts[name], state.get(name), name)
         ffi.buffer(saved.parts["xsave"])[0 : len(xsave)] = xsave
-        entries = saved.parts["msrs"].entries
-        for at, value in enumerate(values.values()):
-            entries[at].data = u64(value, "an MSR")
+        checked = {index: u64(value, "an MSR") for index, value in values.items()}
+        saved._msr_lists = [_msr_list({index: checked[index] for index in part}) for part in _in_parts(list(checked))]
         saved.parts["deadline"].entries[0].data = u64(state.get("tsc_deadline"), "tsc_deadline")
         offset = state.get("tsc_offset")
         if type(offset) is not int or not -(1 << 63) <= offset < 1 << 63:
-            raise ValueError(f"tsc_offset is {offset!r}, not a number of 64 bits")
+            raise ValueError("tsc_offset is not a number of 64 bits")
         saved.tsc_offset = offset
         return saved
 
@@ -309,24 +321,38 @@ class SavedState:
         return cls(SavedVm.from_plain(member(state, "vm", dict)), vcpus, u64(state.get("tsc"), "tsc"))
 
 
+def _mce_msrs(banks: int, ctl2: bool) -> list[int]:
+    """CTL, STATUS, ADDR and MISC of so many machine-check banks, and CTL2 (Intel SDM volume 3B, 16.3.2)."""
+    return [*range(0x400, 0x400 + 4 * banks), *(range(0x280, 0x280 + banks) if ctl2 else ())]
+
+
+def _with_unlisted(system: System, mce: Sequence[int]) -> list[int]:
+    """What KVM_GET_MSR_INDEX_LIST names, and what it leaves out though guests can change it; but for the TSC, which
+    `SavedState.apply_tsc` has."""
+    indices = dict.fromkeys((*system.msr_indices(), *MTRR_MSRS, *AMD_MSRS, *SGX_MSRS, *mce))
+    return [index for index in indices if index != MSR_TSC]
+
+
 def known_msrs(system: System) -> list[int]:
-    """The MSRs that may be part of a state, but for the TSC, which `SavedState.apply_tsc` has."""
-    return [index for index in dict.fromkeys((*system.msr_indices(), *MTRR_MSRS)) if index != MSR_TSC]
+    """The MSRs that may be part of a state, whatever vCPU it is of."""
+    return _with_unlisted(system, _mce_msrs(MCE_BANKS, True))
 
 
 def state_msrs(system: System, vcpu: VCPU) -> list[int]:
-    """Those of them that can be read from and set on `vcpu`.
+    """Those of them that can be read from and set on `vcpu`: all that a guest can change is among them.
 
-    Each is set to the value that it has: of some, KVM tells the value and takes none.
+    Each is set to the value that it has: of some, KVM tells the value and takes none. KVM does not tell which MSRs have
+    been written, so each restore sets all: some 0.03 µs each, beside the price of the ioctl.
     """
-    values = vcpu.get_msrs(known_msrs(system))
-    usable = []
-    for index, value in values.items():
-        try:
-            vcpu.set_msrs({index: value})
-        except KvmError:
-            continue
-        usable.append(index)
+    cap = vcpu.get_msrs((MSR_MCG_CAP,)).get(MSR_MCG_CAP, 0)
+    mce = _mce_msrs(min(cap & 0xFF, MCE_BANKS), bool(cap & MCG_CMCI))
+    rest = list(vcpu.get_msrs(_with_unlisted(system, mce)).items())
+    usable: list[int] = []
+    while rest:
+        part = rest[:MSRS_AT_ONCE]
+        done = vcpu.ioctl("KVM_SET_MSRS", _msr_list(dict(part)))
+        usable += [index for index, _ in part[:done]]
+        rest = rest[done + (done < len(part)) :]  # the one after `done` is refused
     return usable
 
 
@@ -372,16 +398,20 @@ def _size(buffer: Any) -> int:
         return view.nbytes
 
 
-def _msr_list(indices: Sequence[int]) -> Any:
-    box = ffi.new("struct kvm_msrs *", {"entries": len(indices)})
-    box.nmsrs = len(indices)
-    for at, index in enumerate(indices):
-        box.entries[at].index = index
+def _in_parts(indices: Sequence[int]) -> list[Sequence[int]]:
+    return [indices[at : at + MSRS_AT_ONCE] for at in range(0, len(indices), MSRS_AT_ONCE)]
+
+
+def _msr_list(values: Mapping[int, int]) -> Any:
+    box = ffi.new("struct kvm_msrs *", {"entries": len(values)})
+    box.nmsrs = len(values)
+    for entry, (index, data) in zip(box.entries[0 : len(values)], values.items(), strict=True):
+        entry.index, entry.data = index, data
     return box
 
 
 def _msr_index(text: Any) -> int:
-    try:
-        return int(text, 16)
-    except (TypeError, ValueError):
-        raise ValueError(f"{text!r} is no index of an MSR") from None
+    if type(text) is str and len(text) <= len("0x12345678"):
+        with suppress(ValueError):
+            return int(text, 16)
+    raise ValueError(f"{text!r:.40} is no index of an MSR")

@@ -62,7 +62,7 @@ def struct_from_plain(box: Any, state: Any, name: str) -> None:
 def checked(kind: Any, value: Any, name: str) -> int:
     """A number that fits an unsigned `kind`."""
     if type(value) is not int or not 0 <= value < 1 << 8 * ffi.sizeof(kind):
-        raise ValueError(f"{name} is {value!r}, not a number of {8 * ffi.sizeof(kind)} bits")
+        raise ValueError(f"{name} is not a number of {8 * ffi.sizeof(kind)} bits")
     return value
 
 

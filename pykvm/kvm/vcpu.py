@@ -78,6 +78,10 @@ def lull(end: float) -> None:
     lib.pykvm_lull(int(end * 1e9))
 
 
+MSRS_AT_ONCE = 255
+"""KVM_GET_MSRS and KVM_SET_MSRS take no more (E2BIG)."""
+
+
 class CpuidBlock:
     """CPUID leaves in the form in which KVM takes them, for those who give them to many vCPUs."""
 
@@ -266,18 +270,18 @@ class VCPU(Descriptor):
         self.ioctl("KVM_SET_XCRS", box)
 
     def get_msrs(self, indices: Sequence[int]) -> dict[int, int]:
-        """Those of the MSRs that can be read, in one call where all can."""
+        """Those of the MSRs that can be read, in as few calls as KVM allows."""
         values: dict[int, int] = {}
         at = 0
         while at < len(indices):
-            rest = indices[at:]
+            rest = indices[at : at + MSRS_AT_ONCE]
             box = ffi.new("struct kvm_msrs *", {"entries": len(rest)})
             box.nmsrs = len(rest)
             for entry, index in zip(box.entries[0 : len(rest)], rest, strict=True):
                 entry.index = index
             done = self.ioctl("KVM_GET_MSRS", box)
             values.update((entry.index, entry.data) for entry in box.entries[0:done])
-            at += done + 1  # the one after `done` is refused
+            at += done + (done < len(rest))  # the one after `done` is refused
         return values
 
     def set_msrs(self, values: Mapping[int, int]) -> None:

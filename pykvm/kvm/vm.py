@@ -17,6 +17,10 @@ PIC_MASTER = lib.KVM_IRQCHIP_PIC_MASTER
 PIC_SLAVE = lib.KVM_IRQCHIP_PIC_SLAVE
 IOAPIC = lib.KVM_IRQCHIP_IOAPIC
 
+IDENTITY_MAP_ADDRESS = 0xFEFFC000
+TSS_ADDRESS = IDENTITY_MAP_ADDRESS + 4096
+"""One page and three for Intel CPUs without unrestricted guest mode, just below the largest firmware."""
+
 _irq_line = lib.pykvm_irq_line
 
 
