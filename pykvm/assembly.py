@@ -14,7 +14,7 @@ from .disk import Disk
 from .engine.board import Board, open_system
 from .engine.engine import Engine
 from .engine.gate import Gate
-from .errors import ConfigError
+from .errors import ConfigError, refused_by_host
 from .memory import GuestMemory
 from .pc import Nic, Pc
 from .typed import TYPE_CHECKING, Protocol, TypeVar
@@ -36,8 +36,8 @@ class Closeable(Protocol):
 class Assembly:
     """The parts of one machine. What the arguments mean, `Machine` says; `close` gives all of it back to the host.
 
-    ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM: then
-    everything is given back already, the back ends included.
+    ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM, HostError
+    where the host has no more to give: then everything is given back already, the back ends included.
     """
 
     def __init__(
@@ -87,9 +87,12 @@ class Assembly:
             loader = self.engine.loader = source.loader(ram, (self.floppy, *self.disks))
             if loader is not None and not ram.private:  # RAM that begins as an image has it all
                 self.engine.load(loader)
-        except BaseException:
+        except BaseException as error:
             self.close()
-            raise
+            refused = refused_by_host(error)
+            if refused is None:
+                raise
+            raise refused from error
 
     def _own(self, resource: Resource) -> Resource:
         if resource is not None:

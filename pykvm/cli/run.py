@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..console.terminal import Terminal
-from ..errors import ConfigError
+from ..errors import ConfigError, PykvmError
 from ..machine import DeviceError
 from ..outcome import DEVICE_ERROR_STATUS, Outcome
 from ..typed import TYPE_CHECKING, Any
@@ -206,10 +206,12 @@ def _paint(role: str, text: str) -> str:
 
 
 def show_device_error(error: DeviceError) -> None:
-    import traceback
-
+    """What failed; and where, unless it was something that a user can mend."""
     ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {error}", err=True)
-    traceback.print_exception(error.__cause__)
+    if not isinstance(error.__cause__, PykvmError):
+        import traceback
+
+        traceback.print_exception(error.__cause__)
 
 
 def _as_dict(machine: Machine, outcome: Outcome) -> dict[str, Any]:

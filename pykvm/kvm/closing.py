@@ -7,6 +7,7 @@ bounded: who closes one too many waits for another. The interpreter's end waits 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 
@@ -26,6 +27,9 @@ class Closer:
 
     def close(self, fd: int) -> None:
         """Have `fd` closed soon. Waits only if there are `MAX_PENDING` before it."""
+        if sys.is_finalizing():  # no thread begins any more, and who starts one waits for ever
+            os.close(fd)
+            return
         with self._changed:
             self._pending.append(fd)
             if self._threads < MAX_THREADS:
