@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -180,7 +179,7 @@ class Lines:
             sys.stdout.reconfigure(line_buffering=True)  # a guest that waits shows what it did last
         self._write = sys.stdout.write
         self._width = width
-        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._colour = ui.shows_colours(sys.stdout)
         self.show = self._json if as_json else self._instruction if instructions else self._text
         if instructions:
             return

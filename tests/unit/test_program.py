@@ -32,7 +32,7 @@ def version(command: list[str | Path], **options: object) -> str:
     return str(done.stdout)
 
 
-@pytest.mark.parametrize("name", ["plain", "with a blank", "it's \"quoted\" $HOME", "long" * 50, "-dash"])
+@pytest.mark.parametrize("name", ["plain", "with a blank", 'it\'s "quoted" $HOME', "long" * 50, "-dash"])
 def test_the_program_runs_from_any_directory(tmp_path: Path, name: str) -> None:
     program = install(tmp_path / name / "bin")
     assert version([program, "--version"]).startswith("pykvm, version ")
