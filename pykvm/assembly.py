@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from . import boot
+from .arguments import require_list, require_number, require_size
 from .boot import detect
 from .boot.rom import Rom
 from .boot.source import BootSource, ImageSource, find_vga_bios, read_image
@@ -56,6 +57,11 @@ class Assembly:
         self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
         self._engine: Engine | None = None
         try:
+            for name, number in (("cpus", options.cpus), ("serial_ports", serial_ports)):
+                require_number(name, number)
+            for name, several in (("disks", disks), ("nics", nics), ("modules", options.modules)):
+                require_list(name, several)
+            require_size(memory)
             system = open_system()
             ram = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
             rom = None if firmware is None else self._own(Rom(read_image(firmware)))

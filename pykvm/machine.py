@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from types import TracebackType
 
 from . import boot
+from .arguments import require_parentheses
 from .assembly import Assembly, DiskSource
 from .boot import detect
 from .boot.source import ImageSource, file_name, read_image
@@ -259,6 +260,7 @@ class Machine:
 
     def port(self, base: int, length: int = 1) -> Callable[[AccessHandler], AccessHandler]:
         """Decorator: the function answers `length` ports from `base` on. See `device.FunctionDevice`."""
+        require_parentheses("port", base)
 
         def attach(function: AccessHandler) -> AccessHandler:
             self.add(FunctionDevice(function, ports=(Range(base, length),)))
@@ -266,8 +268,9 @@ class Machine:
 
         return attach
 
-    def mmio_range(self, base: int, length: int) -> Callable[[AccessHandler], AccessHandler]:
+    def mmio_range(self, base: int, length: int = 1) -> Callable[[AccessHandler], AccessHandler]:
         """Decorator: the function answers `length` guest physical addresses from `base` on, which are not RAM."""
+        require_parentheses("mmio_range", base)
 
         def attach(function: AccessHandler) -> AccessHandler:
             self.add(FunctionDevice(function, mmio=(Range(base, length),)))
@@ -279,8 +282,12 @@ class Machine:
         """Decorator: the function answers the guest's accesses to that MSR. Before `start`.
 
         It is called with the value written, or with None for a read, whose value it returns. It may raise
-        GeneralProtection. KvmError at the start if this KVM cannot give MSRs to user space.
+        GeneralProtection. KvmUnsupported at the start if this KVM cannot give MSRs to user space. ConfigError if the
+        MSR has a handler, or the machine has been started.
         """
+        require_parentheses("msr", index)
+        if self.engine.run is not None:
+            raise ConfigError(f"MSR {index:#x}: a handler must be there before the start, when KVM is told of it")
 
         def attach(function: MsrHandler) -> MsrHandler:
             self.engine.board.answer_msr(index, function)

@@ -54,6 +54,8 @@ def parse_size(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
+    if not isinstance(text, str):
+        raise ConfigError(f'{text!r} is not a size: give a number of bytes, or text such as "64M"')
     # No regular expression: compiling one would take as long as making the virtual machine.
     words = text.strip()
     prefix, base, digits = (2, 16, HEX_DIGITS) if words[:2] in ("0x", "0X") else (0, 10, HEX_DIGITS[:10])

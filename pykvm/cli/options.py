@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
 
+from ..arguments import LEAST_PLAIN_SIZE
 from ..boot import Module, detect
 from ..boot.source import read_image
 from ..errors import ConfigError
@@ -48,7 +49,6 @@ class Memory(Number):
         return super().convert(text)
 
 
-LEAST_PLAIN_SIZE = 64 << 10
 SIZE = Number("size")
 ADDRESS = Number("address")
 

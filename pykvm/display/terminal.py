@@ -26,7 +26,8 @@ class TerminalDisplay:
     """Draws screens in the terminal behind `write`, from its top left corner on.
 
     `size` gives the terminal's columns and rows at each draw: what is outside is left out. `truecolor` is as in
-    `Screen.ansi`; without `colours` all text has the terminal's own. The terminal's own screen is back after `close`, or after a `with` block.
+    `Screen.ansi`; without `colours` all text has the terminal's own. The terminal's own screen is back after `close`,
+    or after a `with` block.
     """
 
     def __init__(
