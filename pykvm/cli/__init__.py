@@ -23,10 +23,11 @@ COMMANDS = {
     "snapshot": "Run a guest image up to a moment and save its whole state.",
     "restore": "Go on from a saved state.",
     "snapshots": "List saved states.",
+    "completion": "Print a script that has a shell complete all this.",
 }
 
 
-def _find(name: str) -> ui.Command:
+def find_command(name: str) -> ui.Command:
     """The command in the module of its name."""
     command: ui.Command = import_module(f".{name}", __name__).command
     return command
@@ -57,7 +58,7 @@ def main() -> NoReturn:
 def invoke(words: Sequence[str]) -> int:
     """Do what a command line says; the exit status. Every user's mistake ends in one line, not in a traceback."""
     try:
-        return ui.Group(pykvm, COMMANDS, _find, _version).main(words, "pykvm")
+        return ui.Group(pykvm, COMMANDS, find_command, _version).main(words, "pykvm")
     except ui.UsageError as error:
         error.show()
     except PykvmError as error:
