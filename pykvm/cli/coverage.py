@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -14,7 +13,9 @@ from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
 from . import ui
+from .envelope import envelope
 from .options import MachineSpec, limit_option, machine_options
+from .replacing import LCOV, force_option, require_replaceable
 from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
@@ -23,6 +24,7 @@ from .tables import show_table
 @machine_options(kernel_required=False)
 @limit_option
 @ui.option("-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
+@force_option
 @ui.option(
     "--elf", type=ui.Path(exists=True, dir_okay=False), metavar="FILE",
     help="The ELF file with debug information, where KERNEL is not it: the kernel on a boot disk, for example.",
@@ -41,12 +43,15 @@ def command(
     source: str,
     terminal: bool,
     as_json: bool,
+    force: bool,
 ) -> int:
     """Run KERNEL, without a terminal, one instruction at a time, and count how often each source line is executed.
 
     The kernel must be an ELF file with debug information (gcc -g). `genhtml FILE.info -o DIRECTORY` makes a report.
     The exit status is that of `pykvm run`.
     """
+    if out is not None:
+        require_replaceable(out, LCOV, "tracefile", force)
     path = elf or spec.kernel
     if path is None:
         raise ConfigError("give the ELF file of the kernel, by --elf where it starts from a disk")
@@ -70,7 +75,8 @@ def command(
         if out is not None:
             _write(out, files, os.path.basename(path))
         if as_json:
-            ui.echo(json.dumps({"files": {name: _plain(found) for name, found in files.items()}}))
+            part = {"files": {name: _plain(found) for name, found in files.items()}}
+            ui.echo(envelope("coverage", outcome.exit_status, part))
         else:
             _show(files)
             sys.stdout.flush()

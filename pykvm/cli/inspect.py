@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from ..x86.pagemap import PageMap
 from ..x86.registers import EFER_LMA
 from ..x86.tables import Entries, Entry, Gate
 from . import ui
+from .envelope import envelope
 from .options import MachineSpec, limit_option, machine_options
 
 PARTS = ("cpu", "tables", "pages", "devices", "chips")
@@ -75,7 +75,7 @@ def command(
         }
         found = {part: makers[part]() for part in PARTS if part in wanted}
         if as_json:
-            ui.echo(json.dumps(_plain(found)))
+            ui.echo(envelope("inspect", 0, _plain(found)))
             return
         limit = None if show_all else SHOWN
         name = partial(_symbol, machine)

@@ -105,6 +105,7 @@ def run_and_show(
     quiet: bool,
     *,
     on_screen: bool = False,
+    command: str = "run",
 ) -> int:
     """Run the machine, on the terminal unless `as_json`, show how it ended, and return the exit status."""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -119,9 +120,9 @@ def run_and_show(
             machine.pc.bios.log.flush()
     with streams.patience(deadline):
         if as_json:
-            import json
+            from .envelope import envelope
 
-            ui.echo(json.dumps(_as_dict(machine, outcome)))
+            ui.echo(envelope(command, outcome.exit_status, _as_dict(machine, outcome)))
         elif not quiet:
             show_outcome(machine, outcome)
     if saver is not None:
@@ -219,7 +220,6 @@ def _as_dict(machine: Machine, outcome: Outcome) -> dict[str, Any]:
     return {
         "ending": outcome.ending,
         "reason": outcome.reason,
-        "status": outcome.exit_status,
         "code": outcome.code,
         "value": outcome.value,
         "elapsed": outcome.elapsed,

@@ -18,7 +18,9 @@ from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
 from . import ui
+from .envelope import envelope
 from .options import MachineSpec, limit_option, machine_options
+from .replacing import PERFETTO, force_option, require_replaceable
 from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
@@ -55,10 +57,11 @@ PLACE, PLACE_AND_LINE = 44, 68
     "-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.json",
     help="Write a time line for ui.perfetto.dev, instead of listing the exits.",
 )  # fmt: skip
+@force_option
 @ui.option(
     "--terminal", is_flag=True, help="Have the serial port on this terminal, as `run` does; with --summary or --out."
 )
-@ui.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, then the summary.")
+@ui.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, last the summary.")
 def command(
     spec: MachineSpec,
     timeout: float | None,
@@ -73,6 +76,7 @@ def command(
     out: str | None,
     terminal: bool,
     as_json: bool,
+    force: bool,
 ) -> int:
     """Run KERNEL, without a terminal, and show every exit from the guest: when, where, and what it was.
 
@@ -86,6 +90,8 @@ def command(
         raise ConfigError("--instructions goes with --address, --cpu, --limit and --summary only")
     if terminal and not (only_summary or out):
         raise ConfigError("--terminal goes with --summary or --out: the list of exits would be on it, too")
+    if out is not None:
+        require_replaceable(out, PERFETTO, "time line", force)
     summary = Summary()
     sinks: list[Callable[[Event], object]] = [summary]
     with ExitStack() as stack:
@@ -150,7 +156,7 @@ def _run(
         raise PykvmError(f"the trace cannot be written: {outlet.error.strerror}")
     if as_json:
         ending = None if outcome is None else {"ending": outcome.ending, "reason": outcome.reason}
-        print(json.dumps({"summary": summary.as_dict(times, kernel), "outcome": ending}))
+        print(envelope("trace", status, {"summary": summary.as_dict(times, kernel), "outcome": ending}))
     else:
         _show_summary(summary, times, kernel)
         if outcome is not None:
