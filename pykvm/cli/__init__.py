@@ -63,6 +63,8 @@ def invoke(words: Sequence[str]) -> int:
         error.show()
     except PykvmError as error:
         ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {error}", err=True)
+        if isinstance(error, streams.NobodyReads):
+            return streams.NOBODY_READS_STATUS
     except KeyboardInterrupt:
         return 130
     except SystemExit as wanted:  # by a signal

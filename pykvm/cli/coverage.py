@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 from ..errors import ConfigError
 from ..machine import DeviceError, Machine
@@ -12,9 +11,9 @@ from ..outcome import DEVICE_ERROR_STATUS
 from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
-from . import ui
+from . import streams, ui
 from .envelope import envelope
-from .options import MachineSpec, limit_option, machine_options
+from .options import Limit, MachineSpec, limit_option, machine_options
 from .replacing import LCOV, force_option, require_replaceable
 from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
@@ -37,7 +36,7 @@ from .tables import show_table
 @ui.option("--json", "as_json", is_flag=True, help="The table for programs, nothing else.")
 def command(
     spec: MachineSpec,
-    timeout: float | None,
+    timeout: Limit,
     out: str | None,
     elf: str | None,
     source: str,
@@ -57,10 +56,11 @@ def command(
         raise ConfigError("give the ELF file of the kernel, by --elf where it starts from a disk")
     rows = [row._replace(path=os.path.abspath(os.path.join(source, row.path))) for row in line_rows(path)]
     counts = Counts()
+    deadline = timeout.deadline()
     with spec.make() as machine:
         InstructionTracer(machine, counts.count)
         try:
-            outcome = (run_on_terminal if terminal else Machine.run)(machine, timeout)
+            outcome = (run_on_terminal if terminal else Machine.run)(machine, timeout.seconds)
         except DeviceError as error:
             show_device_error(error)
             return DEVICE_ERROR_STATUS
@@ -74,12 +74,13 @@ def command(
         files = cover(rows, executed, functions)
         if out is not None:
             _write(out, files, os.path.basename(path))
-        if as_json:
-            part = {"files": {name: _plain(found) for name, found in files.items()}}
-            ui.echo(envelope("coverage", outcome.exit_status, part))
-        else:
-            _show(files)
-            sys.stdout.flush()
+        with streams.bounded(deadline):
+            if as_json:
+                part = {"files": {name: _plain(found) for name, found in files.items()}}
+                ui.echo(envelope("coverage", outcome.exit_status, part))
+            else:
+                _show(files)
+        if not as_json:
             show_outcome(machine, outcome)
         return outcome.exit_status
 
