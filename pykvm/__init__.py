@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .device import Range as Range
     from .disk.image import open_disk as open_disk
     from .errors import ConfigError as ConfigError
+    from .errors import HostError as HostError
     from .errors import PykvmError as PykvmError
     from .kvm.errors import KvmError as KvmError
     from .kvm.errors import KvmUnavailable as KvmUnavailable
@@ -45,6 +46,7 @@ _HOMES = {
     "Ending": "outcome",
     "GeneralProtection": "machine",
     "GuestMemoryError": "memory",
+    "HostError": "errors",
     "ImageError": "boot",
     "IrqLine": "device",
     "KvmError": "kvm.errors",

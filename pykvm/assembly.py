@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from . import boot
+from .arguments import require_list, require_number, require_size
 from .boot import detect
 from .boot.rom import Rom
 from .boot.source import BootSource, ImageSource, find_vga_bios, read_image
@@ -16,7 +17,7 @@ from .disk import Disk
 from .engine.board import Board, open_system
 from .engine.engine import Engine
 from .engine.gate import Gate
-from .errors import ConfigError
+from .errors import ConfigError, refused_by_host
 from .memory import GuestMemory
 from .pc import Pc
 from .typed import Any, TypeVar
@@ -29,8 +30,8 @@ Resource = TypeVar("Resource", bound=Closeable | None)
 class Assembly:
     """The parts of one machine. What the arguments mean, `Machine` says; `close` gives all of it back to the host.
 
-    ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM: then
-    everything is given back already, the back ends included.
+    ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM, HostError
+    where the host has no more to give: then everything is given back already, the back ends included.
     """
 
     def __init__(
@@ -48,6 +49,10 @@ class Assembly:
         self._resources = ExitStack()  # closed in reverse order: the VM before the RAM that it maps
         self._engine: Engine | None = None
         try:
+            require_number("cpus", options.cpus)
+            for name, several in (("disks", disks), ("modules", options.modules)):
+                require_list(name, several)
+            require_size(memory)
             system = open_system()
             ram = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
             rom = None if firmware is None else self._own(Rom(read_image(firmware)))
@@ -78,9 +83,12 @@ class Assembly:
             loader = self.engine.loader = source.loader(ram, (self.floppy, *self.disks))
             if loader is not None and not ram.private:  # RAM that begins as an image has it all
                 self.engine.load(loader)
-        except BaseException:
+        except BaseException as error:
             self.close()
-            raise
+            refused = refused_by_host(error)
+            if refused is None:
+                raise
+            raise refused from error
 
     def _own(self, resource: Resource) -> Resource:
         if resource is not None:

@@ -19,14 +19,13 @@ from .boot import detect
 from .boot.source import ImageSource, file_name, read_image
 from .bus import MmioBus, PortBus
 from .console.port import ConsolePort
-from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .device_options import check_names
 from .engine.board import GeneralProtection as GeneralProtection
-from .engine.board import MsrHandler
 from .engine.gate import FairLock
 from .engine.run import DeviceError as DeviceError
 from .engine.run import Run
 from .errors import ConfigError
+from .handlers import Handlers
 from .kvm import VCPU
 from .kvm.system import resets_at_triple_fault
 from .memory import GuestMemory, GuestMemoryError
@@ -49,10 +48,8 @@ DEFAULT_MEMORY = "128M"
 SCREEN_CHECK = 0.02
 """Seconds between two looks at the screen."""
 
-AccessHandler = Callable[[Access], int | None]
 
-
-class Machine:
+class Machine(Handlers):
     """A PC with `memory` of RAM and `cpus` CPUs, with `image` loaded into it.
 
     `image` is a path, the bytes of one, or None for a machine with empty RAM. Its format is recognised; `format`
@@ -241,54 +238,6 @@ class Machine:
         """Press the power button, of which ACPI tells the guest."""
         with self.lock:
             self.pc.acpi.press_power_button()
-
-    def add(self, device: Device) -> None:
-        """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
-        with self.lock:
-            self.engine.board.add(device)
-
-    def remove(self, device: Device) -> None:
-        """Take a device off its bus."""
-        with self.lock:
-            self.engine.board.remove(device)
-
-    def irq(self, number: int) -> IrqLine:
-        """A new line to the interrupt input `number`: 0-15 of PIC and IOAPIC, 16-23 of the IOAPIC.
-
-        Several lines to one input are ORed.
-        """
-        return self.engine.board.irq(number)
-
-    def port(self, base: int, length: int = 1) -> Callable[[AccessHandler], AccessHandler]:
-        """Decorator: the function answers `length` ports from `base` on. See `device.FunctionDevice`."""
-
-        def attach(function: AccessHandler) -> AccessHandler:
-            self.add(FunctionDevice(function, ports=(Range(base, length),)))
-            return function
-
-        return attach
-
-    def mmio_range(self, base: int, length: int) -> Callable[[AccessHandler], AccessHandler]:
-        """Decorator: the function answers `length` guest physical addresses from `base` on, which are not RAM."""
-
-        def attach(function: AccessHandler) -> AccessHandler:
-            self.add(FunctionDevice(function, mmio=(Range(base, length),)))
-            return function
-
-        return attach
-
-    def msr(self, index: int) -> Callable[[MsrHandler], MsrHandler]:
-        """Decorator: the function answers the guest's accesses to that MSR. Before `start`.
-
-        It is called with the value written, or with None for a read, whose value it returns. It may raise
-        GeneralProtection. KvmError at the start if this KVM cannot give MSRs to user space.
-        """
-
-        def attach(function: MsrHandler) -> MsrHandler:
-            self.engine.board.answer_msr(index, function)
-            return function
-
-        return attach
 
     # Running
 

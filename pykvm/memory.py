@@ -12,7 +12,7 @@ import mmap
 import os
 from collections.abc import Callable
 
-from .errors import ConfigError, PykvmError
+from .errors import ConfigError, HostError, PykvmError, refused_by_host
 from .typed import NamedTuple
 
 PAGE_SIZE = 4096
@@ -54,6 +54,8 @@ def parse_size(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
+    if not isinstance(text, str):
+        raise ConfigError(f'{text!r} is not a size: give a number of bytes, or text such as "64M"')
     # No regular expression: compiling one would take as long as making the virtual machine.
     words = text.strip()
     prefix, base, digits = (2, 16, HEX_DIGITS) if words[:2] in ("0x", "0X") else (0, 10, HEX_DIGITS[:10])
@@ -102,14 +104,22 @@ class GuestMemory:
         self.written: set[int] | None = None
         """Where it is a set, the numbers of the pages that the host writes are added to it: page N is at offset
         N * 4096. What the guest writes, KVM's dirty log has."""
-        self.fd = os.memfd_create("pykvm-ram", os.MFD_CLOEXEC) if image is None else os.dup(image)
+        self.fd = -1
+        """The memfd; -1 for RAM that began as an image, whose mapping is all there is of it."""
         try:
             if image is None:
+                self.fd = os.memfd_create("pykvm-ram", os.MFD_CLOEXEC)
                 os.ftruncate(self.fd, self.size)
-            self.map = mmap.mmap(self.fd, self.size) if image is None else map_copy(self.fd, self.size)
+                self.map = mmap.mmap(self.fd, self.size)
+            else:
+                self.map = map_copy(image, self.size)
         except (OSError, ValueError, OverflowError) as error:
-            os.close(self.fd)
-            raise ConfigError(f"the host cannot map {self.size >> 20} MiB of RAM for the guest: {error}") from error
+            self._close_fd()
+            refused = refused_by_host(error)
+            if refused is not None:
+                raise HostError(f"the host cannot map {self.size >> 20} MiB of RAM for the guest: {refused}") from error
+            why = "its file is smaller" if isinstance(error, ValueError) else getattr(error, "strerror", None) or error
+            raise ConfigError(f"the host cannot map {self.size >> 20} MiB of RAM for the guest: {why}") from error
 
     def offset(self, gpa: int, size: int) -> int:
         """The offset in the memfd of `size` bytes at `gpa`; GuestMemoryError unless all of them are in one region.
@@ -211,4 +221,9 @@ class GuestMemory:
         """Unmap and free the RAM. BufferError if a view of it is still held."""
         if not self.map.closed:
             self.map.close()
+            self._close_fd()
+
+    def _close_fd(self) -> None:
+        if self.fd >= 0:
             os.close(self.fd)
+            self.fd = -1

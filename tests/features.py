@@ -117,12 +117,14 @@ FEATURES: dict[str, Probe] = {
     "sw-breakpoints": sw_breakpoints,
     "hw-breakpoints": hw_breakpoints,
     "tap": tap,
+    "fish": program("fish"),
     "gcc": program("gcc"),
     "gdb": program("gdb"),
     "genhtml": program("genhtml"),
     "qemu": program("qemu-system-x86_64"),
     "qemu-img": program("qemu-img"),
     "tshark": program("tshark"),
+    "zsh": program("zsh"),
 }
 """Every name that the marker `needs` takes."""
 

@@ -23,10 +23,11 @@ COMMANDS = {
     "snapshot": "Run a guest image up to a moment and save its whole state.",
     "restore": "Go on from a saved state.",
     "snapshots": "List saved states.",
+    "completion": "Print a script that has a shell complete all this.",
 }
 
 
-def _find(name: str) -> ui.Command:
+def find_command(name: str) -> ui.Command:
     """The command in the module of its name."""
     command: ui.Command = import_module(f".{name}", __name__).command
     return command
@@ -57,11 +58,13 @@ def main() -> NoReturn:
 def invoke(words: Sequence[str]) -> int:
     """Do what a command line says; the exit status. Every user's mistake ends in one line, not in a traceback."""
     try:
-        return ui.Group(pykvm, COMMANDS, _find, _version).main(words, "pykvm")
+        return ui.Group(pykvm, COMMANDS, find_command, _version).main(words, "pykvm")
     except ui.UsageError as error:
         error.show()
     except PykvmError as error:
         ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {error}", err=True)
+        if isinstance(error, streams.NobodyReads):
+            return streams.NOBODY_READS_STATUS
     except KeyboardInterrupt:
         return 130
     except SystemExit as wanted:  # by a signal

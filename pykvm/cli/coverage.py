@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sys
 
 from ..errors import ConfigError
 from ..machine import DeviceError, Machine
@@ -13,8 +11,10 @@ from ..outcome import DEVICE_ERROR_STATUS
 from ..trace.coverage import Counts, SourceFile, cover, line_rows, write_lcov
 from ..trace.instructions import InstructionTracer
 from ..x86.symbols import SymbolTable
-from . import ui
-from .options import MachineSpec, limit_option, machine_options
+from . import streams, ui
+from .envelope import envelope
+from .options import Limit, MachineSpec, limit_option, machine_options
+from .replacing import LCOV, force_option, require_replaceable
 from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
@@ -23,6 +23,7 @@ from .tables import show_table
 @machine_options(kernel_required=False)
 @limit_option
 @ui.option("-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.info", help="Write an lcov tracefile.")
+@force_option
 @ui.option(
     "--elf", type=ui.Path(exists=True, dir_okay=False), metavar="FILE",
     help="The ELF file with debug information, where KERNEL is not it: the kernel on a boot disk, for example.",
@@ -35,27 +36,31 @@ from .tables import show_table
 @ui.option("--json", "as_json", is_flag=True, help="The table for programs, nothing else.")
 def command(
     spec: MachineSpec,
-    timeout: float | None,
+    timeout: Limit,
     out: str | None,
     elf: str | None,
     source: str,
     terminal: bool,
     as_json: bool,
+    force: bool,
 ) -> int:
     """Run KERNEL, without a terminal, one instruction at a time, and count how often each source line is executed.
 
     The kernel must be an ELF file with debug information (gcc -g). `genhtml FILE.info -o DIRECTORY` makes a report.
     The exit status is that of `pykvm run`.
     """
+    if out is not None:
+        require_replaceable(out, LCOV, "tracefile", force)
     path = elf or spec.kernel
     if path is None:
         raise ConfigError("give the ELF file of the kernel, by --elf where it starts from a disk")
     rows = [row._replace(path=os.path.abspath(os.path.join(source, row.path))) for row in line_rows(path)]
     counts = Counts()
+    deadline = timeout.deadline()
     with spec.make() as machine:
         InstructionTracer(machine, counts.count)
         try:
-            outcome = (run_on_terminal if terminal else Machine.run)(machine, timeout)
+            outcome = (run_on_terminal if terminal else Machine.run)(machine, timeout.seconds)
         except DeviceError as error:
             show_device_error(error)
             return DEVICE_ERROR_STATUS
@@ -69,11 +74,13 @@ def command(
         files = cover(rows, executed, functions)
         if out is not None:
             _write(out, files, os.path.basename(path))
-        if as_json:
-            ui.echo(json.dumps({"files": {name: _plain(found) for name, found in files.items()}}))
-        else:
-            _show(files)
-            sys.stdout.flush()
+        with streams.bounded(deadline):
+            if as_json:
+                part = {"files": {name: _plain(found) for name, found in files.items()}}
+                ui.echo(envelope("coverage", outcome.exit_status, part))
+            else:
+                _show(files)
+        if not as_json:
             show_outcome(machine, outcome)
         return outcome.exit_status
 

@@ -14,6 +14,7 @@ from ..memory import GuestMemory
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
 from ..x86.mode import cpu_mode
 from . import ui
+from .envelope import envelope
 from .options import ADDRESS, SIZE
 
 CHUNK = 4096
@@ -51,8 +52,12 @@ def command(
         width = bits or cpu_mode(state.system, state.registers.rflags).bits
         entry = state.system.cs.base + state.registers.rip
         span = _span(state, entry if start is None else _address(state, start), start is not None)
+        shown = 0
         for instruction in islice(_instructions(ram, span, width), count):
             _show(instruction, _name(state, instruction.address), as_json)
+            shown += 1
+        if as_json:
+            ui.echo(envelope("disasm", 0, {"instructions": shown}))
     finally:
         ram.close()
 

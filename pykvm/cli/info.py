@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ..kvm import CAPABILITIES, System
 from ..x86 import cpuid
 from . import ui
+from .envelope import envelope
 
 BACK_ENDS = {
     "kvm_intel": ("Intel VMX", "hardware virtualization"),
@@ -73,7 +73,7 @@ def command(as_json: bool) -> None:
     """Show what this machine's KVM is and can do, what it cannot, and what follows from that."""
     facts = gather()
     if as_json:
-        ui.echo(json.dumps(facts, indent=2))
+        ui.echo(envelope("info", 0, facts))
         return
     label = "{:<12}".format
     for title, value in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
@@ -24,8 +23,9 @@ from ..machine import DeviceError, Machine
 from ..x86.pagemap import PageMap
 from ..x86.registers import EFER_LMA
 from ..x86.tables import Entries, Entry, Gate
-from . import ui
-from .options import MachineSpec, limit_option, machine_options
+from . import streams, ui
+from .envelope import envelope
+from .options import Limit, MachineSpec, limit_option, machine_options
 
 PARTS = ("cpu", "tables", "pages", "devices", "chips")
 SHOWN = 64
@@ -50,7 +50,7 @@ REGISTER_ROWS = (
 @ui.option("--json", "as_json", is_flag=True, help="All of it for programs.")
 def command(
     spec: MachineSpec,
-    timeout: float | None,
+    timeout: Limit,
     at: str | None,
     parts: tuple[str, ...],
     cpu: int | None,
@@ -61,7 +61,8 @@ def command(
 
     KERNEL may also be a snapshot's directory: then nothing is run, and the options that make a machine do not count.
     """
-    with _stopped(spec, timeout, at) as machine:
+    deadline = timeout.deadline()
+    with _stopped(spec, timeout.seconds, at) as machine:
         if cpu is not None and cpu >= len(machine.vcpus):
             raise ConfigError(f"--cpu {cpu}: the machine has CPUs 0 to {len(machine.vcpus) - 1}")
         cpus = range(len(machine.vcpus)) if cpu is None else (cpu,)
@@ -74,20 +75,24 @@ def command(
             "chips": lambda: chip_states(machine),
         }
         found = {part: makers[part]() for part in PARTS if part in wanted}
-        if as_json:
-            ui.echo(json.dumps(_plain(found)))
-            return
-        limit = None if show_all else SHOWN
-        name = partial(_symbol, machine)
-        for number, which in enumerate(cpus):
-            if "cpu" in found:
-                _show_cpu(found["cpu"][number])
-            if "tables" in found:
-                _show_tables(which, found["tables"][number], name, limit)
-            if "pages" in found:
-                _show_pages(which, found["pages"][number], limit)
-        for part in ("devices", "chips"):
-            _show_devices(found.get(part, ()))
+        with streams.bounded(deadline):
+            if as_json:
+                ui.echo(envelope("inspect", 0, _plain(found)))
+            else:
+                _show(machine, cpus, found, None if show_all else SHOWN)
+
+
+def _show(machine: Machine, cpus: Sequence[int], found: dict[str, Any], limit: int | None) -> None:
+    name = partial(_symbol, machine)
+    for number, which in enumerate(cpus):
+        if "cpu" in found:
+            _show_cpu(found["cpu"][number])
+        if "tables" in found:
+            _show_tables(which, found["tables"][number], name, limit)
+        if "pages" in found:
+            _show_pages(which, found["pages"][number], limit)
+    for part in ("devices", "chips"):
+        _show_devices(found.get(part, ()))
 
 
 def _stopped(spec: MachineSpec, timeout: float | None, at: str | None) -> Machine:

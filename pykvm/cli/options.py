@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 
+from ..arguments import LEAST_PLAIN_SIZE
 from ..boot import Module, detect
 from ..boot.source import read_image
 from ..device_options import device_options
@@ -48,7 +50,6 @@ class Memory(Number):
         return super().convert(text)
 
 
-LEAST_PLAIN_SIZE = 64 << 10
 SIZE = Number("size")
 ADDRESS = Number("address")
 
@@ -249,19 +250,34 @@ def machine_options(*, kernel_required: bool = True, directory: bool = False) ->
 DEFAULT_TIMEOUT = 10.0
 
 
+class Limit(NamedTuple):
+    """A time limit in seconds, or None for as long as it takes."""
+
+    seconds: float | None
+    given: bool = True
+    """By the user: then whoever reads the output is not waited for beyond it either."""
+
+    def deadline(self) -> float | None:
+        """When (of time.monotonic) the output is given up, if the run begins now."""
+        return time.monotonic() + self.seconds if self.given and self.seconds is not None else None
+
+    def __str__(self) -> str:
+        return f"{self.seconds:g}"
+
+
 class _Limit(ui.Kind):
     """Seconds, or 0 for as long as it takes."""
 
     name = "seconds"
 
-    def convert(self, text: str) -> float | None:
-        return SECONDS.convert(text) or None
+    def convert(self, text: str) -> Limit:
+        return Limit(SECONDS.convert(text) or None)
 
 
 SECONDS = ui.FloatRange(min=0)
 
 limit_option = ui.option(
-    "-t", "--timeout", type=_Limit(), default=f"{DEFAULT_TIMEOUT:g}", show_default=True,
+    "-t", "--timeout", type=_Limit(), default=Limit(DEFAULT_TIMEOUT, given=False), show_default=True,
     help="End the run after so many seconds; 0 lets it take as long as it does.",
 )  # fmt: skip
 """The time limit of commands that nobody sits in front of."""

@@ -70,4 +70,6 @@ def command(
         with machine:
             if gdb is not None:
                 wait_for_gdb(machine, None, gdb)
-            return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")
+            return run_and_show(
+                machine, timeout, saver, as_json, quiet, on_screen=display == "terminal", command="restore"
+            )

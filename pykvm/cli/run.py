@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..console.terminal import Terminal
-from ..errors import ConfigError
+from ..errors import ConfigError, PykvmError
 from ..machine import DeviceError
 from ..outcome import DEVICE_ERROR_STATUS, Outcome
 from ..typed import TYPE_CHECKING, Any
@@ -105,6 +105,7 @@ def run_and_show(
     quiet: bool,
     *,
     on_screen: bool = False,
+    command: str = "run",
 ) -> int:
     """Run the machine, on the terminal unless `as_json`, show how it ended, and return the exit status."""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -119,9 +120,9 @@ def run_and_show(
             machine.pc.bios.log.flush()
     with streams.patience(deadline):
         if as_json:
-            import json
+            from .envelope import envelope
 
-            ui.echo(json.dumps(_as_dict(machine, outcome)))
+            ui.echo(envelope(command, outcome.exit_status, _as_dict(machine, outcome)))
         elif not quiet:
             show_outcome(machine, outcome)
     if saver is not None:
@@ -206,10 +207,12 @@ def _paint(role: str, text: str) -> str:
 
 
 def show_device_error(error: DeviceError) -> None:
-    import traceback
-
+    """What failed; and where, unless it was something that a user can mend."""
     ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {error}", err=True)
-    traceback.print_exception(error.__cause__)
+    if not isinstance(error.__cause__, PykvmError):
+        import traceback
+
+        traceback.print_exception(error.__cause__)
 
 
 def _as_dict(machine: Machine, outcome: Outcome) -> dict[str, Any]:
@@ -217,7 +220,6 @@ def _as_dict(machine: Machine, outcome: Outcome) -> dict[str, Any]:
     return {
         "ending": outcome.ending,
         "reason": outcome.reason,
-        "status": outcome.exit_status,
         "code": outcome.code,
         "value": outcome.value,
         "elapsed": outcome.elapsed,

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..machine import Machine
 from . import ui
 from .options import MachineSpec, machine_options
+from .replacing import PNG, force_option, require_replaceable
 
 DEFAULT_TIMEOUT = 10.0
 
@@ -27,13 +28,23 @@ DEFAULT_TIMEOUT = 10.0
 )  # fmt: skip
 @ui.option("--scale", type=ui.IntRange(1, 8), default=1, show_default=True, help="Size of a dot in pixels.")
 @ui.option("--text", "as_text", is_flag=True, help="Save the screen's text, and no picture.")
+@force_option
 def command(
-    spec: MachineSpec, picture: str, at: str | None, keys: str | None, timeout: float, scale: int, as_text: bool
+    spec: MachineSpec,
+    picture: str,
+    at: str | None,
+    keys: str | None,
+    timeout: float,
+    scale: int,
+    as_text: bool,
+    force: bool,
 ) -> int:
     """Run KERNEL until TEXT is on its VGA screen, or its end, or the time limit; save the screen to PICTURE as PNG.
 
-    PICTURE may be - for standard output. The exit status is 1 if TEXT did not come.
+    PICTURE may be - for standard output. A file that is no picture is not replaced without --force. The exit status is
+    1 if TEXT did not come.
     """
+    require_replaceable(picture, None if as_text else PNG, "screen's text" if as_text else "picture", force)
     with spec.make() as machine:
         screen, found = take(machine, at, keys, timeout)
         content = f"{screen.text}\n".encode() if as_text else screen.png(scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import ui
-from .options import MachineSpec, limit_option, machine_options
+from .options import Limit, MachineSpec, limit_option, machine_options
 from .saving import Saver, warn_in_words
 
 
@@ -12,7 +12,7 @@ from .saving import Saver, warn_in_words
 @ui.argument("path", type=ui.Path())
 @ui.option("--at", required=True, metavar="TEXT|exits:N", help="When TEXT has come on the serial port, or exit N.")
 @limit_option
-def command(spec: MachineSpec, path: str, at: str, timeout: float | None) -> int:
+def command(spec: MachineSpec, path: str, at: str, timeout: Limit) -> int:
     """Run KERNEL, without a terminal, up to the moment --at, and save its state to the directory PATH.
 
     A disk must be attached with its writes discarded, which then become part of the snapshot, or read-only.
@@ -21,6 +21,6 @@ def command(spec: MachineSpec, path: str, at: str, timeout: float | None) -> int
     saver = Saver(at, path, stop=True)
     with spec.make() as machine:
         saver.arm(machine)
-        outcome = machine.run(timeout)
+        outcome = machine.run(timeout.seconds)
     saver.report()
     return outcome.exit_status

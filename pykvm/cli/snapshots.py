@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from ..errors import PykvmError
 from ..snapshot.format import STATE
 from ..snapshot.load import Header, read_header
 from . import ui
+from .envelope import envelope
 
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
@@ -50,7 +50,7 @@ def command(where: Path, as_json: bool) -> int:
             bad += 1
             ui.echo(f"pykvm: {error}", err=True)
     if as_json:
-        ui.echo(json.dumps([asdict(header) for header in headers], indent=1))
+        ui.echo(envelope("snapshots", 1 if bad else 0, {"snapshots": [asdict(header) for header in headers]}))
     else:
         for header in headers:
             _show(header)

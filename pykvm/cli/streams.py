@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from ..errors import PykvmError
 from ..typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 GRACE = 0.5
 """Seconds beyond its time limit that a run's output may still take."""
+
+NOBODY_READS_STATUS = 124
+"""Exit status: that of a run whose time limit is over."""
 
 _NAMES = {1: "standard output", 2: "standard error"}
 _given_up: list[object] = []
@@ -54,6 +59,53 @@ def patience(deadline: float | None) -> Iterator[None]:
         _give_up("stdout")
         with suppress(OSError), _limited(deadline):
             print(f"pykvm: {_NAMES[1]}: {error.strerror or error}", file=sys.stderr, flush=True)
+
+
+class NobodyReads(PykvmError):
+    """The output has waited for a reader up to the time limit."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{_NAMES[1]}: nobody reads it, and the time limit is over")
+
+
+@contextmanager
+def bounded(deadline: float | None) -> Iterator[None]:
+    """As `patience`, for output that is all there is of a command: what cannot be written is raised.
+
+    NobodyReads after the deadline, OSError for anything else. Only for the main thread.
+    """
+    try:
+        with _limited(deadline):
+            yield
+            sys.stdout.flush()
+    except TimeoutError:
+        _give_up("stdout")
+        raise NobodyReads from None
+
+
+def bounded_writer(deadline: float | None) -> Callable[[str], object]:
+    """Writes to standard output from any thread; TimeoutError if it must wait for a reader beyond `deadline`."""
+    try:
+        fd = sys.stdout.fileno()
+    except OSError:  # no stream of the process
+        return sys.stdout.write
+    if deadline is None:
+        return sys.stdout.write
+    import select
+    import time
+
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+
+    def write(text: str) -> None:
+        data = text.encode(sys.stdout.encoding, "replace")
+        while data:
+            if not poll.poll(max(deadline + GRACE - time.monotonic(), 0) * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+            # A pipe that can be written to has room for so much: a larger piece would wait inside write(2).
+            data = data[os.write(fd, data[: select.PIPE_BUF]) :]
+
+    return write
 
 
 @contextmanager

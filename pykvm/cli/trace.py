@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,8 +17,10 @@ from ..outcome import DEVICE_ERROR_STATUS, Outcome
 from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
-from . import ui
-from .options import MachineSpec, limit_option, machine_options
+from . import streams, ui
+from .envelope import envelope
+from .options import Limit, MachineSpec, limit_option, machine_options
+from .replacing import PERFETTO, force_option, require_replaceable
 from .run import run_on_terminal, show_device_error, show_outcome
 from .tables import show_table
 
@@ -56,13 +57,14 @@ PLACE, PLACE_AND_LINE = 44, 68
     "-o", "--out", type=ui.Path(dir_okay=False), metavar="FILE.json",
     help="Write a time line for ui.perfetto.dev, instead of listing the exits.",
 )  # fmt: skip
+@force_option
 @ui.option(
     "--terminal", is_flag=True, help="Have the serial port on this terminal, as `run` does; with --summary or --out."
 )
-@ui.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, then the summary.")
+@ui.option("--json", "as_json", is_flag=True, help="One JSON object a line: the exits, last the summary.")
 def command(
     spec: MachineSpec,
-    timeout: float | None,
+    timeout: Limit,
     limit: int | None,
     devices: tuple[str, ...],
     kinds: tuple[str, ...],
@@ -74,6 +76,7 @@ def command(
     out: str | None,
     terminal: bool,
     as_json: bool,
+    force: bool,
 ) -> int:
     """Run KERNEL, without a terminal, and show every exit from the guest: when, where, and what it was.
 
@@ -87,7 +90,10 @@ def command(
         raise ConfigError("--instructions goes with --address, --cpu, --limit and --summary only")
     if terminal and not (only_summary or out):
         raise ConfigError("--terminal goes with --summary or --out: the list of exits would be on it, too")
+    if out is not None:
+        require_replaceable(out, PERFETTO, "time line", force)
     summary = Summary()
+    deadline = timeout.deadline()
     sinks: list[Callable[[Event], object]] = [summary]
     with ExitStack() as stack:
         machine = stack.enter_context(spec.make())
@@ -101,7 +107,8 @@ def command(
             stack.callback(_close, file, out)
             sinks.append(file)
         elif not only_summary:
-            sinks.append(Lines(as_json, instructions, PLACE_AND_LINE if lines else PLACE).show)
+            with streams.bounded(deadline):  # it writes the headings
+                sinks.append(Lines(as_json, instructions, PLACE_AND_LINE if lines else PLACE, deadline).show)
         if instructions:
             from ..trace.instructions import InstructionEvents
 
@@ -112,7 +119,7 @@ def command(
             tracer = Tracer(machine, sinks, chosen, limit, lines=lines)
             outlet = tracer.outlet
         run = run_on_terminal if terminal else Machine.run
-        return _run(machine, partial(run, machine, timeout), tracer, outlet, summary, as_json)
+        return _run(machine, partial(run, machine, timeout.seconds), tracer, outlet, summary, as_json, deadline)
 
 
 def _close(file: TraceFile, out: str) -> None:
@@ -129,6 +136,7 @@ def _run(
     outlet: Outlet,
     summary: Summary,
     as_json: bool,
+    deadline: float | None,
 ) -> int:
     outcome: Outcome | None = None
     status = INTERRUPTED_STATUS
@@ -147,16 +155,18 @@ def _run(
         times, kernel = tracer.times, tracer.kernel
     if isinstance(outlet.error, BrokenPipeError):
         raise outlet.error
+    if isinstance(outlet.error, TimeoutError):
+        raise streams.NobodyReads
     if outlet.error is not None:
         raise PykvmError(f"the trace cannot be written: {outlet.error.strerror}")
-    if as_json:
-        ending = None if outcome is None else {"ending": outcome.ending, "reason": outcome.reason}
-        print(json.dumps({"summary": summary.as_dict(times, kernel), "outcome": ending}))
-    else:
-        _show_summary(summary, times, kernel)
-        if outcome is not None:
-            sys.stdout.flush()
-            show_outcome(machine, outcome)
+    with streams.bounded(deadline):
+        if as_json:
+            ending = None if outcome is None else {"ending": outcome.ending, "reason": outcome.reason}
+            print(envelope("trace", status, {"summary": summary.as_dict(times, kernel), "outcome": ending}))
+        else:
+            _show_summary(summary, times, kernel)
+    if outcome is not None and not as_json:
+        show_outcome(machine, outcome)
     return status
 
 
@@ -175,12 +185,14 @@ def span(text: str) -> Span:
 class Lines:
     """Writes events to standard output as they come, one a line."""
 
-    def __init__(self, as_json: bool, instructions: bool = False, width: int = PLACE) -> None:
+    def __init__(
+        self, as_json: bool, instructions: bool = False, width: int = PLACE, deadline: float | None = None
+    ) -> None:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # a guest that waits shows what it did last
-        self._write = sys.stdout.write
+        self._write = streams.bounded_writer(deadline)
         self._width = width
-        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._colour = ui.shows_colours(sys.stdout)
         self.show = self._json if as_json else self._instruction if instructions else self._text
         if instructions:
             return

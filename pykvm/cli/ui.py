@@ -10,10 +10,11 @@ what `pykvm run` takes from its start to its end is importing.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from ..typed import Any
+from ..typed import TYPE_CHECKING, Any
 from .values import Choice as Choice
 from .values import FloatRange as FloatRange
 from .values import IntRange as IntRange
@@ -21,6 +22,9 @@ from .values import Kind as Kind
 from .values import Number as Number
 from .values import Path as Path
 from .values import kind_of
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
@@ -48,8 +52,18 @@ class UsageError(Exception):
 # Text
 
 
+def is_dumb() -> bool:
+    """Whether terminals are not to be sent control sequences (terminfo's "dumb")."""
+    return os.environ.get("TERM") == "dumb"
+
+
+def shows_colours(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal, and one where colours are wanted (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and not is_dumb()
+
+
 def style(text: object, *, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
-    """`text` in a colour ("red", ...) or weight, as ECMA-48 has them; `echo` shows it only on terminals."""
+    """`text` in a colour ("red", ...) or weight, as ECMA-48 has them; `echo` shows it where `shows_colours`."""
     colours = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
     codes = ["1"] * bold + ["2"] * dim + ([] if fg is None else [str(30 + colours.index(fg))])
     return f"\033[{';'.join(codes)}m{text}\033[0m" if codes else str(text)
@@ -58,7 +72,7 @@ def style(text: object, *, fg: str | None = None, bold: bool = False, dim: bool 
 def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a line, or without `nl` what may be a part of one, to standard output or error, at once."""
     stream, text = sys.stderr if err else sys.stdout, str(message)
-    if "\033" in text and not stream.isatty():
+    if "\033" in text and not shows_colours(stream):
         first, *rest = text.split("\033[")
         text = first + "".join(part.lstrip("0123456789;?")[1:] for part in rest)  # without parameters and final byte
     try:

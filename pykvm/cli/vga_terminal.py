@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..console.terminal import Terminal
 from ..display.terminal import TerminalDisplay
+from . import ui
 
 if TYPE_CHECKING:
     from ..engine.eventloop import Timer
@@ -62,8 +63,8 @@ class KeyboardPort:
 class VgaTerminal:
     """Shows `machine`'s screen on standard output, and types what comes from standard input, from now to `close`.
 
-    Made with the machine's lock held, before the run. Ctrl-A X ends the run. Where standard output is no terminal, only
-    the last picture is shown. ConfigError for a machine without a screen.
+    Made with the machine's lock held, before the run. Ctrl-A X ends the run. Where standard output is no terminal, or a
+    dumb one, only the last picture is shown. ConfigError for a machine without a screen.
     """
 
     def __init__(self, machine: Machine, environ: Mapping[str, str] = os.environ) -> None:
@@ -71,9 +72,10 @@ class VgaTerminal:
         self._shown = machine.screen
         self._terminal = Terminal(KeyboardPort(machine), machine.engine.loop, machine.request_stop)
         truecolor = environ.get("COLORTERM") in ("truecolor", "24bit")
-        self._display = TerminalDisplay(self._write, truecolor=truecolor)
+        self._display = TerminalDisplay(self._write, truecolor=truecolor, colours=ui.shows_colours(sys.stdout))
         self._timer: Timer | None = None
-        if sys.stdout.isatty():
+        self._live = sys.stdout.isatty() and not ui.is_dumb()
+        if self._live:
             self._show()
 
     def _write(self, text: str) -> None:
@@ -98,7 +100,7 @@ class VgaTerminal:
 
     def redraw(self) -> None:
         """Show all of it anew: the terminal's size has changed, or what is on it. With the lock held."""
-        if sys.stdout.isatty():
+        if self._live:
             self._stop_showing()
             self._show()
 
@@ -117,4 +119,4 @@ class VgaTerminal:
             self._stop_showing()
             self._shown = self._machine.screen
         self._terminal.close(deadline)
-        return self._shown.ansi(truecolor=False) if sys.stdout.isatty() else self._shown.text + "\n"
+        return self._shown.ansi(truecolor=False) if ui.shows_colours(sys.stdout) else self._shown.text + "\n"

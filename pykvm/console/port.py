@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..errors import PykvmError
+from ..errors import ConfigError, PykvmError
 from ..typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -164,11 +164,17 @@ class ConsolePort:
         """Wait until the output holds `pattern` (a literal text, or a compiled regular expression on bytes).
 
         The search goes on behind the last match, so that the same prompt can be waited for again and again. `timeout`
-        is in seconds. Raises WaitFailed if the time is up or the run ends without it.
+        is in seconds. Raises WaitFailed if the time is up or the run ends without it, ConfigError for another pattern.
         """
         import re
 
         literal = pattern.encode() if isinstance(pattern, str) else pattern
+        if isinstance(literal, re.Pattern) and not isinstance(literal.pattern, bytes):
+            raise ConfigError(
+                f"the output is bytes, and so is a pattern for it: write re.compile(b{literal.pattern!r})"
+            )
+        if not isinstance(literal, (bytes, re.Pattern)):
+            raise ConfigError(f"{pattern!r} cannot be waited for: give text, bytes or a compiled pattern of bytes")
         compiled = re.compile(re.escape(literal)) if isinstance(literal, bytes) else literal
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:

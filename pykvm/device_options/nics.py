@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
+from ..arguments import require_list
 from ..errors import ConfigError
 from ..typed import TYPE_CHECKING, Any, NamedTuple
 from .option import Bench, Closeable, DeviceOption
@@ -38,6 +39,7 @@ class Nics(DeviceOption):
         return parse_nic(text)
 
     def owned(self, value: Any) -> Iterable[Closeable]:
+        require_list(self.name, value)
         return [nic.backend if isinstance(nic, Nic) else nic for nic in value]
 
     def build(self, value: Any, bench: Bench) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..arguments import require_number
 from ..console.port import ConsolePort
 from ..devices.uart16550 import Uart16550
 from ..errors import ConfigError
@@ -19,13 +20,14 @@ class SerialPorts(DeviceOption):
     default = 1
 
     def build(self, value: Any, bench: Bench) -> int:
-        if type(value) is not int or not 0 <= value <= len(COM_PORTS):
-            raise ConfigError(f"{value!r} serial ports are not possible: a PC has 0 to {len(COM_PORTS)}")
+        require_number(self.name, value)
+        if not 0 <= value <= len(COM_PORTS):
+            raise ConfigError(f"{value} serial ports are not possible: a PC has 0 to {len(COM_PORTS)}")
         for number, (base, irq) in enumerate(COM_PORTS[:value]):
             console = ConsolePort(bench.lock.condition(), f"COM{number + 1}")
             bench.consoles.append(console)
             bench.board.add(Uart16550(console.name, base, bench.board.irq(irq), console))
-        return value
+        return int(value)
 
     def from_snapshot(self, plain: Any) -> int:
         if type(plain) is not int or not 0 <= plain <= len(COM_PORTS):

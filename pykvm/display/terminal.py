@@ -26,7 +26,8 @@ class TerminalDisplay:
     """Draws screens in the terminal behind `write`, from its top left corner on.
 
     `size` gives the terminal's columns and rows at each draw: what is outside is left out. `truecolor` is as in
-    `Screen.ansi`. The terminal's own screen is back after `close`, or after a `with` block.
+    `Screen.ansi`; without `colours` all text has the terminal's own. The terminal's own screen is back after `close`,
+    or after a `with` block.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class TerminalDisplay:
         write: Callable[[str], object],
         size: Callable[[], tuple[int, int]] = _terminal_size,
         truecolor: bool = True,
+        colours: bool = True,
     ) -> None:
         self._write = write
         self._size = size
         self._truecolor = truecolor
+        self._colours = colours
         self._open = False
         self._shown: TextMode | None = None
         self._shown_size = (0, 0)
@@ -78,7 +81,7 @@ class TerminalDisplay:
                     continue
                 if at != pen:
                     parts.append(f"\x1b[{row + 1};{(at - start) // 2 + 1}H")
-                if cells[at + 1] != current:
+                if self._colours and cells[at + 1] != current:
                     current = cells[at + 1]
                     parts.append(attribute_sequence(screen, current, self._truecolor))
                 parts.append(CP437[cells[at]])

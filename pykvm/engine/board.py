@@ -6,12 +6,12 @@ The board knows which device answers an access, and no device. What stands on it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache, cached_property, partial
 
 from ..bus import UNCLAIMED_LIMIT, MmioBus, PortBus
-from ..device import Device, IrqLine
+from ..device import Device, IrqLine, Range
 from ..errors import ConfigError
 from ..kvm import VM, MsrRange, System
 from ..kvm.exits import PIO_OUTPUT
@@ -118,6 +118,11 @@ class Board:
         """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
         if bool(device.ports) == bool(device.mmio):
             raise ConfigError(f"{type(device).__name__} must name either ports or mmio ranges")
+        given: Sequence[object] = (*device.ports, *device.mmio)
+        for each in given:
+            if not isinstance(each, Range):
+                name, where = type(device).__name__, "ports" if device.ports else "mmio"
+                raise ConfigError(f"{name}.{where} is a list of Range: write {where} = [Range(0x100, 4)], for example")
         for span in device.mmio:
             for region in self.memory.regions:
                 if span.base < region.gpa + region.size and region.gpa < span.end:
@@ -170,7 +175,8 @@ class Board:
 
     def answer_msr(self, index: int, handler: MsrHandler) -> None:
         """Have `handler` answer the guest's accesses to that MSR, from the next start on."""
-        self._msrs[index] = handler
+        if self._msrs.setdefault(index, handler) is not handler:
+            raise ConfigError(f"MSR {index:#x} has a handler: one function answers it, reads and writes")
 
     def filter_msrs(self) -> None:
         """Have KVM leave the MSRs to the handlers. KvmUnsupported if it cannot."""

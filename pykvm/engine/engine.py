@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 
 from ..crash.event import Crash, CrashKind
-from ..errors import PykvmError
+from ..errors import PykvmError, refused_by_host
 from ..kvm.exits import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN, Debug
 from ..outcome import Ending, Outcome
 from ..typed import TYPE_CHECKING, Any, Protocol
@@ -98,6 +98,7 @@ class Engine:
 
     @cached_property
     def _worker(self) -> Worker:
+        from .worker import Worker
 
         return Worker(self.gate.lock, partial(self.failed, who="what was set aside"), "pykvm worker")
 
@@ -119,25 +120,45 @@ class Engine:
             raise PykvmError("this machine has run already: make a new one for another run, or restore a snapshot")
 
     def start(self, limit: float | None) -> None:
-        """Start all CPUs and return."""
+        """Start all CPUs and return. HostError if the host does not give the threads: then the run has ended."""
+        waiting = list(self.runners)  # those without a thread yet
         with self.gate.lock:
             self.require_startable()
-            self.gate.open(self.runners)
-            self.run = Run(
-                self.runners,
-                self.gate,
-                self.loop,
-                limit,
-                stopped_time=lambda: self.debugger.stopped_time() if self.debugger is not None else 0,
-                halted=self._halted,
-                ended=self._ended,
-            )
-            self.gate.lull_elsewhere()
-            for runner in self.runners:  # before the I/O thread: the guest begins at once
-                runner.start()
-            self.loop.start()
-            if self._stop_at_start is not None:
-                self.run.end(Ending.STOPPED, self._stop_at_start)
+            try:
+                self._start(limit, waiting)
+                return
+            except Exception as error:
+                failure = error
+                self._end(Ending.STOPPED, "it could not be started")
+        for runner in waiting:
+            self.gate.left(runner)
+        with self.gate.lock:
+            self.gate.wait_left()
+        for runner in self.runners:
+            runner.join()
+        refused = refused_by_host(failure)
+        if refused is None:
+            raise failure
+        raise refused from failure
+
+    def _start(self, limit: float | None, waiting: list[Runner]) -> None:
+        self.gate.open(self.runners)
+        self.run = Run(
+            self.runners,
+            self.gate,
+            self.loop,
+            limit,
+            stopped_time=lambda: self.debugger.stopped_time() if self.debugger is not None else 0,
+            halted=self._halted,
+            ended=self._ended,
+        )
+        self.gate.lull_elsewhere()
+        while waiting:  # before the I/O thread: the guest begins at once
+            waiting[0].start()
+            del waiting[0]
+        self.loop.start()
+        if self._stop_at_start is not None:
+            self.run.end(Ending.STOPPED, self._stop_at_start)
 
     def wait(self, timeout: float | None = None) -> Run:
         """Wait for the run's end, and that of all threads. TimeoutError if `timeout` (seconds) is over before it.

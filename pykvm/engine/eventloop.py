@@ -56,9 +56,9 @@ class EventLoop:
     ) -> None:
         self._lock = lock
         self._failed = failed
-        self._poll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poll.register(self._wake, select.EPOLLIN)
+        self._poll: select.epoll | None = None
+        """There, with `_wake`, while the thread runs or a descriptor is registered."""
+        self._wake = -1
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
         self._timers: list[_Due] = []
@@ -77,28 +77,59 @@ class EventLoop:
         return self._running
 
     def start(self) -> None:
-        """Start the thread. What is registered and due stays so from one start to the next."""
+        """Start the thread. What is registered and due stays so from one start to the next. With the lock held."""
+        poll = self._open()
+        self._thread = threading.Thread(target=self._run, args=(poll,), name=self._name, daemon=True)
         self._running = True
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except Exception:
+            self._running = False
+            raise
 
     def stop(self) -> None:
         """End the thread and wait for it. Not with the lock held."""
-        if self._running and self._thread is not None:
-            self._running = False
-            self.wake()
+        with self._lock:
+            was_running, self._running = self._running, False
+            if was_running:
+                self.wake()
+        if was_running and self._thread is not None:
             self._thread.join()
+            self._close_unused()
 
     def close(self) -> None:
         """Stop, and free the descriptors; may be called twice."""
         self.stop()
-        if not self._poll.closed:
-            self._poll.close()
-            os.close(self._wake)
+        self._readers.clear()
+        self._writers.clear()
+        self._close_unused()
 
     def wake(self) -> None:
-        """Have the thread look at its descriptors and timers anew. Any thread may."""
+        """Have the thread look at its descriptors and timers anew. With the lock held, while it runs."""
         os.eventfd_write(self._wake, 1)
+
+    def _open(self) -> select.epoll:
+        if self._poll is None:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                self._poll = select.epoll()
+                self._poll.register(self._wake, select.EPOLLIN)
+            except BaseException:
+                self._close_unused()
+                raise
+        return self._poll
+
+    def _close_unused(self) -> None:
+        """Give back the two descriptors if nothing is registered: a machine that does not run has no use for them."""
+        with self._lock:
+            if self._running or self._readers or self._writers:
+                return
+            if self._poll is not None:
+                self._poll.close()
+                self._poll = None
+            if self._wake >= 0:
+                os.close(self._wake)
+                self._wake = -1
 
     # The following are called with the lock held.
 
@@ -118,13 +149,14 @@ class EventLoop:
             table[fd] = callback
         mask = (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
         if not mask:
-            if known:
+            if known and self._poll is not None:
                 self._poll.unregister(fd)
+                self._close_unused()
         elif known:
-            self._poll.modify(fd, mask)
+            self._open().modify(fd, mask)
         else:
             try:
-                self._poll.register(fd, mask)
+                self._open().register(fd, mask)
             except OSError:
                 table.pop(fd, None)
                 raise
@@ -161,10 +193,10 @@ class EventLoop:
             self._cancelled -= 1
         return callback
 
-    def _run(self) -> None:
+    def _run(self, poll: select.epoll) -> None:
         while self._running:
             try:
-                events = self._poll.poll(self._timeout())
+                events = poll.poll(self._timeout())
             except InterruptedError:
                 continue
             with self._lock:

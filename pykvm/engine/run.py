@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..errors import PykvmError
+from ..errors import HostError, PykvmError
 from ..outcome import Ending, Outcome
 from ..typed import TYPE_CHECKING
 from .halt_watch import HaltWatch
@@ -44,7 +44,7 @@ class Run:
         self.outcome: Outcome | None = None
         """How it ended; None while it has not."""
         self.error: BaseException | None = None
-        """What `Engine.wait` is to raise: a DeviceError, or what a handler raised to end the program."""
+        """What `Engine.wait` is to raise: a DeviceError, a HostError, or what a handler raised to end the program."""
         self.crash: Crash | None = None
         self.explained = False
         """The outcome is complete, with its report."""
@@ -84,7 +84,7 @@ class Run:
         words = f"{who} raised {type(error).__name__}: {error}"
         if self.error is None:
             self.error = error
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, HostError):
                 self.error = DeviceError(words)
                 self.error.__cause__ = error
         self.end(Ending.STOPPED, words)

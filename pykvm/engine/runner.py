@@ -13,6 +13,7 @@ import threading
 import time
 
 from ..crash.event import Crash, CrashKind
+from ..errors import ADVICE, HostError
 from ..kvm import VCPU, KvmError
 from ..kvm.exits import (
     INTERNAL_ERROR_EMULATION,
@@ -30,6 +31,7 @@ from ..kvm.exits import (
     SystemEvent,
     VcpuExit,
 )
+from ..kvm.state import MpState
 from ..kvm.vcpu import prepare_kick
 from ..typed import TYPE_CHECKING, Protocol
 from .board import Board
@@ -73,16 +75,21 @@ class Runner:
         self._board, self._gate, self._host = board, gate, host
         self._inside = False  # from the thread's start to its end: only then may it be signalled
         self._clock = 0
+        self._was_runnable = False  # KVM_RUN has just given EAGAIN, and there is nothing to wait for any more
         self._thread: threading.Thread | None = None  # one a run
 
     def start(self) -> None:
         """Start the thread, after `Gate.open`. With the lock held."""
         prepare_kick(KICK)
         self.vcpu.immediate_exit(self._gate.is_held)
-        self.exits, self._clock = 0, 0
+        self.exits, self._clock, self._was_runnable = 0, 0, False
         self._thread = threading.Thread(target=self._main, name=f"pykvm vcpu {self.vcpu.id}", daemon=True)
         self._inside = True
-        self._thread.start()
+        try:
+            self._thread.start()
+        except Exception:
+            self._inside = False
+            raise
 
     def join(self) -> None:
         """Wait for the thread's end. Without the lock."""
@@ -175,11 +182,15 @@ class Runner:
 
     def _came_out(self, result: int) -> bool:
         """KVM_RUN failed; False if the thread is to end."""
+        was_runnable, self._was_runnable = self._was_runnable, False
         if result == -errno.EINTR:
             # First clear, then look: whoever wants something says so first and then sets immediate_exit.
             self.vcpu.immediate_exit(False)
             return self._gate.came_out(self)
-        if result == -errno.EAGAIN:  # it waited for a SIPI, and got one
+        if result == -errno.EAGAIN:  # it waited for a SIPI, and got one; or KVM got no thread for a work of its own
+            self._was_runnable = self.vcpu.get_mp_state() == MpState.RUNNABLE
+            if was_runnable:
+                raise HostError(f"KVM_RUN: {ADVICE[errno.EAGAIN]}")
             return True
         raise KvmError("KVM_RUN", -result)
 

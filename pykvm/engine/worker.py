@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from ..errors import PykvmError
+from ..errors import PykvmError, refused_by_host
 from ..typed import Any
 
 LIMIT = 64
@@ -40,11 +40,15 @@ class Worker:
                 return
             if len(self._waiting) >= LIMIT:
                 raise PykvmError(f"{self._name}: {LIMIT} things wait already for the host: set one aside at a time")
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise refused_by_host(error) or error from error
+                self._thread = thread
             self._waiting.append((work, done))
             self._changed.notify()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
 
     def close(self) -> None:
         """Wait for the end of what has been set aside, whose `done` is not called any more. Without the lock."""

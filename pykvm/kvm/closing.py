@@ -26,8 +26,8 @@ class Closer:
         self._threads = 0
 
     def close(self, fd: int) -> None:
-        """Have `fd` closed soon. Waits only if there are `MAX_PENDING` before it, or if the interpreter ends."""
-        if sys.is_finalizing():  # a thread could be started, but would never run
+        """Have `fd` closed soon. Waits only if there are `MAX_PENDING` before it."""
+        if sys.is_finalizing():  # no thread begins any more, and who starts one waits for ever
             os.close(fd)
             return
         with self._changed:

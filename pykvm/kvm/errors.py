@@ -5,15 +5,22 @@ from __future__ import annotations
 import errno
 import os
 
-from ..errors import PykvmError
+from ..errors import ADVICE, PykvmError
+
+_SCARCE = {number: ADVICE[number] for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)}
 
 
 class KvmError(PykvmError):
-    """A KVM ioctl failed. `ioctl` is its name, `errno` the number that the kernel gave."""
+    """A KVM ioctl failed. `ioctl` is its name, `errno` the number that the kernel gave.
+
+    `hint` is the usual cause where the kernel found something wrong with what was asked. A host that has no more to
+    give is another cause.
+    """
 
     def __init__(self, ioctl: str, number: int, hint: str = "") -> None:
         self.ioctl = ioctl
         self.errno = number
+        hint = _SCARCE.get(number, hint)
         name = errno.errorcode.get(number, str(number))
         super().__init__(f"{ioctl}: {name} ({os.strerror(number)})" + (f": {hint}" if hint else ""))
 
@@ -54,4 +61,4 @@ def unavailable(path: str, error: OSError) -> KvmUnavailable:
         )
     if error.errno == errno.EBUSY:
         return KvmUnavailable(f"{path} is busy: another hypervisor (VirtualBox, VMware) holds the CPU; stop it")
-    return KvmUnavailable(f"{path} cannot be opened: {error.strerror}")
+    return KvmUnavailable(f"{path} cannot be opened: {_SCARCE.get(error.errno or 0, error.strerror)}")

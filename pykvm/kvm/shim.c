@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <linux/kvm.h>
 
@@ -81,6 +82,19 @@ static struct kvm_pit_channel_state *pykvm_pit_channel(struct kvm_pit_state2 *pi
 static uint32_t pykvm_system_event_type(struct kvm_run *run)
 {
     return run->system_event.type;
+}
+
+/* The page that a vCPU shares with user space; NULL if it fails. Python's mmap would keep a copy of the descriptor. */
+static struct kvm_run *pykvm_map_run(int fd, size_t size)
+{
+    void *run = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+    return run == MAP_FAILED ? 0 : run;
+}
+
+static int pykvm_unmap_run(struct kvm_run *run, size_t size)
+{
+    return munmap(run, size);
 }
 
 /* Where an exit leaves the registers that run->kvm_valid_regs asks for (KVM_CAP_SYNC_REGS). */

@@ -7,6 +7,7 @@ none of them is newer than the extension does without.
 from __future__ import annotations
 
 import os
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -43,15 +44,13 @@ def check() -> None:
     # An extension from before there were fingerprints has none.
     then = ffi.string(lib.SOURCES).decode() if hasattr(lib, "SOURCES") else ""
     if then != now:
-        from . import _kvm
-
-        names = sorted({part.split("=")[0] for part in {*then.split()} ^ {*now.split()}})
-        raise _stale(f"{_kvm.__file__}, the compiled part of pykvm, is older than its sources ({', '.join(names)})")
+        where = sys.modules[f"{__package__}._kvm"].__file__
+        names = ", ".join(sorted({part.split("=")[0] for part in {*then.split()} ^ {*now.split()}}))
+        raise _stale(f"{where}, the compiled part of pykvm, is older than its sources ({names})")
 
 
 def _stale(what: str) -> Exception:
     import shlex
-    import sys
 
     from .errors import StaleBuild
 

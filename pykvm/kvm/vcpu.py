@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
@@ -100,9 +99,11 @@ class VCPU(Descriptor):
     def __init__(self, fd: int, vcpu_id: int, mmap_size: int) -> None:
         super().__init__(fd)
         self.id = vcpu_id
-        self._map = mmap.mmap(fd, mmap_size)
-        self._held = ffi.from_buffer(self._map)
-        self.run = ffi.cast("struct kvm_run *", self._held)
+        self._mmap_size = mmap_size
+        run = lib.pykvm_map_run(fd, mmap_size)
+        if not run:
+            raise KvmError("mmap of the vCPU", ffi.errno)
+        self.run = run
         """The shared page, struct kvm_run: read its unions only after an exit of that kind."""
         self.enter: Callable[[], int] = partial(lib.pykvm_run, fd, self.run)
         """KVM_RUN once: -errno, an exit reason, or from `PIO` on one port access (shim.c has the bits)."""
@@ -110,10 +111,10 @@ class VCPU(Descriptor):
         """The same, after a port input: its argument is what the guest reads."""
 
     def close(self) -> None:
-        if self.fd >= 0:
+        if "run" in self.__dict__:  # not where mapping it has failed
+            run = self.run
             del self.enter, self.enter_answering, self.run
-            ffi.release(self._held)
-            self._map.close()
+            lib.pykvm_unmap_run(run, self._mmap_size)
         super().close()
 
     def ioctl(self, name: str, argument: Any, hint: str = "") -> int:

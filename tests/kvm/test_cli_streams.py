@@ -87,3 +87,106 @@ def test_an_image_from_a_pipe_that_nobody_writes_is_waited_for_aloud(tmp_path: P
         assert b"is a pipe: waiting" in process.stderr.readline()
         process.terminate()
         assert process.wait(LIMIT) == 143
+
+
+AFTER_A_RUN = [("trace", ()), ("trace", ("--json",)), ("trace", ("--summary",)), ("inspect", ()), ("coverage", ())]
+"""Commands whose output is what they are for."""
+OTHERS = [("info", ()), ("disasm", ()), ("snapshots", ())]
+
+
+def operands(command: str, guest: Guest, tmp_path: Path) -> list[object]:
+    return {"info": [], "snapshots": [tmp_path]}.get(command, [guest("hello64")])
+
+
+@pytest.mark.parametrize(("command", "options"), [*AFTER_A_RUN, *OTHERS])
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_other_commands_without_a_standard_output(
+    guest: Guest, tmp_path: Path, command: str, options: tuple[str, ...], streams: str
+) -> None:
+    done = shell(streams, command, *operands(command, guest, tmp_path), *options)
+    nothing_to_write = command == "snapshots"  # there are none
+    assert done.returncode == (2 if streams == ">/dev/full" and not nothing_to_write else 0)
+    assert b"Traceback" not in done.stderr
+    assert streams != ">/dev/full" or nothing_to_write or b"No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("streams", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("command", ["screenshot", "snapshot"])
+def test_commands_that_save_a_file_need_no_standard_output(
+    guest: Guest, tmp_path: Path, command: str, streams: str
+) -> None:
+    options = ("--at", "ready") if command == "snapshot" else ()
+    name = "echo" if command == "snapshot" else "hello32"
+    done = shell(streams, command, guest(name), tmp_path / "saved", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "saved").exists()
+
+
+def full_pipe() -> tuple[int, int]:
+    """A pipe that nobody reads, and that has no room."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    try:
+        while True:
+            os.write(write, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    return read, write
+
+
+@pytest.mark.parametrize(("command", "options"), AFTER_A_RUN)
+def test_a_stuck_reader_does_not_outlast_the_time_limit(guest: Guest, command: str, options: tuple[str, ...]) -> None:
+    read, write = full_pipe()
+    try:
+        done = subprocess.run(
+            [*PYKVM, command, guest("hello64"), *options, "--timeout", "1"],
+            check=False,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=LIMIT,
+        )
+    finally:
+        os.close(read)
+        os.close(write)
+    assert done.returncode == 124, done.stderr
+    assert b"nobody reads it" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["trace", "disasm", "inspect"])
+def test_a_reader_that_has_seen_enough_is_status_1(guest: Guest, command: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*PYKVM, command, guest("hello64")],
+            check=False,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=LIMIT,
+        )
+    finally:
+        os.close(write)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "trace", "inspect", "coverage"])
+def test_sigterm_is_told_by_the_status(guest: Guest, command: str) -> None:
+    with subprocess.Popen(
+        [*PYKVM, command, guest("spin"), "--timeout", "30"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + LIMIT
+        while len(os.listdir(f"/proc/{process.pid}/task")) < 3:  # a vCPU's thread and the I/O thread: it runs
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        process.terminate()
+        assert process.wait(LIMIT) == 128 + 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -48,7 +49,9 @@ class Session:
         self.text = b""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: object, stderr: int | None = None, background: bool = False) -> None:
+    def start(
+        self, *arguments: object, stderr: int | None = None, background: bool = False, env: dict[str, str] | None = None
+    ) -> None:
         """Run the command line as the terminal's foreground job, with its standard error there, too, or as told.
 
         In the `background` it is the job of a leader that does what a shell does, see `LEADER`.
@@ -60,7 +63,7 @@ class Session:
             stdin=self._far,
             stdout=self._far,
             stderr=self._far if stderr is None else stderr,
-            env={**os.environ, "COLORTERM": ""},
+            env={**os.environ, "COLORTERM": "", "NO_COLOR": "", "TERM": "xterm", **(env or {})},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no other thread runs yet
         )
@@ -475,8 +478,33 @@ def test_where_there_is_no_terminal_the_last_picture_is_plain_text(keys: Path) -
     assert b"\x1b" not in done.stdout
 
 
-def test_info_has_colours_on_a_terminal(session: Session) -> None:
-    session.start("info")
-    assert session.end() == 0
-    assert b"\x1b[" in session.text
-    assert b"USER_MEMORY" in session.text
+COLOURED = re.compile(rb"\x1b\[[0-9;]*[1-9][0-9;]*m")
+"""A colour or weight (ECMA-48, SGR): not the terminal's own, which is 0."""
+COMMANDS = [
+    (["info"], None, b"USER_MEMORY"),
+    (["run"], "crash-null-call", b"crashed"),
+    (["trace"], "hello64", b"COM1"),
+    (["inspect"], "hello64", b"CPU 0"),
+    (["disasm"], "hello64", b"main"),
+    (["run", "--display", "terminal"], "hello64", b"powered the machine off"),
+]
+
+
+@pytest.mark.parametrize(("command", "name", "words"), COMMANDS)
+def test_colours_are_for_terminals_and_people_who_want_them(
+    session: Session, guest: Guest, command: list[str], name: str | None, words: bytes
+) -> None:
+    arguments = [*command, *([] if name is None else [guest(name)])]
+    session.start(*arguments)
+    session.end()
+    assert COLOURED.search(session.text)
+    for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        plain = Session()
+        try:
+            plain.start(*arguments, env=env)
+            plain.end()
+            assert words in plain.text
+            assert not COLOURED.search(plain.text)
+            assert env.get("TERM") != "dumb" or b"\x1b" not in plain.text
+        finally:
+            plain.close()

@@ -17,6 +17,7 @@ from pykvm.x86.registers import Table
 from pykvm.x86.tables import Gate, SegmentDescriptor, SystemSegment
 
 Guest = Callable[[str], Path]
+ENVELOPE = {"command", "version", "status"}
 
 
 def test_a_kernel_with_user_mode_and_interrupts(guest: Guest) -> None:
@@ -173,7 +174,7 @@ def test_the_command_shows_all_parts(guest: Guest) -> None:
 def test_the_command_for_programs(guest: Guest) -> None:
     done = pykvm("inspect", guest("user"), "--json")
     facts = json.loads(done.stdout)
-    assert facts.keys() == {"cpu", "tables", "pages", "devices", "chips"}
+    assert facts.keys() - ENVELOPE == {"cpu", "tables", "pages", "devices", "chips"}
     assert facts["cpu"][0]["mode"] == "64-bit mode"
     gate = facts["tables"][0]["idt"]["entries"][3]
     assert gate["number"] == 3
@@ -184,7 +185,7 @@ def test_the_command_for_programs(guest: Guest) -> None:
 
 def test_only_some_parts(guest: Guest) -> None:
     done = pykvm("inspect", guest("hello64"), "--part", "cpu", "--json")
-    assert json.loads(done.stdout).keys() == {"cpu"}
+    assert json.loads(done.stdout).keys() - ENVELOPE == {"cpu"}
 
 
 def test_at_a_moment(guest: Guest) -> None:

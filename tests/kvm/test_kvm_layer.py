@@ -140,7 +140,10 @@ def test_a_device_file_that_is_not_kvms() -> None:
         (errno.EACCES, "no permission to open /dev/kvm: join its group"),
         (errno.EBUSY, "/dev/kvm is busy"),
         (errno.ENODEV, "/dev/kvm is not there"),
-        (errno.EMFILE, "/dev/kvm cannot be opened: Too many open files"),
+        (
+            errno.EMFILE,
+            "/dev/kvm cannot be opened: this process may have no more open files: raise its limit (ulimit -n)",
+        ),
     ],
 )
 def test_why_the_device_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:

@@ -45,7 +45,7 @@ def test_run_goes_on_after_its_snapshot(guest: Guest, tmp_path: Path) -> None:
     on_top = tmp_path / "b.pykvm"
     done = pykvm("restore", path, "--json", "--snapshot-at", "step 24", "--snapshot-to", on_top)
     assert HASH.decode() in json.loads(done.stdout)["serial"]
-    listed = json.loads(list_of(tmp_path, "--json"))
+    listed = json.loads(list_of(tmp_path, "--json"))["snapshots"]
     assert [(Path(entry["path"]).name, entry["parent"], entry["cpus"]) for entry in listed] == [
         ("a.pykvm", None, 1),
         ("b.pykvm", "a.pykvm", 1),

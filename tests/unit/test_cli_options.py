@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.cli.options import ADDRESS, SIZE, Memory, Number, make_module, open_disk
+from pykvm.cli.options import ADDRESS, SIZE, Limit, Memory, Number, make_module, open_disk
 from pykvm.device_options.nics import parse_nic
 from pykvm.disk.overlay import OverlayDisk
 from pykvm.disk.raw import RawDisk
@@ -187,10 +187,14 @@ def test_what_is_no_number_is_told_in_its_own_words(kind: Number, text: str, wor
 def test_what_nobody_sits_in_front_of_has_a_time_limit(command: str) -> None:
     found = import_module(f"pykvm.cli.{command}").command
     limit = next(option for option in found.options if option.name == "timeout")
-    assert limit.value([], found) == 10
-    if command != "screenshot":
-        assert limit.value(["0"], found) is None
-        assert limit.value(["2.5"], found) == 2.5
+    if command == "screenshot":
+        assert limit.value([], found) == 10
+        return
+    assert limit.value([], found) == Limit(10, given=False)
+    assert limit.value([], found).deadline() is None, "who reads on has all the time, unless he said otherwise"
+    assert limit.value(["0"], found) == Limit(None)
+    assert limit.value(["2.5"], found) == Limit(2.5)
+    assert limit.value(["2.5"], found).deadline() is not None
 
 
 @given(st.text(max_size=30))

@@ -64,6 +64,8 @@ struct kvm_run {
 };
 
 uint32_t pykvm_system_event_type(struct kvm_run *run);
+struct kvm_run *pykvm_map_run(int fd, size_t size);
+int pykvm_unmap_run(struct kvm_run *run, size_t size);
 void pykvm_lull(int64_t end);
 int64_t pykvm_run(int fd, struct kvm_run *run);
 int64_t pykvm_run_input(int fd, struct kvm_run *run, uint32_t value);
