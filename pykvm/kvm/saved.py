@@ -342,7 +342,7 @@ def state_msrs(system: System, vcpu: VCPU) -> list[int]:
     """Those of them that can be read from and set on `vcpu`: all that a guest can change is among them.
 
     Each is set to the value that it has: of some, KVM tells the value and takes none. KVM does not tell which MSRs have
-    been written, so each restore sets all: some 0.03 µs each, beside the price of the ioctl.
+    been written, so each restore sets all: some 0.04 µs each, beside the price of the ioctl.
     """
     cap = vcpu.get_msrs((MSR_MCG_CAP,)).get(MSR_MCG_CAP, 0)
     mce = _mce_msrs(min(cap & 0xFF, MCE_BANKS), bool(cap & MCG_CMCI))

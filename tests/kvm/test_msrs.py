@@ -27,7 +27,7 @@ STAYS = {0xC0011029: "DE_CFG: some KVMs let the guest write it and refuse to tak
 """The MSRs that nobody can put back."""
 
 WAIT = LIMIT * 10 if SLOW else LIMIT
-"""Seconds: a scan is some 40,000 faults."""
+"""Seconds: a scan is some 17,000 faults."""
 
 
 @pytest.fixture
