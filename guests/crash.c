@@ -87,6 +87,13 @@ DEATH idt_unmapped(void) {
     asm volatile("ud2");
 }
 
+/* The operand of `lidt` has a limit, but its base was forgotten, and page 0 is not mapped. */
+DEATH idt_base_forgotten(void) {
+    paging_identity();
+    lidt((struct table_register){PAGE - 1, 0});
+    asm volatile("ud2");
+}
+
 /* All gates lead to a code segment that the GDT does not have. */
 DEATH gate_selector(void) {
     static uint64_t idt[512];
@@ -164,6 +171,20 @@ static uint8_t user_page[PAGE] __attribute__((aligned(PAGE), unused)) = {0x0F, 0
 
 DEATH no_kernel_stack(void) {
     interrupts_init();
+    paging_identity();
+    paging_map((uint64_t)user_page, (uint64_t)user_page, PAGE_USER | PAGE_WRITE);
+    asm volatile("push %0; push %1; push $2; push %2; push %3; iretq"
+                 :
+                 : "i"(USER_DS), "r"(user_page + PAGE), "i"(USER_CS), "r"(user_page));
+}
+
+/* The same without a TSS: nobody has executed `ltr`. */
+DEATH no_tss(void) {
+    static const uint64_t gdt[] = {0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CFF3000000FFFF, 0x00AFFB000000FFFF};
+    static uint64_t idt[512];
+    idt[2 * UD] = 0x00008E0000080000; /* present, interrupt gate, KERNEL_CS: it is never entered */
+    lgdt((struct table_register){sizeof gdt - 1, (uint64_t)gdt});
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
     paging_identity();
     paging_map((uint64_t)user_page, (uint64_t)user_page, PAGE_USER | PAGE_WRITE);
     asm volatile("push %0; push %1; push $2; push %2; push %3; iretq"

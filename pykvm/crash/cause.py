@@ -104,7 +104,13 @@ def _endless(cpu: Cpu, delivery: Delivery) -> str:
 
 def _overflow(cpu: Cpu, delivery: Delivery) -> str:
     """If the frame went to an unmapped page right below one that is mapped: that the stack is full."""
-    if delivery.stack or delivery.problem is None or delivery.problem.address is None or delivery.problem.walk is None:
+    if (
+        not delivery.pushing
+        or delivery.stack
+        or delivery.problem is None
+        or delivery.problem.address is None
+        or delivery.problem.walk is None
+    ):
         return ""
     if not cpu.system.cr0 & CR0_PG or delivery.problem.walk.physical is not None:
         return ""

@@ -244,6 +244,8 @@ class _Checks(Selectors):
             "iretd": self.interrupt_return,
             "iretq": self.interrupt_return,
             "ltr": self.load_task_register,
+            "lldt": self.load_local_table,
+            **dict.fromkeys(("lds", "les", "lfs", "lgs", "lss"), self.load_far_pointer),
             "mov": self.move,
             "pop": self.pop_segment,
             "wrmsr": self.write_msr,

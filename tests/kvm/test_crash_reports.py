@@ -35,28 +35,32 @@ SENTENCES = {
     "wrong-gate": "`ud2` is the instruction that is invalid on purpose (#UD), and IDT entry 6 (#UD) is a task gate, which "
     "is no gate of long mode",
     "gate-selector": "`ud2` is the instruction that is invalid on purpose (#UD), and IDT entry 6 (#UD) names the code "
-    "segment 0x100, which is beyond the GDT, whose limit is 0x17",
+    "segment 0x100, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS",
     "handler-unmapped": "The handler of #PF is at 0x700000000000, which is not mapped: each fault led to the next, until "
     "the stack was used up",
-    "idt-unmapped": "`ud2` is the instruction that is invalid on purpose (#UD), and the IDT itself cannot be read: "
-    "0x700000000060, which is not mapped",
+    "idt-unmapped": "`ud2` is the instruction that is invalid on purpose (#UD), and the IDT cannot be read: its base "
+    "is 0x700000000000 (limit 0xfff), and 0x700000000060 is not mapped",
+    "idt-base-forgotten": "`ud2` is the instruction that is invalid on purpose (#UD), and the IDT cannot be read: its base "
+    "is 0 (limit 0xfff), and 0x60 is not mapped",
+    "no-tss": "`ud2` is the instruction that is invalid on purpose (#UD), and no TSS is loaded (TR is 0), and an exception "
+    "in ring 3 needs its RSP0; the double fault was lost, too: IDT entry 8 (#DF) is empty: nobody has set a handler",
     "ist-missing": "`push rax` pushes to 0x6ffffffffff8, which is not mapped (#PF), and the stack pointer is "
     "0x700000000000: the frame cannot be pushed to 0x6ffffffffff8, which is not mapped; the double fault was lost, too: "
     "IST 1 of the TSS is 0x0: the frame cannot be pushed to 0xfffffffffffffff8, which is not mapped",
-    "bad-selector": f"`INSTRUCTION` loads es with 0x100, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
+    "bad-selector": f"`INSTRUCTION` loads es with 0x100, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
     "no-execute": f"The CPU is to execute at ADDRESS <constant>, which must not be executed: its PTE has NX=1 (#PF), {NO_IDT}",
     "reserved-bit": f"`INSTRUCTION` reads ADDRESS <constant>, whose PTE has reserved bits set (#PF), {NO_IDT}",
-    "bad-iret": f"`iretq` returns to code segment 0x73, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
+    "bad-iret": f"`iretq` returns to code segment 0x73, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
     "no-kernel-stack": "`ud2` is the instruction that is invalid on purpose (#UD), and RSP0 of the TSS is 0x0: the frame "
     "cannot be pushed to 0xfffffffffffffff8, which is not mapped",
     "interrupt-no-idt": f"Interrupt 0x20 came, {NO_IDT}",
-    "prot32": f"`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
-    "real16": "`ljmp 8:ADDRESS` jumps to code segment 0x8, which is beyond the GDT, whose limit is 0x0 (#GP), and no IDT "
+    "prot32": f"`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
+    "real16": "`ljmp 8:ADDRESS` jumps to code segment 0x8, which is beyond the GDT, whose limit is 0x0 and whose base is 0x0 (#GP), and no IDT "
     "was loaded: IDTR still leads to real mode's interrupt table",
 }
 
 FUNCTIONS = {"divide": "average", "stack-overflow": "descend", "null-call": "", "no-execute": "constant",
-             "handler-unmapped": "", "no-kernel-stack": "user_page", "prot32": "load_segment", "real16": ""}  # fmt: skip
+             "handler-unmapped": "", "no-kernel-stack": "user_page", "no-tss": "user_page", "prot32": "load_segment", "real16": ""}  # fmt: skip
 """Where the guests die whose function has not their own name."""
 
 
@@ -116,6 +120,14 @@ def test_a_jump_to_where_there_is_no_memory(guest: Guest) -> None:
     assert outcome.ending is Ending.CRASHED
     assert (report.cause, report.seen) == ("KVM cannot emulate the instruction", "directly")
     says("The CPU is to execute at 0xc0000000, where there is no RAM (guest physical 0xc0000000)", report)
+
+
+def test_a_gdt_whose_base_was_forgotten(guest: Guest) -> None:
+    _, report = run(guest, "gdt32")  # a triple fault, or an instruction that KVM's interpreter gives up on
+    start = (
+        "`ljmp 8:ADDRESS` jumps to code segment 0x8, and that GDT entry is empty: the GDT is at 0x0, limit 0x17 (#GP)"
+    )
+    says(f"{start}, " + (NO_IDT if report.cause == "triple fault" else "while KVM interpreted the instruction"), report)
 
 
 @pytest.mark.needs("pvm")
@@ -300,7 +312,7 @@ def test_a_fault_in_a_handler_is_stepped_to() -> None:
     assert texts[-1] == "mov eax, 0xfff8"
     assert "ud2" in texts  # some KVMs do an exception's delivery and the next instruction in one step
     says(
-        "`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 (#GP), and "
+        "`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), and "
         "IDT entry 13 (#GP) is beyond the IDT's limit 0x6f",
         report,
     )
