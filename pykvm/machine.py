@@ -30,7 +30,7 @@ from .explanation import explained
 from .kvm import VCPU
 from .kvm.quirks import kvm_forgets
 from .memory import GuestMemory, GuestMemoryError
-from .outcome import Outcome
+from .outcome import INTERRUPTED, Outcome
 from .pc import Keyboard, Nic
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
@@ -299,7 +299,7 @@ class Machine:
         try:
             return self.wait()
         except KeyboardInterrupt:
-            self.stop("interrupted")
+            self.stop(INTERRUPTED)
             raise
 
     def start(self, timeout: float | None = None) -> None:

@@ -11,20 +11,22 @@ from ..x86.delivery import Delivery, deliver_all
 from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_name, vector_title
 from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
-from ..x86.registers import CR0_PG, EFER_LMA
+from ..x86.registers import CR0_PG, EFER_LMA, RFLAGS_IF
 from .findings import Place, Raised
 
 
-def first_event(cpu: Cpu, in_service: Iterable[int]) -> Event | None:
+def first_event(cpu: Cpu, in_service: Iterable[Event] = ()) -> Event | None:
     """What the CPU was to deliver first: what the instruction raises, or else an interrupt that had just come.
 
-    `in_service` are the vectors that an interrupt controller has handed to the CPU and that are not finished yet.
+    `in_service` are those that an interrupt controller has handed to the CPU and that are not finished yet. While
+    RFLAGS.IF is 0 none comes: what is in service then is being handled.
     """
     event = next_event(cpu)
     if event is not None and event.certain:
         return event
-    for vector in in_service:
-        return Event(vector, None, f"interrupt {vector:#x} came", kind=Kind.INTERRUPT)
+    if cpu.registers.rflags & RFLAGS_IF:
+        for interrupt in in_service:
+            return interrupt
     return event
 
 

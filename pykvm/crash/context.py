@@ -9,6 +9,7 @@ from ..x86.cpu import Cpu
 from ..x86.symbols import SymbolTable
 from .event import Crash
 from .findings import Interrupted
+from .interrupts import NO_INTERRUPTS, Interrupts
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,7 @@ class CrashContext:
     cpu: Cpu
     crash: Crash
     symbols: SymbolTable | None = None
-    in_service: Sequence[int] = ()
-    """Interrupt vectors that were handed to the CPU and are not finished."""
+    irqs: Interrupts = NO_INTERRUPTS
     is_ram: Callable[[int], bool] = lambda gpa: True
     seen: str = "directly"
     last: Sequence[tuple[int, bytes, int]] = ()

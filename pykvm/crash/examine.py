@@ -28,6 +28,7 @@ from .event import CrashKind
 from .findings import Frame, Place, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
+from .wrong_return import explain_taken, taken_by_ret
 
 Result = TypeVar("Result")
 
@@ -105,7 +106,7 @@ class _Examiner:
             return [Delivery(unhandled_event(self.cpu, self.context.crash.vector))]
         if self.context.crash.kind is not CrashKind.TRIPLE_FAULT:
             return []
-        chain = chain_of(self.cpu, first_event(self.cpu, self.context.in_service))
+        chain = chain_of(self.cpu, first_event(self.cpu, self.context.irqs.events()))
         if not chain:
             self.notes.append(
                 "the instruction raises no exception by itself: an interrupt, or something that is not known"
@@ -114,6 +115,10 @@ class _Examiner:
 
     def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
         context, cpu = self.context, self.cpu
+        if context.crash.kind in (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION):
+            taken = taken_by_ret(cpu)
+            if taken is not None:
+                return explain_taken(cpu, taken, context.irqs)
         if context.crash.kind is CrashKind.TRIPLE_FAULT:
             sentence = explain_triple_fault(cpu, chain)
             address = chain[0].event.address if chain else None
@@ -127,6 +132,8 @@ class _Examiner:
             return explain_entry(cpu)
         found = context.interrupted
         if found is not None:
+            if found.came:
+                return f"{found.came}, and its handler halted; it interrupted {found.place}"
             what = f" (`{found.instruction}`)" if found.instruction else ""
             at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
             why = f": {found.error_words}" if found.error_words else ""

@@ -103,6 +103,8 @@ class Interrupted:
     """The stack pointer at that moment."""
     frame: int
     """The linear address of the frame that the CPU pushed."""
+    came: str = ""
+    """If it was no exception, but an IRQ at the vector of one: that in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,9 @@ class Findings:
         where = f"{self.registers.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
         what = f" ({self.instruction.text})" if self.instruction else ""
         if self.interrupted is not None:
-            return f"CPU {self.vcpu} died in the handler of {self.interrupted.name}, raised at {self.interrupted.place}"
+            found = self.interrupted
+            name = f"{found.name}, which came as interrupt {found.vector}" if found.came else f"{found.name}, raised"
+            return f"CPU {self.vcpu} died in the handler of {name} at {found.place}"
         return f"{self.cause} at {where}{what}, CPU {self.vcpu}, {self.mode}"
 
     def as_dict(self) -> dict[str, Any]:

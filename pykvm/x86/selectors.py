@@ -6,14 +6,17 @@ LTR, JMP, CALL, RET, IRET; AMD APM volume 2, 4.11.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from capstone import x86_const as x86
 
 from .descriptors import CONFORMING, LDT_TYPE, NULL_SELECTORS, RPL, TASK_GATE, TI, TSS_TYPES, WRITABLE, Descriptor
 from .exceptions import GP, NP, SS, UD, Event
 from .instruction import SEGMENTS, Decoded
-from .registers import RFLAGS_NT, RFLAGS_VM
+from .registers import RFLAGS_NT, RFLAGS_RESERVED, RFLAGS_VM
 
-
+_FLAGS = 0x3F7FD5
+"""Bits of RFLAGS that may be set or not."""
 _TARGETS, _LONG_TARGETS = (1, 4, TASK_GATE, 9, 12), (12,)
 """The system descriptors that a far jump or call may go to: tasks that are not busy, call gates, task gates."""
 
@@ -123,7 +126,11 @@ class Selectors(Decoded):
             return None
         event = self.code_selector(selector, rip, "returns to", outward=True)
         if event is not None:
-            return event
+            mistake = self.misplaced_frame(at, width)
+            return replace(
+                event,
+                why=f"{self.text} {mistake}: it {event.why.removeprefix(self.text).strip()}" if mistake else event.why,
+            )
         if cpu.mode.bits == 64 or selector & RPL > cpu.cpl:
             stack = word(4) & 0xFFFF
             ring = selector & RPL
@@ -131,6 +138,29 @@ class Selectors(Decoded):
                 return None
             return self.stack_selector(stack, ring, "returns to the stack segment")
         return None
+
+    def misplaced_frame(self, at: int, width: int) -> str:
+        """What is wrong with the stack, if a frame is near, but not where the instruction takes it."""
+        cpu = self.cpu
+        stack = cpu.linear("ss", at)
+        if cpu.mode.bits == 64 and width != 8 and self.is_frame(stack, 8):
+            return "takes words of 32 bits where the CPU has pushed 64: `iretq` is meant"
+        if self.is_frame(stack + width, width):
+            taken = cpu.peek_int(stack, width) or 0
+            return f"takes {taken:#x} for RIP, most likely an error code that is still on the stack"
+        if self.is_frame(stack - width, width):
+            return "takes CS for RIP: a word too much was taken from the stack, as an error code that never was"
+        return ""
+
+    def is_frame(self, at: int, width: int) -> bool:
+        """Whether RIP, CS and RFLAGS are at a linear address, as an interrupt pushes them."""
+        cpu = self.cpu
+        rip, selector, flags = (cpu.peek_int(at + number * width, width) for number in range(3))
+        if rip is None or selector is None or flags is None:
+            return False
+        found = cpu.descriptor(selector) if 3 < selector < 1 << 16 else None
+        code = isinstance(found, Descriptor) and found.is_code and bool(found.present)
+        return code and flags & ~_FLAGS == RFLAGS_RESERVED and cpu.check_linear(rip, 1, fetch=True) is None
 
     def stack_selector(self, selector: int, ring: int, verb: str) -> Event | None:
         if selector in NULL_SELECTORS:

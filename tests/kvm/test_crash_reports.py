@@ -53,14 +53,18 @@ SENTENCES = {
     "bad-iret": f"`iretq` returns to code segment 0x73, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
     "no-kernel-stack": "`ud2` is the instruction that is invalid on purpose (#UD), and RSP0 of the TSS is 0x0: the frame "
     "cannot be pushed to 0xfffffffffffffff8, which is not mapped",
-    "interrupt-no-idt": f"Interrupt 0x20 came, {NO_IDT}",
+    "interrupt-no-idt": f"IRQ 0 came as interrupt 0x20, {NO_IDT}",
+    "irq-ret": "`ret` took what an interrupt had pushed: the handler of IRQ 0 must end in `iretq` (CS was taken for a return "
+    "address; IRQ 0 is the only one that is not masked)",
+    "irq-no-gate": "IRQ 0 came as interrupt 8: the PIC has not been remapped, so it looks like #DF, and IDT entry 8 (#DF) is "
+    "empty: nobody has set a handler",
     "prot32": f"`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
     "real16": "`ljmp 8:ADDRESS` jumps to code segment 0x8, which is beyond the GDT, whose limit is 0x0 and whose base is 0x0 (#GP), and no IDT "
     "was loaded: IDTR still leads to real mode's interrupt table",
 }
 
 FUNCTIONS = {"divide": "average", "stack-overflow": "descend", "null-call": "", "no-execute": "constant",
-             "handler-unmapped": "", "no-kernel-stack": "user_page", "no-tss": "user_page", "prot32": "load_segment", "real16": ""}  # fmt: skip
+             "handler-unmapped": "", "no-kernel-stack": "user_page", "no-tss": "user_page", "prot32": "load_segment", "real16": "", "irq-ret": ""}  # fmt: skip
 """Where the guests die whose function has not their own name."""
 
 
@@ -135,6 +139,13 @@ def test_an_instruction_that_kvm_does_not_know(guest: Guest) -> None:
     _, report = run(guest, "sse")
     says(
         "This host's KVM interprets the guest's code here, and its interpreter does not know `xorps xmm0, xmm0`", report
+    )
+
+
+def test_an_error_code_that_is_still_on_the_stack(guest: Guest) -> None:
+    _, report = run(guest, "error-code-left")
+    assert "`iretq` takes 0x0 for RIP, most likely an error code that is still on the stack" in report.explanation, str(
+        report
     )
 
 
@@ -238,6 +249,14 @@ def test_a_halt_in_an_exception_handler_is_told(guest: Guest, name: str) -> None
 def test_a_page_fault_that_was_halted_on_says_for_what(guest: Guest) -> None:
     _, report = run(guest, "panic-halt")
     assert report.explanation.endswith(", for 0x700000000000: ring 0 read; the page is not present")
+
+
+def test_an_irq_that_looks_like_an_exception(guest: Guest) -> None:
+    outcome, report = run(guest, "irq-not-remapped")
+    assert "CPU 0 died in the handler of IRQ 0, which came as interrupt 8 at" in outcome.reason
+    start = "IRQ 0 came as interrupt 8: the PIC has not been remapped, so it looks like #DF, and its handler halted"
+    assert report.explanation.startswith(start)
+    assert functions(report)[-5:] == ["irq_not_remapped", *BACKTRACE]
 
 
 def test_a_halt_after_exceptions_that_were_handled_is_no_death(guest: Guest) -> None:
@@ -458,7 +477,12 @@ def test_a_state_that_the_cpu_refuses_is_explained() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("spin", r"CPU 0 was at 0x100000 <_start> guests/spin\.S:\d+ \(jmp 0x100000\)"),
+        ("spin", r"CPU 0 was at 0x100000 <_start> guests/spin\.S:\d+ \(jmp 0x100000\); interrupts off"),
+        (
+            "crash-irq-no-eoi",
+            r"CPU 0 slept in the hlt before 0x\w+ <irq_no_eoi\+0x\w+> guests/\S+; "
+            r"IRQ 0 is in service and was never acknowledged \(no EOI\)",
+        ),
         ("echo", r"CPU 0 slept in the hlt before 0x\w+ <main\+0x\w+> guests/\S+"),
     ],
 )
@@ -473,4 +497,4 @@ def test_of_a_run_without_an_end_the_place_is_told(guest: Guest, name: str, word
 def test_a_cpu_that_was_never_started_has_no_place() -> None:
     with flat(hexcode("eb fe"), cpus=2) as machine:
         outcome = machine.run(0.1)
-    assert outcome.reason == "the time limit of 0.1 s is over; CPU 0 was at 0x100000 (jmp 0x100000)"
+    assert outcome.reason == "the time limit of 0.1 s is over; CPU 0 was at 0x100000 (jmp 0x100000); interrupts off"

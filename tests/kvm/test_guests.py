@@ -156,8 +156,9 @@ ELSEWHERE = {
     **{
         f"crash-{way}": "test_crash_reports.py: it dies by the rules, and the report says which"
         for way in (
-            "bad-iret", "bad-selector", "calm-halt", "gate-selector", "gdt32", "handler-halts", "handler-unmapped",
-            "idt-base-forgotten", "interrupt-no-idt", "ist-missing", "jump-to-nothing", "no-execute",
+            "bad-iret", "bad-selector", "calm-halt", "error-code-left", "gate-selector", "gdt32", "handler-halts", "handler-unmapped",
+            "idt-base-forgotten", "interrupt-no-idt",
+            "irq-no-eoi", "irq-no-gate", "irq-not-remapped", "irq-ret", "ist-missing", "jump-to-nothing", "no-execute",
             "no-kernel-stack", "no-tss", "paging32", "reserved-bit", "wild-jump",
         )
     },

@@ -542,3 +542,21 @@ def test_a_gdt_that_cannot_be_read():
         "`mov ds, eax` loads ds with 0x10, and the GDT cannot be read: its base is 0x10000000000 (limit 0x37), "
         "and 0x10000000010 is not mapped"
     )
+
+
+def test_frames_that_iret_misses():
+    frame = struct.pack("<5Q", CODE, 8, 0x246, STACK - 0x80, 0x10)
+    for before, code, words in (
+        (
+            struct.pack("<Q", 2),
+            "48 cf",
+            "`iretq` takes 0x2 for RIP, most likely an error code that is still on the stack: it returns",
+        ),
+        (b"", "cf", "`iretd` takes words of 32 bits where the CPU has pushed 64: `iretq` is meant: it returns to"),
+    ):
+        cpu, ram = long_cpu(bytes.fromhex(code), rsp=STACK - 0x100)
+        ram.write(STACK - 0x100, before + frame)
+        assert words in raised(cpu)[2]
+    cpu, ram = long_cpu(bytes.fromhex("48 cf"), rsp=STACK - 0xF8)
+    ram.write(STACK - 0x100, frame)
+    assert "takes CS for RIP: a word too much was taken from the stack" in raised(cpu)[2]
