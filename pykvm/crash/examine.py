@@ -10,6 +10,7 @@ from ..x86.delivery import Delivery
 from ..x86.descriptors import Gate, entry_words
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
 from ..x86.exceptions import PF, PF_ID, PF_P, PF_RSVD, PF_U, PF_W, Event
+from ..x86.faults import next_event
 from ..x86.paging import PAGE_SIZE, PTE_NX, PTE_RW, PTE_US
 from ..x86.registers import CR0_PG
 from .backtrace import backtrace
@@ -28,6 +29,7 @@ from .event import CrashKind
 from .findings import Frame, Place, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
+from .wrong_mode import wrong_mode
 from .wrong_return import explain_taken, taken_by_ret
 
 Result = TypeVar("Result")
@@ -119,6 +121,9 @@ class _Examiner:
             taken = taken_by_ret(cpu)
             if taken is not None:
                 return explain_taken(cpu, taken, context.irqs)
+            astray = wrong_mode(cpu, chain[0].event if chain else next_event(cpu))
+            if astray:
+                return astray
         if context.crash.kind is CrashKind.TRIPLE_FAULT:
             sentence = explain_triple_fault(cpu, chain)
             address = chain[0].event.address if chain else None

@@ -153,7 +153,9 @@ class Cpu:
             last = found.levels[-1] if found.levels else None
             if last is not None and last.value & PTE_P and found.reason and "reserved" in found.reason:
                 code |= PF_P | PF_RSVD
-                why = f"{linear:#x}, whose {last.name} has reserved bits set"
+                no_nxe = last.value & PTE_NX and self.system.cr4 & CR4_PAE and not self.system.efer & EFER_NXE
+                bits = "bit 63 (NX) set, which is reserved while EFER.NXE is 0" if no_nxe else "reserved bits set"
+                why = f"{linear:#x}, whose {last.name} has {bits}"
             elif found.reason and "cannot be read" in found.reason:
                 leads = f"its {last.name} is {last.value:#x}" if last is not None else f"CR3 is {self.system.cr3:#x}"
                 why = f"{linear:#x}, whose page tables are not in RAM: {leads}"

@@ -142,6 +142,13 @@ def test_an_instruction_that_kvm_does_not_know(guest: Guest) -> None:
     )
 
 
+def test_64_bit_code_in_a_32_bit_segment(guest: Guest) -> None:
+    _, report = run(guest, "long32")
+    start = "EFER.LMA is 1 and CS has L=0: 64-bit code runs as 32-bit code (CS is 0x8); in the end "
+    assert report.explanation.startswith(start), str(report)
+    assert report.symbol.startswith("long_code")
+
+
 def test_an_error_code_that_is_still_on_the_stack(guest: Guest) -> None:
     _, report = run(guest, "error-code-left")
     assert "`iretq` takes 0x0 for RIP, most likely an error code that is still on the stack" in report.explanation, str(

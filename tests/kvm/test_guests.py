@@ -158,7 +158,7 @@ ELSEWHERE = {
         for way in (
             "bad-iret", "bad-selector", "calm-halt", "error-code-left", "gate-selector", "gdt32", "handler-halts", "handler-unmapped",
             "idt-base-forgotten", "interrupt-no-idt",
-            "irq-no-eoi", "irq-no-gate", "irq-not-remapped", "irq-ret", "ist-missing", "jump-to-nothing", "no-execute",
+            "irq-no-eoi", "irq-no-gate", "irq-not-remapped", "irq-ret", "ist-missing", "jump-to-nothing", "long32", "no-execute",
             "no-kernel-stack", "no-tss", "paging32", "reserved-bit", "wild-jump",
         )
     },

@@ -427,7 +427,7 @@ def test_real_mode_has_limits_too():
         ("0f 22 c0", 0x11, "64-bit mode needs paging"),
         ("0f 22 c0", 1 << 32 | 0x80000011, "the upper half must be 0"),
         ("0f 22 e0", 0, "long mode needs PAE"),
-        ("0f 22 d8", 1 << 45, "this CPU has not so many address bits"),
+        ("0f 22 d8", 1 << 45, "this CPU has not so many address bits, and CR3 takes a physical address"),
     ],
 )
 def test_control_registers(code, value, why):
