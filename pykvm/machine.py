@@ -334,7 +334,10 @@ class Machine:
         """What is left of the guest once its run has ended: what crash reports are made of."""
         board = self.engine.board
         exits = [runner.exits for runner in self.engine.runners]
-        return PostMortem(board.vm, board.vcpus, board.memory, board.cpuid_in_use, self.symbols, exits)
+        unclaimed = board.ports.last_unclaimed() + board.mmio.last_unclaimed()
+        return PostMortem(
+            board.vm, board.vcpus, board.memory, board.cpuid_in_use, self.symbols, exits, board.rom, unclaimed
+        )
 
     @property
     def outcome(self) -> Outcome | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ..x86.cpu import Cpu
-from ..x86.delivery import Delivery, deliver_all
+from ..x86.delivery import Delivery, deliver, deliver_all
 from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_name, vector_title
 from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
@@ -147,15 +147,20 @@ def explain_unhandled(event: Event) -> str:
     )
 
 
-def explain_emulation(cpu: Cpu, text: str, is_ram: Callable[[int], bool]) -> str:
+def explain_emulation(cpu: Cpu, text: str, is_memory: Callable[[int], bool]) -> str:
     """The sentence for an instruction that KVM could not carry out."""
     fetched = fetch(cpu)
     if isinstance(fetched, Event):
         return _capital(fetched.why)
     physical = cpu.walk(cpu.pc).physical
-    if physical is not None and not is_ram(physical):
+    if physical is not None and not is_memory(physical):
         return f"The CPU is to execute at {cpu.pc:#x}, where there is no RAM (guest physical {physical:#x})"
     event = next_event(cpu)
+    if event is not None and event.kind is Kind.SOFTWARE:
+        done = deliver(cpu, event)
+        leads = f"its handler is at {done.handler:#x}" if done.problem is None and done.handler is not None else ""
+        problem = done.problem.why if done.problem is not None else leads or "it leads to another task"
+        return _capital(f"{event.why}, which the interpreter of this host's KVM does not do; {problem}")
     if event is not None and event.vector != UD and event.kind is Kind.EXCEPTION and event.certain:
         return _capital(f"{event.why} ({event.name}), while KVM interpreted the instruction")
     if event is not None and event.vector == UD:

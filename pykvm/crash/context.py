@@ -20,7 +20,9 @@ class CrashContext:
     crash: Crash
     symbols: SymbolTable | None = None
     irqs: Interrupts = NO_INTERRUPTS
-    is_ram: Callable[[int], bool] = lambda gpa: True
+    is_memory: Callable[[int], bool] = lambda gpa: True
+    """Whether RAM or ROM is at a guest physical address."""
+    unclaimed: Sequence[tuple[str, int, int]] = ()
     seen: str = "directly"
     last: Sequence[tuple[int, bytes, int]] = ()
     """Linear address, bytes and width (bits) of the instructions before this one."""

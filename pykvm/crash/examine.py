@@ -85,6 +85,7 @@ class _Examiner:
             stack=self.parts("the stack", self.stack),
             tables=self.parts("the descriptor tables", lambda: self.tables(chain)),
             last=last,
+            unclaimed=list(context.unclaimed),
             places={line.address: self.places.place(line.address) for line in (*listing, *last)},
             notes=self.notes,
         )
@@ -132,7 +133,7 @@ class _Examiner:
         if context.crash.kind is CrashKind.UNHANDLED and chain:
             return explain_unhandled(chain[0].event)
         if context.crash.kind is CrashKind.EMULATION:
-            return explain_emulation(cpu, instruction.text if instruction else "", context.is_ram)
+            return explain_emulation(cpu, instruction.text if instruction else "", context.is_memory)
         if context.crash.kind is CrashKind.ENTRY:
             return explain_entry(cpu)
         found = context.interrupted

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import PykvmError
-from ..memory import GuestMemory, GuestMemoryError
+from ..memory import GuestMemoryError
 from ..typed import TYPE_CHECKING
 from ..x86.disasm import MAX_INSTRUCTION
 from ..x86.registers import CR0_PE, Registers, SystemRegisters
@@ -136,14 +136,15 @@ def context_of(end: PostMortem, crash: Crash, registers: Registers, system: Syst
         crash=crash,
         symbols=end.symbols,
         irqs=interrupts(end, crash.cpu),
-        is_ram=_is_ram(end.memory),
+        is_memory=_is_memory(end),
+        unclaimed=end.unclaimed,
     )
 
 
-def _is_ram(memory: GuestMemory) -> Callable[[int], bool]:
+def _is_memory(end: PostMortem) -> Callable[[int], bool]:
     def answer(gpa: int) -> bool:
         try:
-            memory.offset(gpa, 1)
+            end.read(gpa, 1)
         except GuestMemoryError:
             return False
         return True
