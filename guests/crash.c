@@ -87,6 +87,13 @@ DEATH idt_unmapped(void) {
     asm volatile("ud2");
 }
 
+/* The operand of `lidt` has a limit, but its base was forgotten, and page 0 is not mapped. */
+DEATH idt_base_forgotten(void) {
+    paging_identity();
+    lidt((struct table_register){PAGE - 1, 0});
+    asm volatile("ud2");
+}
+
 /* All gates lead to a code segment that the GDT does not have. */
 DEATH gate_selector(void) {
     static uint64_t idt[512];
@@ -171,6 +178,20 @@ DEATH no_kernel_stack(void) {
                  : "i"(USER_DS), "r"(user_page + PAGE), "i"(USER_CS), "r"(user_page));
 }
 
+/* The same without a TSS: nobody has executed `ltr`. */
+DEATH no_tss(void) {
+    static const uint64_t gdt[] = {0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CFF3000000FFFF, 0x00AFFB000000FFFF};
+    static uint64_t idt[512];
+    idt[2 * UD] = 0x00008E0000080000; /* present, interrupt gate, KERNEL_CS: it is never entered */
+    lgdt((struct table_register){sizeof gdt - 1, (uint64_t)gdt});
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    paging_identity();
+    paging_map((uint64_t)user_page, (uint64_t)user_page, PAGE_USER | PAGE_WRITE);
+    asm volatile("push %0; push %1; push $2; push %2; push %3; iretq"
+                 :
+                 : "i"(USER_DS), "r"(user_page + PAGE), "i"(USER_CS), "r"(user_page));
+}
+
 /* An interrupt, not an exception, and no IDT. */
 DEATH interrupt_no_idt(void) {
     interrupts_init();
@@ -190,6 +211,86 @@ DEATH divide(void) {
     volatile unsigned nobody = 0;
     no_idt_at_all();
     printf("average: %u\n", average(100, &nobody));
+}
+
+/* Where gates lead by hand: to code that is no handler by the rules. */
+static uint64_t own_idt[512] __attribute__((unused));
+
+static __attribute__((unused)) void own_gate(int vector, void *handler) {
+    uint64_t address = (uint64_t)handler;
+    own_idt[2 * vector] = (address & 0xFFFF0000) << 32 | 0x00008E0000080000 | (address & 0xFFFF);
+    own_idt[2 * vector + 1] = address >> 32;
+}
+
+static __attribute__((unused)) void load_own_idt(void) {
+    lidt((struct table_register){sizeof own_idt - 1, (uint64_t)own_idt});
+}
+
+static volatile int own_ticks;
+
+/* The timer's handler is a plain function of C: it ends in `ret`, and most of the frame stays on the stack. */
+static __attribute__((noipa, unused)) void no_handler(void) {
+    own_ticks++;
+    pic_eoi(0);
+}
+
+static __attribute__((noipa, unused)) void wait_for_tick(void) { asm volatile("1: cmpl $0, %0; je 1b" : : "m"(own_ticks)); }
+
+DEATH irq_ret(void) {
+    interrupts_init();
+    paging_identity();
+    own_gate(IRQ0, no_handler);
+    load_own_idt();
+    pit_start(100);
+    sti();
+    wait_for_tick();
+}
+
+/* The PIC as firmware leaves it: IRQ 0 comes as interrupt 8, where the handler of #DF is. */
+DEATH irq_not_remapped(void) {
+    void *handler;
+    asm volatile("lea 1f(%%rip), %0; jmp 2f; 1: push %%rax; pop %%rax; cli; hlt; 2:" : "=r"(handler));
+    interrupts_init();
+    outb(0x20, 0x11), outb(0x21, 8), outb(0x21, 4), outb(0x21, 1), outb(0x21, 0xFF);
+    own_gate(8, handler);
+    load_own_idt();
+    pit_start(100);
+    sti();
+    for (;;)
+        pause();
+}
+
+/* The same without a handler at interrupt 8. */
+DEATH irq_no_gate(void) {
+    interrupts_init();
+    outb(0x20, 0x11), outb(0x21, 8), outb(0x21, 4), outb(0x21, 1), outb(0x21, 0xFF);
+    load_own_idt();
+    pit_start(100);
+    sti();
+    for (;;)
+        pause();
+}
+
+/* The timer's interrupt is never acknowledged, and no second one comes. */
+DEATH irq_no_eoi(void) {
+    void *handler;
+    asm volatile("lea 1f(%%rip), %0; jmp 2f; 1: iretq; 2:" : "=r"(handler));
+    interrupts_init();
+    own_gate(IRQ0, handler);
+    load_own_idt();
+    pit_start(100);
+    sti();
+    for (;;)
+        asm volatile("hlt");
+}
+
+/* The handler of #PF returns, and its error code is still on the stack. */
+DEATH error_code_left(void) {
+    void *handler;
+    asm volatile("lea 1f(%%rip), %0; jmp 2f; 1: iretq; 2:" : "=r"(handler));
+    own_gate(PF, handler);
+    load_own_idt();
+    *(volatile int *)NOWHERE;
 }
 
 /* No triple fault: the kernel's own handler gives up, prints, and halts with interrupts off. */

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from .device import Device, Range
 from .errors import ConfigError
@@ -21,6 +21,8 @@ PORT_COUNT = 0x10000
 
 UNCLAIMED_LIMIT = 4096
 """How many unclaimed addresses are remembered one by one: a guest that scans must not fill the host's memory."""
+LAST = 4
+"""Of these, how many a report shows."""
 
 
 class Claim(NamedTuple):
@@ -42,7 +44,8 @@ class Bus:
     def __init__(self) -> None:
         self.devices: list[Device] = []
         self.unclaimed: dict[int, int] = {}
-        """Number of accesses by address that no device answered, for the first `UNCLAIMED_LIMIT` addresses met."""
+        """Number of accesses by address that no device answered, for the first `UNCLAIMED_LIMIT` addresses met, in the
+        order of the last access."""
         self.asked: set[Device] = set()
         """The devices that `find` has found. Whoever empties it, and has nobody remember claims, learns who is used."""
 
@@ -142,12 +145,14 @@ class Bus:
 
     def read_unclaimed(self, address: int, size: int) -> int:
         """`read` where `find` finds nobody: counts the access."""
-        count = self.unclaimed.get(address)
-        if count is not None:
+        count = self.unclaimed.pop(address, 0)
+        if count or len(self.unclaimed) < UNCLAIMED_LIMIT:
             self.unclaimed[address] = count + 1
-        elif len(self.unclaimed) < UNCLAIMED_LIMIT:
-            self.unclaimed[address] = 1
         return (1 << 8 * size) - 1
+
+    def last_unclaimed(self) -> list[tuple[str, int, int]]:
+        """(kind of bus, address, count) of the last accesses that no device answered, the last first."""
+        return [(self.kind, address, count) for address, count in islice(reversed(self.unclaimed.items()), LAST)]
 
     def write_unclaimed(self, address: int, size: int, value: int) -> None:
         """`write` where `find` finds nobody: counts the access."""

@@ -7,7 +7,7 @@ from functools import partial
 from .crash.event import Crash
 from .crash.post_mortem import PostMortem
 from .crash.stack_scan import may_have_frames
-from .outcome import Ending, Outcome
+from .outcome import INTERRUPTED, Ending, Outcome
 from .typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def explained(
 
         report = explain_halt(end)
         reason = reason if report is None else f"{reason}; {report.summary}"
-    elif outcome.ending is Ending.TIMED_OUT:
+    elif outcome.ending is Ending.TIMED_OUT or (outcome.ending is Ending.STOPPED and outcome.reason == INTERRUPTED):
         from .crash.location import cpu_locations
 
         reason = f"{reason}; {cpu_locations(end)}"

@@ -29,7 +29,7 @@ from .handlers import Handlers
 from .kvm import VCPU
 from .kvm.system import resets_at_triple_fault
 from .memory import GuestMemory, GuestMemoryError
-from .outcome import Ending, Outcome
+from .outcome import INTERRUPTED, Ending, Outcome
 from .pc import Keyboard, Nic
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
@@ -250,7 +250,7 @@ class Machine(Handlers):
         try:
             return self.wait()
         except KeyboardInterrupt:
-            self.stop("interrupted")
+            self.stop(INTERRUPTED)
             raise
 
     def start(self, timeout: float | None = None) -> None:
@@ -291,7 +291,10 @@ class Machine(Handlers):
 
         board = self.engine.board
         exits = [runner.exits for runner in self.engine.runners]
-        return PostMortem(board.vm, board.vcpus, board.memory, board.cpuid_in_use, self.symbols, exits)
+        unclaimed = board.ports.last_unclaimed() + board.mmio.last_unclaimed()
+        return PostMortem(
+            board.vm, board.vcpus, board.memory, board.cpuid_in_use, self.symbols, exits, board.rom, unclaimed
+        )
 
     @property
     def outcome(self) -> Outcome | None:

@@ -42,6 +42,10 @@ DEVICE_ERROR_STATUS = 126
 """A process's exit status for a run without an outcome: a device failed."""
 
 
+INTERRUPTED = "interrupted"
+"""The reason of a run that Ctrl-C has ended: STOPPED."""
+
+
 class Outcome(NamedTuple):
     """The end of a run."""
 

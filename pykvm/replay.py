@@ -146,7 +146,7 @@ def replay(checkpoint: Checkpoint, seconds: float, crash: Crash, exits: int, kee
 def _chain(end: PostMortem, registers: Registers, system: SystemRegisters) -> list[Delivery]:
     """The chain of exceptions that begins with the next instruction of a CPU in such a state."""
     cpu = end.cpu(registers, system)
-    return chain_of(cpu, first_event(cpu, ()))
+    return chain_of(cpu, first_event(cpu))
 
 
 def _entered(chain: list[Delivery]) -> Delivery | None:

@@ -115,6 +115,10 @@ def run_and_show(
     except DeviceError as error:
         show_device_error(error)
         return DEVICE_ERROR_STATUS
+    except KeyboardInterrupt:
+        if machine.outcome is not None and not (as_json or quiet):
+            show_outcome(machine, machine.outcome)
+        raise
     finally:
         if machine.pc.bios is not None:
             machine.pc.bios.log.flush()

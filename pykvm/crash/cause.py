@@ -7,24 +7,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ..x86.cpu import Cpu
-from ..x86.delivery import Delivery, deliver_all
+from ..x86.delivery import Delivery, deliver, deliver_all
 from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_name, vector_title
 from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
-from ..x86.registers import CR0_PG, EFER_LMA
+from ..x86.registers import CR0_PG, EFER_LMA, RFLAGS_IF
 from .findings import Place, Raised
 
 
-def first_event(cpu: Cpu, in_service: Iterable[int]) -> Event | None:
+def first_event(cpu: Cpu, in_service: Iterable[Event] = ()) -> Event | None:
     """What the CPU was to deliver first: what the instruction raises, or else an interrupt that had just come.
 
-    `in_service` are the vectors that an interrupt controller has handed to the CPU and that are not finished yet.
+    `in_service` are those that an interrupt controller has handed to the CPU and that are not finished yet. While
+    RFLAGS.IF is 0 none comes: what is in service then is being handled.
     """
     event = next_event(cpu)
     if event is not None and event.certain:
         return event
-    for vector in in_service:
-        return Event(vector, None, f"interrupt {vector:#x} came", kind=Kind.INTERRUPT)
+    if cpu.registers.rflags & RFLAGS_IF:
+        for interrupt in in_service:
+            return interrupt
     return event
 
 
@@ -104,7 +106,13 @@ def _endless(cpu: Cpu, delivery: Delivery) -> str:
 
 def _overflow(cpu: Cpu, delivery: Delivery) -> str:
     """If the frame went to an unmapped page right below one that is mapped: that the stack is full."""
-    if delivery.stack or delivery.problem is None or delivery.problem.address is None or delivery.problem.walk is None:
+    if (
+        not delivery.pushing
+        or delivery.stack
+        or delivery.problem is None
+        or delivery.problem.address is None
+        or delivery.problem.walk is None
+    ):
         return ""
     if not cpu.system.cr0 & CR0_PG or delivery.problem.walk.physical is not None:
         return ""
@@ -139,15 +147,20 @@ def explain_unhandled(event: Event) -> str:
     )
 
 
-def explain_emulation(cpu: Cpu, text: str, is_ram: Callable[[int], bool]) -> str:
+def explain_emulation(cpu: Cpu, text: str, is_memory: Callable[[int], bool]) -> str:
     """The sentence for an instruction that KVM could not carry out."""
     fetched = fetch(cpu)
     if isinstance(fetched, Event):
         return _capital(fetched.why)
     physical = cpu.walk(cpu.pc).physical
-    if physical is not None and not is_ram(physical):
+    if physical is not None and not is_memory(physical):
         return f"The CPU is to execute at {cpu.pc:#x}, where there is no RAM (guest physical {physical:#x})"
     event = next_event(cpu)
+    if event is not None and event.kind is Kind.SOFTWARE:
+        done = deliver(cpu, event)
+        leads = f"its handler is at {done.handler:#x}" if done.problem is None and done.handler is not None else ""
+        problem = done.problem.why if done.problem is not None else leads or "it leads to another task"
+        return _capital(f"{event.why}, which the interpreter of this host's KVM does not do; {problem}")
     if event is not None and event.vector != UD and event.kind is Kind.EXCEPTION and event.certain:
         return _capital(f"{event.why} ({event.name}), while KVM interpreted the instruction")
     if event is not None and event.vector == UD:

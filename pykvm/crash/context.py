@@ -9,6 +9,7 @@ from ..x86.cpu import Cpu
 from ..x86.symbols import SymbolTable
 from .event import Crash
 from .findings import Interrupted
+from .interrupts import NO_INTERRUPTS, Interrupts
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,10 @@ class CrashContext:
     cpu: Cpu
     crash: Crash
     symbols: SymbolTable | None = None
-    in_service: Sequence[int] = ()
-    """Interrupt vectors that were handed to the CPU and are not finished."""
-    is_ram: Callable[[int], bool] = lambda gpa: True
+    irqs: Interrupts = NO_INTERRUPTS
+    is_memory: Callable[[int], bool] = lambda gpa: True
+    """Whether RAM or ROM is at a guest physical address."""
+    unclaimed: Sequence[tuple[str, int, int]] = ()
     seen: str = "directly"
     last: Sequence[tuple[int, bytes, int]] = ()
     """Linear address, bytes and width (bits) of the instructions before this one."""

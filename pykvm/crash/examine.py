@@ -10,6 +10,7 @@ from ..x86.delivery import Delivery
 from ..x86.descriptors import Gate, entry_words
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
 from ..x86.exceptions import PF, PF_ID, PF_P, PF_RSVD, PF_U, PF_W, Event
+from ..x86.faults import next_event
 from ..x86.paging import PAGE_SIZE, PTE_NX, PTE_RW, PTE_US
 from ..x86.registers import CR0_PG
 from .backtrace import backtrace
@@ -28,6 +29,8 @@ from .event import CrashKind
 from .findings import Frame, Place, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
+from .wrong_mode import wrong_mode
+from .wrong_return import explain_taken, taken_by_ret
 
 Result = TypeVar("Result")
 
@@ -82,6 +85,7 @@ class _Examiner:
             stack=self.parts("the stack", self.stack),
             tables=self.parts("the descriptor tables", lambda: self.tables(chain)),
             last=last,
+            unclaimed=list(context.unclaimed),
             places={line.address: self.places.place(line.address) for line in (*listing, *last)},
             notes=self.notes,
         )
@@ -105,7 +109,7 @@ class _Examiner:
             return [Delivery(unhandled_event(self.cpu, self.context.crash.vector))]
         if self.context.crash.kind is not CrashKind.TRIPLE_FAULT:
             return []
-        chain = chain_of(self.cpu, first_event(self.cpu, self.context.in_service))
+        chain = chain_of(self.cpu, first_event(self.cpu, self.context.irqs.events()))
         if not chain:
             self.notes.append(
                 "the instruction raises no exception by itself: an interrupt, or something that is not known"
@@ -114,6 +118,13 @@ class _Examiner:
 
     def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
         context, cpu = self.context, self.cpu
+        if context.crash.kind in (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION):
+            taken = taken_by_ret(cpu)
+            if taken is not None:
+                return explain_taken(cpu, taken, context.irqs)
+            astray = wrong_mode(cpu, chain[0].event if chain else next_event(cpu))
+            if astray:
+                return astray
         if context.crash.kind is CrashKind.TRIPLE_FAULT:
             sentence = explain_triple_fault(cpu, chain)
             address = chain[0].event.address if chain else None
@@ -122,11 +133,13 @@ class _Examiner:
         if context.crash.kind is CrashKind.UNHANDLED and chain:
             return explain_unhandled(chain[0].event)
         if context.crash.kind is CrashKind.EMULATION:
-            return explain_emulation(cpu, instruction.text if instruction else "", context.is_ram)
+            return explain_emulation(cpu, instruction.text if instruction else "", context.is_memory)
         if context.crash.kind is CrashKind.ENTRY:
             return explain_entry(cpu)
         found = context.interrupted
         if found is not None:
+            if found.came:
+                return f"{found.came}, and its handler halted; it interrupted {found.place}"
             what = f" (`{found.instruction}`)" if found.instruction else ""
             at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
             why = f": {found.error_words}" if found.error_words else ""

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import PykvmError
-from ..kvm import KvmError, chips
-from ..memory import GuestMemory, GuestMemoryError
+from ..memory import GuestMemoryError
 from ..typed import TYPE_CHECKING
-from ..x86 import lapic
 from ..x86.disasm import MAX_INSTRUCTION
 from ..x86.registers import CR0_PE, Registers, SystemRegisters
 from .context import CrashContext
 from .event import Crash, CrashKind
 from .handler import find_interrupted
+from .interrupts import interrupts
 from .places import Places
 from .post_mortem import PostMortem
 
@@ -111,7 +110,7 @@ def explain_halt(end: PostMortem) -> CrashReport | None:
     places = Places(end.symbols)
     for vcpu in end.halted:
         cpu = end.cpu_now(vcpu.id)
-        interrupted = find_interrupted(cpu, places.place)
+        interrupted = find_interrupted(cpu, places.place, interrupts(end, vcpu.id))
         if interrupted is not None:
             context = context_of(end, Crash(vcpu.id, CrashKind.HALT), cpu.registers, cpu.system)
             return _examine(replace(context, interrupted=interrupted))
@@ -136,29 +135,18 @@ def context_of(end: PostMortem, crash: Crash, registers: Registers, system: Syst
         cpu=end.cpu(registers, system),
         crash=crash,
         symbols=end.symbols,
-        in_service=in_service(end, crash.cpu),
-        is_ram=_is_ram(end.memory),
+        irqs=interrupts(end, crash.cpu),
+        is_memory=_is_memory(end),
+        unclaimed=end.unclaimed,
     )
 
 
-def _is_ram(memory: GuestMemory) -> Callable[[int], bool]:
+def _is_memory(end: PostMortem) -> Callable[[int], bool]:
     def answer(gpa: int) -> bool:
         try:
-            memory.offset(gpa, 1)
+            end.read(gpa, 1)
         except GuestMemoryError:
             return False
         return True
 
     return answer
-
-
-def in_service(end: PostMortem, vcpu: int) -> list[int]:
-    """The vectors that the interrupt controllers have handed to that CPU and not heard the end of, if they can tell."""
-    vectors = []
-    try:
-        vectors += lapic.vectors(end.vcpus[vcpu].get_lapic(), lapic.ISR)
-        for pic in chips.pics(end.vm) if vcpu == 0 else ():
-            vectors += [pic.irq_base + bit for bit in range(8) if pic.isr >> bit & 1]
-    except KvmError:
-        return []
-    return vectors[::-1]

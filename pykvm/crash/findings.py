@@ -103,6 +103,8 @@ class Interrupted:
     """The stack pointer at that moment."""
     frame: int
     """The linear address of the frame that the CPU pushed."""
+    came: str = ""
+    """If it was no exception, but an IRQ at the vector of one: that in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class Findings:
     tables: list[TableEntry] = field(default_factory=list)
     last: list[Instruction] = field(default_factory=list)
     """The instructions before this one, the oldest first, where they were asked for."""
+    unclaimed: list[tuple[str, int, int]] = field(default_factory=list)
+    """(kind of bus, address, count) of accesses that nobody answered, the last first."""
     places: dict[int, Place] = field(default_factory=dict)
     """What the image says about the addresses of `listing` and `last`."""
     notes: list[str] = field(default_factory=list)
@@ -150,14 +154,23 @@ class Findings:
         return self.place.symbol
 
     @property
+    def address(self) -> str:
+        """The instruction's: RIP, and where its segment has a base, CS:RIP and what it stands for."""
+        if self.place.address == self.registers.rip:
+            return f"{self.registers.rip:#x}"
+        return f"{self.system.cs.selector:04x}:{self.registers.rip:04x} ({self.place.address:#x})"
+
+    @property
     def summary(self) -> str:
         """One line: what happened, where, at which instruction."""
         if self.seen == "lost":
             return f"{self.cause}, CPU {self.vcpu}"
-        where = f"{self.registers.rip:#x}" + (f" <{self.symbol}>" if self.symbol else "")
+        where = self.address + (f" <{self.symbol}>" if self.symbol else "")
         what = f" ({self.instruction.text})" if self.instruction else ""
         if self.interrupted is not None:
-            return f"CPU {self.vcpu} died in the handler of {self.interrupted.name}, raised at {self.interrupted.place}"
+            found = self.interrupted
+            name = f"{found.name}, which came as interrupt {found.vector}" if found.came else f"{found.name}, raised"
+            return f"CPU {self.vcpu} died in the handler of {name} at {found.place}"
         return f"{self.cause} at {where}{what}, CPU {self.vcpu}, {self.mode}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -195,6 +208,7 @@ class Findings:
             ],
             "stack": [word._asdict() for word in self.stack],
             "tables": [entry._asdict() for entry in self.tables],
+            "unclaimed": [dict(zip(("bus", "address", "count"), item, strict=True)) for item in self.unclaimed],
             "notes": list(self.notes),
         }
 

@@ -19,8 +19,10 @@ from ..x86.exceptions import BP, WITH_ERROR_CODE, error_code_words, vector_name
 from ..x86.mode import cpu_mode
 from .findings import Interrupted, Place
 from .frames import ExceptionFrame, frames
+from .interrupts import EXCEPTIONS, NO_INTERRUPTS, Interrupts
 
-EXCEPTIONS = 32
+MAX_BELOW = 1024
+"""Bytes below the stack pointer of now that a handler may have used, and given back, on its way."""
 MAX_STEPS, MAX_CODE = 8192, 2048
 """Instructions of handlers that are followed, altogether, and how many different ones."""
 
@@ -33,14 +35,18 @@ class _Point(NamedTuple):
     rbp: int | None
 
 
-def find_interrupted(cpu: Cpu, place: Callable[[int], Place]) -> Interrupted | None:
-    """What the exception handler that the CPU stands in interrupted; None if it stands in none. Never raises."""
+def find_interrupted(cpu: Cpu, place: Callable[[int], Place], irqs: Interrupts = NO_INTERRUPTS) -> Interrupted | None:
+    """What the exception handler that the CPU stands in interrupted; None if it stands in none. Never raises.
+
+    `irqs` tells which of them IRQs come to, by mistake.
+    """
     handlers: _Handlers | None = None
     for frame in frames(cpu):
         handlers = handlers or _Handlers(cpu)
         vectors = [vector for vector in range(EXCEPTIONS) if handlers.leads_here(vector, frame)]
-        if vectors:
-            return _describe(cpu, frame, vectors, place)
+        as_irqs = [vector for vector in irqs.like_exceptions if handlers.leads_here(vector, frame, interrupt=True)]
+        if vectors or as_irqs:
+            return _describe(cpu, frame, vectors, as_irqs, place, irqs)
     return None
 
 
@@ -56,8 +62,9 @@ class _Handlers:
         self._steps = 0
         self._decoded: dict[int, Any] = {}
 
-    def leads_here(self, vector: int, frame: ExceptionFrame) -> bool:
-        """Whether the CPU may be in the handler of that exception, which pushed `frame`."""
+    def leads_here(self, vector: int, frame: ExceptionFrame, *, interrupt: bool = False) -> bool:
+        """Whether the CPU may be in the handler of that exception, which pushed `frame`; or, without error code, of an
+        `interrupt` at the same vector."""
         cpu, table, size = self._cpu, self._cpu.system.idt, 2 * self._width
         if size * vector + size - 1 > table.limit:
             return False
@@ -67,12 +74,12 @@ class _Handlers:
         gate = Gate.parse(raw, cpu.long)
         if not gate.present or not gate.allowed(cpu.long) or gate.type == TASK_GATE:
             return False
-        rsp = frame.address - (self._width if vector in WITH_ERROR_CODE else 0)
+        rsp = frame.address - (self._width if vector in WITH_ERROR_CODE and not interrupt else 0)
         waiting = [_Point(gate.offset, rsp, None)]
         seen: set[tuple[int, int]] = set()
         while waiting:
             point = waiting.pop()
-            if (point.address, point.rsp) in seen or point.rsp < cpu.stack:
+            if (point.address, point.rsp) in seen or point.rsp < cpu.stack - MAX_BELOW:
                 continue
             self._steps += 1
             if self._steps > MAX_STEPS:
@@ -115,7 +122,7 @@ class _Handlers:
             rsp -= self._width
             if operands[0].type == x86.X86_OP_IMM:
                 mask = (1 << 8 * self._width) - 1
-                if self._word(rsp) != operands[0].imm & mask:
+                if rsp >= self._cpu.stack and self._word(rsp) != operands[0].imm & mask:
                     return []
         elif name in ("pushf", "pushfd", "pushfq"):
             rsp -= self._width
@@ -164,7 +171,14 @@ class _Handlers:
         return start + (source.mem.disp if source.type == x86.X86_OP_MEM else 0)
 
 
-def _describe(cpu: Cpu, frame: ExceptionFrame, vectors: list[int], place: Callable[[int], Place]) -> Interrupted:
+def _describe(
+    cpu: Cpu,
+    frame: ExceptionFrame,
+    vectors: list[int],
+    as_irqs: list[int],
+    place: Callable[[int], Place],
+    irqs: Interrupts,
+) -> Interrupted:
     from ..x86.disasm import MAX_INSTRUCTION, disassemble
     from ..x86.faults import next_event
 
@@ -179,17 +193,22 @@ def _describe(cpu: Cpu, frame: ExceptionFrame, vectors: list[int], place: Callab
     before = replace(cpu, registers=registers, system=system)
     lines = disassemble(before.peek(before.pc, MAX_INSTRUCTION), before.pc, cpu_mode(system, frame.rflags).bits, 1)
     vector = vectors[0] if len(vectors) == 1 else None
+    event = next_event(before) if as_irqs or vector is None else None
+    raises = event is not None and event.certain and event.vector in vectors
+    as_irqs = [] if raises else [number for number in as_irqs if number in irqs.in_service or not vectors]
+    came = irqs.came(as_irqs[0]) if as_irqs else ""
     if vector is None:  # one handler for all: the instruction, with the registers of now, may say which it was
-        event = next_event(before)
         if event is not None and event.vector in vectors:
             vector = event.vector
         elif BP in vectors and cpu.peek(before.pc - 1, 1) == b"\xcc":
             vector = BP
     error_code = None
-    if vector in WITH_ERROR_CODE:
+    if as_irqs:
+        vector = as_irqs[0]
+    elif vector in WITH_ERROR_CODE:
         error_code = cpu.peek_int(frame.address - (8 if cpu.long else 4), 8 if cpu.long else 4)
     return Interrupted(
-        name="an exception" if vector is None else vector_name(vector),
+        name="an exception" if vector is None else irqs.name(vector) if came else vector_name(vector),
         vector=vector,
         error_code=error_code,
         error_words=error_code_words(vector, error_code) if vector is not None and error_code is not None else "",
@@ -197,4 +216,5 @@ def _describe(cpu: Cpu, frame: ExceptionFrame, vectors: list[int], place: Callab
         instruction=lines[0].text if lines else "",
         stack=frame.rsp,
         frame=frame.address,
+        came=came,
     )

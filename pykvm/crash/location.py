@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..kvm import VCPU, MpState
 from ..x86.disasm import MAX_INSTRUCTION, disassemble
+from ..x86.registers import RFLAGS_IF
+from .interrupts import interrupts
 from .places import Places
 from .post_mortem import PostMortem
 
@@ -15,9 +17,15 @@ def cpu_locations(end: PostMortem) -> str:
     """The place of each CPU that has been started."""
     started = [vcpu for vcpu in end.vcpus if vcpu.get_mp_state() in (MpState.RUNNABLE, MpState.HALTED)]
     places = Places(end.symbols)
-    told = [_tell(end, vcpu, places) for vcpu in started[:MOST]]
+    told = ["; ".join((_tell(end, vcpu, places), *interrupt_state(end, vcpu))) for vcpu in started[:MOST]]
     more = [f"{len(started) - MOST} more CPUs"] if len(started) > MOST else []
     return ", ".join(told + more)
+
+
+def interrupt_state(end: PostMortem, vcpu: VCPU) -> list[str]:
+    """What keeps the CPU from being interrupted, in clauses."""
+    enabled = bool(vcpu.get_registers().rflags & RFLAGS_IF)
+    return interrupts(end, vcpu.id).state(enabled=enabled)
 
 
 def _tell(end: PostMortem, vcpu: VCPU, places: Places) -> str:

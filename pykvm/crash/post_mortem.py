@@ -9,6 +9,7 @@ from ..typed import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..boot.rom import Rom
     from ..kvm import VCPU, VM
     from ..memory import GuestMemory
     from ..x86.cpu import Cpu
@@ -29,6 +30,17 @@ class PostMortem(Data):
     """The image's."""
     exits: Sequence[int]
     """How often each vCPU had left the guest."""
+    rom: Rom | None = None
+    """The firmware, if the guest began in one."""
+    unclaimed: Sequence[tuple[str, int, int]] = ()
+    """(kind of bus, address, count) of the last accesses that nobody answered, the last first."""
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """What a CPU reads at a guest physical address, from RAM or ROM; GuestMemoryError if neither is there."""
+        rom = self.rom
+        if rom is not None and rom.gpa <= gpa and gpa + size <= rom.gpa + rom.size:
+            return rom.map[gpa - rom.gpa : gpa - rom.gpa + size]
+        return self.memory.read(gpa, size)
 
     def cpu(self, registers: Registers, system: SystemRegisters) -> Cpu:
         """A CPU in that state, with the guest's memory and the width of its physical addresses."""
@@ -37,7 +49,7 @@ class PostMortem(Data):
 
         leaf = find(self.cpuid, 0x80000008)
         bits = leaf.eax & 0xFF if leaf is not None else 36
-        return Cpu(registers, system, self.memory.read, min(max(bits, 32), 52))
+        return Cpu(registers, system, self.read, min(max(bits, 32), 52))
 
     def cpu_now(self, number: int) -> Cpu:
         """CPU `number` as it is."""

@@ -64,6 +64,7 @@ class _Text:
                 ("page walks", [line for item in report.translations for line in self.translation(item)]),
                 ("tables", self.tables()),
                 ("stack", self.stack()),
+                ("nobody answered at, the last first", self.unclaimed()),
             ):
                 if part:
                     lines += [paint("title", f"{title}:")] if title else []
@@ -86,7 +87,10 @@ class _Text:
 
     def code(self) -> list[str]:
         report = self.report
-        lines = [f"at {report.system.cs.selector:04x}:{self.number(report.registers.rip)}{self.where(report.place)}"]
+        based = report.place.address != report.registers.rip
+        linear = f" ({report.place.address:#x})" if based else ""
+        at = f"{report.system.cs.selector:04x}:{self.number(report.registers.rip)}{linear}"
+        lines = [f"at {at}{self.where(report.place)}"]
         if report.instruction is None:
             return [*lines, self.paint("problem", "the instruction's bytes cannot be read")]
         here = report.instruction.address
@@ -173,6 +177,9 @@ class _Text:
         s = self.report.system
         lines = [f"GDT at {s.gdt.base:#x}, limit {s.gdt.limit:#x}; IDT at {s.idt.base:#x}, limit {s.idt.limit:#x}"]
         return lines + [f"{entry.name}: {entry.words}" for entry in self.report.tables]
+
+    def unclaimed(self) -> list[str]:
+        return [f"{bus} {address:#x}: {count} accesses" for bus, address, count in self.report.unclaimed]
 
     def stack(self) -> list[str]:
         width = self.report.stack[1].address - self.report.stack[0].address if len(self.report.stack) > 1 else 8

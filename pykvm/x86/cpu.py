@@ -9,10 +9,10 @@ Nothing here changes anything, and nothing raises: what memory does not give is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import PykvmError
-from .descriptors import CODE, EXPAND_DOWN, NULL_SELECTORS, RPL, TI, WRITABLE, Descriptor
+from .descriptors import CODE, EXPAND_DOWN, NULL_SELECTORS, RPL, TI, WRITABLE, Descriptor, table_words
 from .exceptions import GP, PF, PF_ID, PF_P, PF_RSVD, PF_U, PF_W, SS, Event
 from .mode import Mode, cpu_mode
 from .paging import PAGE_SIZE, PTE_NX, PTE_P, PTE_RW, PTE_US, Level, Walk, walk
@@ -154,7 +154,9 @@ class Cpu:
             last = found.levels[-1] if found.levels else None
             if last is not None and last.value & PTE_P and found.reason and "reserved" in found.reason:
                 code |= PF_P | PF_RSVD
-                why = f"{linear:#x}, whose {last.name} has reserved bits set"
+                no_nxe = last.value & PTE_NX and self.system.cr4 & CR4_PAE and not self.system.efer & EFER_NXE
+                bits = "bit 63 (NX) set, which is reserved while EFER.NXE is 0" if no_nxe else "reserved bits set"
+                why = f"{linear:#x}, whose {last.name} has {bits}"
             elif found.reason and "cannot be read" in found.reason:
                 leads = f"its {last.name} is {last.value:#x}" if last is not None else f"CR3 is {self.system.cr3:#x}"
                 why = f"{linear:#x}, whose page tables are not in RAM: {leads}"
@@ -227,26 +229,29 @@ class Cpu:
 
     # Descriptor tables
 
+    def selector_table(self, selector: int) -> tuple[str, int, int]:
+        """The table that a selector is for: its name, its base and its limit, which is -1 if there is none."""
+        if selector & TI:
+            ldt = self.system.ldt
+            return "LDT", ldt.base, -1 if ldt.unusable or not ldt.present else ldt.limit
+        return "GDT", self.system.gdt.base, self.system.gdt.limit
+
     def descriptor(self, selector: int) -> Descriptor | Event:
         """The descriptor of a selector, or what goes wrong when the CPU reads it. The null selector has none."""
         if selector in NULL_SELECTORS:
             return Event(GP, 0, "the null selector")
-        if selector & TI:
-            table, base, limit = "LDT", self.system.ldt.base, self.system.ldt.limit
-            if self.system.ldt.unusable or not self.system.ldt.present:
-                limit = -1
-        else:
-            table, base, limit = "GDT", self.system.gdt.base, self.system.gdt.limit
+        table, base, limit = self.selector_table(selector)
         index = selector & 0xFFF8
         if index + 7 > limit:
-            has = f"whose limit is {limit:#x}" if limit >= 0 else "of which there is none"
+            has = f"whose limit is {limit:#x} and whose base is {base:#x}" if limit >= 0 else "of which there is none"
             return Event(GP, selector & ~RPL, f"{selector:#x}, which is beyond the {table}, {has}")
         event = self.check_linear(base + index, 8, user=False)
+        unreadable = f"{selector:#x}, and the {table} cannot be read: its {table_words(base, limit)}"
         if event is not None:
-            return event
+            return replace(event, why=f"{unreadable}, and {event.predicate}")
         raw = self.peek(base + index, 8)
         if len(raw) < 8:
-            return Event(GP, selector & ~RPL, f"{selector:#x}: the {table} at {base:#x} is not in RAM")
+            return Event(GP, selector & ~RPL, f"{unreadable}, and {base + index:#x} is not in RAM")
         return Descriptor.parse(raw)
 
 

@@ -25,6 +25,7 @@ from .descriptors import (
     Gate,
     entry_words,
     selector_words,
+    table_words,
 )
 from .exceptions import DF, EXT, GP, IDT, NP, PF, SS, TS, Event, Kind, doubles
 from .registers import RFLAGS_IF, RFLAGS_NT, RFLAGS_RF, RFLAGS_TF, RFLAGS_VM, Registers, Segment, SystemRegisters
@@ -56,6 +57,8 @@ class Delivery:
     """What the CPU begins the handler with; not followed through a task gate."""
     system: SystemRegisters | None = None
     pushes: tuple[Push, ...] = ()
+    pushing: bool = False
+    """Whether it came as far as the frame: a `problem` is the stack's then, and not the tables'."""
     stack: str = ""
     """Which stack the frame goes to, where it is not simply the current one: "IST 1 of the TSS"."""
 
@@ -141,6 +144,7 @@ class _Protected:
         self.what = entry_words(event.vector)
         self.width = 8 if cpu.long else 4
         self.stack_words = ""
+        self.no_tss = ""
 
     def run(self) -> None:
         gate = self.gate()
@@ -160,7 +164,6 @@ class _Protected:
             limit = segment or self.cpu.system.ss
             base = limit.base
         rsp, pushes = self.push(stack, base, limit, new_cpl)
-        self.result.stack = self.stack_words
         mask = _64 if self.cpu.long else 0xFFFFFFFF
         self.result.handler = gate.offset + (0 if self.cpu.long else code.base) & mask
         if self.cpu.long and not self.cpu.canonical(gate.offset):
@@ -173,12 +176,12 @@ class _Protected:
         self.result.pushes = tuple(pushes)
 
     def fail(self, vector: int, why: str, code: int | None) -> None:
-        raise _Refused(Event(vector, code, why))
+        raise _Refused(Event(vector, code, self.no_tss or why))
 
     def refer(self, event: Event | None, why: str) -> None:
         """Fail as reading or writing a table or stack did."""
         if event is not None:
-            raise _Refused(replace(event, why=why))
+            raise _Refused(replace(event, why=self.no_tss or why))
 
     def gate(self) -> Gate:
         cpu, vector = self.cpu, self.event.vector
@@ -191,19 +194,23 @@ class _Protected:
             self.fail(GP, f"{self.what} is beyond the IDT's limit {table.limit:#x}", code)
         at = table.base + size * vector & cpu.width_mask
         event = cpu.check_linear(at, size, user=False)
-        self.refer(event, f"the IDT itself cannot be read: {event.why if event else ''}")
+        after_reset = (table.base, table.limit) in _AFTER_RESET
+        never = "no IDT was loaded: IDTR still leads to real mode's interrupt table"
+        unreadable = never if after_reset else f"the IDT cannot be read: its {table_words(table.base, table.limit)}"
+        self.refer(event, f"{unreadable}, and {event.predicate if event else ''}")
         raw = cpu.peek(at, size)
         if len(raw) < size:
-            self.fail(GP, f"the IDT at {table.base:#x} is not in RAM", code)
+            self.fail(GP, f"{unreadable}, and {at:#x} is not in RAM", code)
         gate = Gate.parse(raw, cpu.long)
         self.result.gate = gate
-        if (table.base, table.limit) in _AFTER_RESET and not gate.allowed(cpu.long):
-            self.fail(GP, "no IDT was loaded: IDTR still leads to real mode's interrupt table", code)
+        if after_reset and not gate.allowed(cpu.long):
+            self.fail(GP, never, code)
+        forgotten = "" if table.base else f" (the IDT's {table_words(table.base, table.limit)})"
         if not any(raw):
-            self.fail(GP, f"{self.what} is empty: nobody has set a handler", code)
+            self.fail(GP, f"{self.what} is empty: nobody has set a handler{forgotten}", code)
         if not gate.allowed(cpu.long):
             mode = "long" if cpu.long else "protected"
-            self.fail(GP, f"{self.what} is a {gate.kind}, which is no gate of {mode} mode", code)
+            self.fail(GP, f"{self.what} is a {gate.kind}, which is no gate of {mode} mode{forgotten}", code)
         if self.event.kind is Kind.SOFTWARE and gate.dpl < cpu.cpl:
             self.fail(GP, f"{self.what} has DPL {gate.dpl}: ring {cpu.cpl} must not call it", code)
         if not gate.present:
@@ -279,21 +286,26 @@ class _Protected:
         tss, cpu = self.cpu.system.tr, self.cpu
         self.stack_words = f"{name} of the TSS"
         if tss.selector in NULL_SELECTORS:  # since the reset: the CPU takes what is at address 0 for one
-            self.stack_words += " (none is loaded)"
+            user = f"an {'interrupt' if self.event.kind is Kind.INTERRUPT else 'exception'} in ring {cpu.cpl}"
+            user = self.what if name.startswith("IST") else user
+            self.no_tss = f"no TSS is loaded (TR is {tss.selector}), and {user} needs its {name}"
         code = (tss.selector & ~RPL) + self.ext
         if offset + size - 1 > tss.limit:
-            self.fail(TS, f"{name} is to come from the TSS, which ends before it (limit {tss.limit:#x})", code)
+            where = f"(limit {tss.limit:#x}, base {tss.base:#x})"
+            self.fail(TS, f"{name} is to come from the TSS, which ends before it {where}", code)
         at = tss.base + offset & cpu.width_mask
         event = cpu.check_linear(at, size, user=False)
-        self.refer(event, f"the TSS cannot be read: {event.why if event else ''}")
+        unreadable = f"the TSS cannot be read: its {table_words(tss.base, tss.limit)}"
+        self.refer(event, f"{unreadable}, and {event.predicate if event else ''}")
         value = cpu.peek_int(at, size)
         if value is None:
-            self.fail(TS, f"the TSS at {tss.base:#x} is not in RAM", code)
+            self.fail(TS, f"{unreadable}, and {at:#x} is not in RAM", code)
             return 0
         return value
 
     def push(self, stack: int, base: int, limit: Segment | None, new_cpl: int) -> tuple[int, list[Push]]:
         """The frame, word by word: the stack pointer then, and what was pushed."""
+        self.result.pushing, self.result.stack = True, self.stack_words
         cpu, r, s = self.cpu, self.cpu.registers, self.cpu.system
         changes = new_cpl < cpu.cpl
         values = [s.ss.selector, r.rsp] if changes or cpu.long else []

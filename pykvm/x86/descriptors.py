@@ -19,7 +19,11 @@ TI = 4
 CODE, CONFORMING, WRITABLE, EXPAND_DOWN = 8, 4, 2, 4
 """Bits of a code or data segment's type."""
 TSS_TYPES = {1: "16-bit TSS", 3: "busy 16-bit TSS", 9: "TSS", 11: "busy TSS"}
-_SYSTEM_TYPES = TSS_TYPES | {2: "LDT", 5: "task gate"}
+LDT_TYPE = 2
+_SYSTEM_TYPES = TSS_TYPES | {
+    LDT_TYPE: "LDT", 4: "16-bit call gate", 5: "task gate", 6: "16-bit interrupt gate", 7: "16-bit trap gate",
+    12: "call gate", 14: "interrupt gate", 15: "trap gate",
+}  # fmt: skip
 
 TASK_GATE, INTERRUPT_GATE_16, TRAP_GATE_16, INTERRUPT_GATE, TRAP_GATE = 5, 6, 7, 14, 15
 _GATES = {
@@ -75,10 +79,15 @@ class Descriptor(NamedTuple):
         return bool(self.s and not self.type & CODE and self.type & WRITABLE)
 
     @property
+    def empty(self) -> bool:
+        """Whether nobody has filled it in."""
+        return not (self.s or self.type or self.present)
+
+    @property
     def words(self) -> str:
         """Such as "64-bit code, ring 0"."""
         if not self.s:
-            if not self.type and not self.present:
+            if self.empty:
                 return "empty"
             kind = _SYSTEM_TYPES.get(self.type, f"a system descriptor of type {self.type}")
         elif self.type & CODE:
@@ -147,3 +156,12 @@ def entry_words(vector: int) -> str:
 def selector_words(selector: int) -> str:
     """ "GDT selector 0x8"."""
     return f"{'LDT' if selector & TI else 'GDT'} selector {selector:#x}"
+
+
+def table_words(base: int, limit: int) -> str:
+    """Where a table is: "base is 0x1000 (limit 0x17)"; of one that nobody has given a place, "base is 0 (limit 0)"."""
+    return f"base is {_number(base)} (limit {_number(limit)})"
+
+
+def _number(value: int) -> str:
+    return f"{value:#x}" if value else "0"

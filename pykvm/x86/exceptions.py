@@ -79,6 +79,11 @@ class Event:
         """ "#PF"; for what is no exception, "interrupt 0x20"."""
         return vector_name(self.vector) if self.kind is Kind.EXCEPTION else f"{self.kind.value} {self.vector:#x}"
 
+    @property
+    def predicate(self) -> str:
+        """ "0x60 is not mapped", of what an access's `why` calls "0x60, which is not mapped"."""
+        return self.why.replace(", which is ", " is ", 1)
+
 
 def vector_name(vector: int) -> str:
     """ "#PF" for 14; a vector without a name is "vector N"."""

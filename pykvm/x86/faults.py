@@ -15,11 +15,12 @@ from dataclasses import replace
 import capstone
 from capstone import x86_const as x86
 
+from ..errors import PykvmError
 from .cpu import Cpu
 from .disasm import MAX_INSTRUCTION
 from .exceptions import BP, DB, DE, GP, NM, UD, Event, Kind
 from .instruction import SEGMENTS, Unreadable, decoder
-from .paging import PAGE_SIZE
+from .paging import PAE, PAGE_SIZE, PTE_P, reserved_bits
 from .registers import (
     CR0_CD,
     CR0_EM,
@@ -244,6 +245,8 @@ class _Checks(Selectors):
             "iretd": self.interrupt_return,
             "iretq": self.interrupt_return,
             "ltr": self.load_task_register,
+            "lldt": self.load_local_table,
+            **dict.fromkeys(("lds", "les", "lfs", "lgs", "lss"), self.load_far_pointer),
             "mov": self.move,
             "pop": self.pop_segment,
             "wrmsr": self.write_msr,
@@ -313,15 +316,30 @@ class _Checks(Selectors):
                 reason = "long mode cannot be entered from a code segment with L set"
             elif not value & CR0_PG and self.cpu.mode.bits == 64:
                 reason = "64-bit mode needs paging"
+            elif on and not system.efer & EFER_LME and self.other_page_tables():
+                reason = "EFER.LME is 0: this is PAE paging, but CR3 leads to tables of long mode, probably meant"
         elif name == "cr4" and self.cpu.long and not value & CR4_PAE:
             reason = "long mode needs PAE"
         elif name == "cr3" and self.cpu.long and value & ~(1 << 63) & -(1 << self.cpu.physical_bits):
-            reason = "this CPU has not so many address bits"
+            reason = "this CPU has not so many address bits, and CR3 takes a physical address"
         if reason:
             return self.event(GP, 0, f"{loads}: {reason}")
         if name == "cr0" and value & CR0_PG and not system.cr0 & CR0_PG and not system.efer & EFER_LME:
             return self.event(GP, 0, "turns on paging outside of long mode, which this machine refuses", certain=False)
         return self.event(GP, 0, f"{loads}, which this machine refuses", certain=False)
+
+    def other_page_tables(self) -> bool:
+        """Whether CR3 leads to PDPTEs that PAE paging cannot take: those of long mode have RW set (SDM 4.4.1)."""
+        system = self.cpu.system
+        if not system.cr4 & CR4_PAE:
+            return False
+        try:
+            raw = self.cpu.read(system.cr3 & PAE.root_mask, 32)
+        except PykvmError:
+            return False
+        entries = [int.from_bytes(raw[at : at + 8], "little") for at in range(0, 32, 8)]
+        wrong = reserved_bits(PAE, PAE.steps[0], False, False, self.cpu.physical_bits)
+        return any(entry & PTE_P and entry & wrong for entry in entries)
 
     def write_msr(self) -> Event | None:
         r = self.cpu.registers

@@ -37,6 +37,8 @@ class Decoded:
         self.cpu, self.insn = cpu, insn
         self.name: str = insn.mnemonic.split()[-1]
         self.text = f"`{insn.mnemonic} {insn.op_str}`".replace(" `", "`")
+        if insn.opcode[0] == 0xFF and self.name in ("jmp", "call") and insn.modrm >> 3 & 7 in (3, 5):
+            self.name, self.text = f"l{self.name}", f"`l{self.text[1:]}"  # capstone calls many of the far ones so
         self.operands = insn.operands
         wide = insn.prefix[2] == 0x66
         bits = cpu.mode.bits

@@ -6,12 +6,19 @@ LTR, JMP, CALL, RET, IRET; AMD APM volume 2, 4.11.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from capstone import x86_const as x86
 
-from .descriptors import CONFORMING, NULL_SELECTORS, RPL, TSS_TYPES, WRITABLE
+from .descriptors import CONFORMING, LDT_TYPE, NULL_SELECTORS, RPL, TASK_GATE, TI, TSS_TYPES, WRITABLE, Descriptor
 from .exceptions import GP, NP, SS, UD, Event
 from .instruction import SEGMENTS, Decoded
-from .registers import RFLAGS_NT, RFLAGS_VM
+from .registers import RFLAGS_NT, RFLAGS_RESERVED, RFLAGS_VM
+
+_FLAGS = 0x3F7FD5
+"""Bits of RFLAGS that may be set or not."""
+_TARGETS, _LONG_TARGETS = (1, 4, TASK_GATE, 9, 12), (12,)
+"""The system descriptors that a far jump or call may go to: tasks that are not busy, call gates, task gates."""
 
 
 class Selectors(Decoded):
@@ -25,10 +32,42 @@ class Selectors(Decoded):
         else:
             operand = self.operands[0]
             segment, offset = self.offset(operand.mem)
-            size = max(operand.size - 2, 2)
+            size = 8 if self.insn.rex & 8 else min(self.width, 4)
             target = self.load(segment, offset, size)
             selector = self.load(segment, offset + size, 2)
         return self.code_selector(selector & 0xFFFF, target, "jumps to", outward=False)
+
+    def nothing_there(self, selector: int) -> str:
+        """The words for a selector whose entry is empty."""
+        table, base, limit = self.cpu.selector_table(selector)
+        return f", and that {table} entry is empty: the {table} is at {base:#x}, limit {limit:#x}"
+
+    def through_gate(self, selector: int, found: Descriptor, verb: str) -> Event | None:
+        """The checks of a far jump or call that goes to a gate or a task. The task switch itself is not followed."""
+        cpu, code = self.cpu, selector & ~RPL
+        what = f"{verb} {selector:#x} ({found.words})"
+        if found.dpl < max(cpu.cpl, selector & RPL):
+            return self.event(GP, code, f"{what}, which ring {cpu.cpl} must not use")
+        if not found.present:
+            return self.event(NP, code, f"{what}, which is marked not present")
+        if found.type in TSS_TYPES:
+            return None
+        named = found.base & 0xFFFF  # a gate has its selector where a segment has the base
+        what = f"{what}, which names {named:#x}"
+        target = cpu.descriptor(named)
+        if isinstance(target, Event):
+            return self.about(target, f"{verb} {selector:#x} ({found.words}), which names")
+        if target.empty:
+            return self.event(GP, named & ~RPL, f"{what}{self.nothing_there(named)}")
+        if found.type == TASK_GATE:
+            right = not target.s and target.type in (1, 9)
+        else:
+            right = target.is_code and target.dpl <= cpu.cpl and (not cpu.long or bool(target.l and not target.db))
+        if not right:
+            return self.event(GP, named & ~RPL, f"{what}, which is {target.words}")
+        if not target.present:
+            return self.event(NP, named & ~RPL, f"{what}, which is marked not present")
+        return None
 
     def far_return(self) -> Event | None:
         if not self.cpu.protected:
@@ -48,8 +87,10 @@ class Selectors(Decoded):
         if isinstance(found, Event):
             return self.about(found, f"{verb} code segment")
         if not found.is_code:
-            if not found.s and not outward:
-                return None  # a gate or a task: not followed
+            if not found.s and not outward and found.type in (_LONG_TARGETS if cpu.long else _TARGETS):
+                return self.through_gate(selector, found, verb)
+            if found.empty:
+                return self.event(GP, code, f"{what}{self.nothing_there(selector)}")
             return self.event(GP, code, f"{what}, which is {found.words}")
         if cpu.long and found.l and found.db:
             return self.event(GP, code, f"{what}, which has both L and D set")
@@ -85,7 +126,11 @@ class Selectors(Decoded):
             return None
         event = self.code_selector(selector, rip, "returns to", outward=True)
         if event is not None:
-            return event
+            mistake = self.misplaced_frame(at, width)
+            return replace(
+                event,
+                why=f"{self.text} {mistake}: it {event.why.removeprefix(self.text).strip()}" if mistake else event.why,
+            )
         if cpu.mode.bits == 64 or selector & RPL > cpu.cpl:
             stack = word(4) & 0xFFFF
             ring = selector & RPL
@@ -94,6 +139,29 @@ class Selectors(Decoded):
             return self.stack_selector(stack, ring, "returns to the stack segment")
         return None
 
+    def misplaced_frame(self, at: int, width: int) -> str:
+        """What is wrong with the stack, if a frame is near, but not where the instruction takes it."""
+        cpu = self.cpu
+        stack = cpu.linear("ss", at)
+        if cpu.mode.bits == 64 and width != 8 and self.is_frame(stack, 8):
+            return "takes words of 32 bits where the CPU has pushed 64: `iretq` is meant"
+        if self.is_frame(stack + width, width):
+            taken = cpu.peek_int(stack, width) or 0
+            return f"takes {taken:#x} for RIP, most likely an error code that is still on the stack"
+        if self.is_frame(stack - width, width):
+            return "takes CS for RIP: a word too much was taken from the stack, as an error code that never was"
+        return ""
+
+    def is_frame(self, at: int, width: int) -> bool:
+        """Whether RIP, CS and RFLAGS are at a linear address, as an interrupt pushes them."""
+        cpu = self.cpu
+        rip, selector, flags = (cpu.peek_int(at + number * width, width) for number in range(3))
+        if rip is None or selector is None or flags is None:
+            return False
+        found = cpu.descriptor(selector) if 3 < selector < 1 << 16 else None
+        code = isinstance(found, Descriptor) and found.is_code and bool(found.present)
+        return code and flags & ~_FLAGS == RFLAGS_RESERVED and cpu.check_linear(rip, 1, fetch=True) is None
+
     def stack_selector(self, selector: int, ring: int, verb: str) -> Event | None:
         if selector in NULL_SELECTORS:
             return self.event(GP, 0, f"{verb} {selector:#x}, the null selector")
@@ -101,6 +169,8 @@ class Selectors(Decoded):
         found = self.cpu.descriptor(selector)
         if isinstance(found, Event):
             return self.about(found, verb)
+        if found.empty:
+            return self.event(GP, code, f"{verb} {selector:#x}{self.nothing_there(selector)}")
         if selector & RPL != ring or found.dpl != ring or not found.is_writable_data:
             return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which is no stack of ring {ring}")
         if not found.present:
@@ -114,12 +184,38 @@ class Selectors(Decoded):
         found = self.cpu.descriptor(selector)
         if isinstance(found, Event):
             return self.about(found, "loads TR with")
+        if found.empty:
+            return self.event(GP, selector & ~RPL, f"loads TR with {selector:#x}{self.nothing_there(selector)}")
         if found.s or found.type not in (1, 9):
             busy = ": a TSS can be loaded only once" if not found.s and found.type in TSS_TYPES else ""
             return self.event(GP, selector & ~RPL, f"loads TR with {selector:#x} ({found.words}){busy}")
         if not found.present:
             return self.event(NP, selector & ~RPL, f"loads TR with {selector:#x}, which is marked not present")
         return None
+
+    def load_local_table(self) -> Event | None:
+        selector = self.value(self.operands[0]) & 0xFFFF
+        if selector in NULL_SELECTORS:
+            return None
+        what = f"loads LDTR with {selector:#x}"
+        if selector & TI:
+            return self.event(GP, selector & ~RPL, f"{what}, a selector of the LDT itself")
+        found = self.cpu.descriptor(selector)
+        if isinstance(found, Event):
+            return self.about(found, "loads LDTR with")
+        if found.empty:
+            return self.event(GP, selector & ~RPL, f"{what}{self.nothing_there(selector)}")
+        if found.s or found.type != LDT_TYPE:
+            return self.event(GP, selector & ~RPL, f"{what} ({found.words}), which is no LDT")
+        if not found.present:
+            return self.event(NP, selector & ~RPL, f"{what}, which is marked not present")
+        return None
+
+    def load_far_pointer(self) -> Event | None:
+        """LSS and its like: the selector stands behind the offset."""
+        register, operand = self.operands
+        segment, offset = self.offset(operand.mem)
+        return self.segment(self.name[1:], self.load(segment, offset + register.size, 2))
 
     def pop_segment(self) -> Event | None:
         name = self.insn.reg_name(self.operands[0].reg) if self.operands[0].type == x86.X86_OP_REG else ""
@@ -145,6 +241,8 @@ class Selectors(Decoded):
         if isinstance(found, Event):
             return self.about(found, verb)
         code = selector & ~RPL
+        if found.empty:
+            return self.event(GP, code, f"{verb} {selector:#x}{self.nothing_there(selector)}")
         if not found.s or (found.is_code and not found.type & WRITABLE):
             return self.event(GP, code, f"{verb} {selector:#x} ({found.words}), which cannot be read")
         if not (found.is_code and found.type & CONFORMING) and max(selector & RPL, cpu.cpl) > found.dpl:

@@ -35,28 +35,36 @@ SENTENCES = {
     "wrong-gate": "`ud2` is the instruction that is invalid on purpose (#UD), and IDT entry 6 (#UD) is a task gate, which "
     "is no gate of long mode",
     "gate-selector": "`ud2` is the instruction that is invalid on purpose (#UD), and IDT entry 6 (#UD) names the code "
-    "segment 0x100, which is beyond the GDT, whose limit is 0x17",
+    "segment 0x100, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS",
     "handler-unmapped": "The handler of #PF is at 0x700000000000, which is not mapped: each fault led to the next, until "
     "the stack was used up",
-    "idt-unmapped": "`ud2` is the instruction that is invalid on purpose (#UD), and the IDT itself cannot be read: "
-    "0x700000000060, which is not mapped",
+    "idt-unmapped": "`ud2` is the instruction that is invalid on purpose (#UD), and the IDT cannot be read: its base "
+    "is 0x700000000000 (limit 0xfff), and 0x700000000060 is not mapped",
+    "idt-base-forgotten": "`ud2` is the instruction that is invalid on purpose (#UD), and the IDT cannot be read: its base "
+    "is 0 (limit 0xfff), and 0x60 is not mapped",
+    "no-tss": "`ud2` is the instruction that is invalid on purpose (#UD), and no TSS is loaded (TR is 0), and an exception "
+    "in ring 3 needs its RSP0; the double fault was lost, too: IDT entry 8 (#DF) is empty: nobody has set a handler",
     "ist-missing": "`push rax` pushes to 0x6ffffffffff8, which is not mapped (#PF), and the stack pointer is "
     "0x700000000000: the frame cannot be pushed to 0x6ffffffffff8, which is not mapped; the double fault was lost, too: "
     "IST 1 of the TSS is 0x0: the frame cannot be pushed to 0xfffffffffffffff8, which is not mapped",
-    "bad-selector": f"`INSTRUCTION` loads es with 0x100, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
+    "bad-selector": f"`INSTRUCTION` loads es with 0x100, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
     "no-execute": f"The CPU is to execute at ADDRESS <constant>, which must not be executed: its PTE has NX=1 (#PF), {NO_IDT}",
     "reserved-bit": f"`INSTRUCTION` reads ADDRESS <constant>, whose PTE has reserved bits set (#PF), {NO_IDT}",
-    "bad-iret": f"`iretq` returns to code segment 0x73, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
+    "bad-iret": f"`iretq` returns to code segment 0x73, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
     "no-kernel-stack": "`ud2` is the instruction that is invalid on purpose (#UD), and RSP0 of the TSS is 0x0: the frame "
     "cannot be pushed to 0xfffffffffffffff8, which is not mapped",
-    "interrupt-no-idt": f"Interrupt 0x20 came, {NO_IDT}",
-    "prot32": f"`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 (#GP), {NO_IDT}",
-    "real16": "`ljmp 8:ADDRESS` jumps to code segment 0x8, which is beyond the GDT, whose limit is 0x0 (#GP), and no IDT "
+    "interrupt-no-idt": f"IRQ 0 came as interrupt 0x20, {NO_IDT}",
+    "irq-ret": "`ret` took what an interrupt had pushed: the handler of IRQ 0 must end in `iretq` (CS was taken for a return "
+    "address; IRQ 0 is the only one that is not masked)",
+    "irq-no-gate": "IRQ 0 came as interrupt 8: the PIC has not been remapped, so it looks like #DF, and IDT entry 8 (#DF) is "
+    "empty: nobody has set a handler",
+    "prot32": f"`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), {NO_IDT}",
+    "real16": "`ljmp 8:ADDRESS` jumps to code segment 0x8, which is beyond the GDT, whose limit is 0x0 and whose base is 0x0 (#GP), and no IDT "
     "was loaded: IDTR still leads to real mode's interrupt table",
 }
 
 FUNCTIONS = {"divide": "average", "stack-overflow": "descend", "null-call": "", "no-execute": "constant",
-             "handler-unmapped": "", "no-kernel-stack": "user_page", "prot32": "load_segment", "real16": ""}  # fmt: skip
+             "handler-unmapped": "", "no-kernel-stack": "user_page", "no-tss": "user_page", "prot32": "load_segment", "real16": "", "irq-ret": ""}  # fmt: skip
 """Where the guests die whose function has not their own name."""
 
 
@@ -118,11 +126,33 @@ def test_a_jump_to_where_there_is_no_memory(guest: Guest) -> None:
     says("The CPU is to execute at 0xc0000000, where there is no RAM (guest physical 0xc0000000)", report)
 
 
+def test_a_gdt_whose_base_was_forgotten(guest: Guest) -> None:
+    _, report = run(guest, "gdt32")  # a triple fault, or an instruction that KVM's interpreter gives up on
+    start = (
+        "`ljmp 8:ADDRESS` jumps to code segment 0x8, and that GDT entry is empty: the GDT is at 0x0, limit 0x17 (#GP)"
+    )
+    says(f"{start}, " + (NO_IDT if report.cause == "triple fault" else "while KVM interpreted the instruction"), report)
+
+
 @pytest.mark.needs("pvm")
 def test_an_instruction_that_kvm_does_not_know(guest: Guest) -> None:
     _, report = run(guest, "sse")
     says(
         "This host's KVM interprets the guest's code here, and its interpreter does not know `xorps xmm0, xmm0`", report
+    )
+
+
+def test_64_bit_code_in_a_32_bit_segment(guest: Guest) -> None:
+    _, report = run(guest, "long32")
+    start = "EFER.LMA is 1 and CS has L=0: 64-bit code runs as 32-bit code (CS is 0x8); in the end "
+    assert report.explanation.startswith(start), str(report)
+    assert report.symbol.startswith("long_code")
+
+
+def test_an_error_code_that_is_still_on_the_stack(guest: Guest) -> None:
+    _, report = run(guest, "error-code-left")
+    assert "`iretq` takes 0x0 for RIP, most likely an error code that is still on the stack" in report.explanation, str(
+        report
     )
 
 
@@ -228,6 +258,14 @@ def test_a_page_fault_that_was_halted_on_says_for_what(guest: Guest) -> None:
     assert report.explanation.endswith(", for 0x700000000000: ring 0 read; the page is not present")
 
 
+def test_an_irq_that_looks_like_an_exception(guest: Guest) -> None:
+    outcome, report = run(guest, "irq-not-remapped")
+    assert "CPU 0 died in the handler of IRQ 0, which came as interrupt 8 at" in outcome.reason
+    start = "IRQ 0 came as interrupt 8: the PIC has not been remapped, so it looks like #DF, and its handler halted"
+    assert report.explanation.startswith(start)
+    assert functions(report)[-5:] == ["irq_not_remapped", *BACKTRACE]
+
+
 def test_a_halt_after_exceptions_that_were_handled_is_no_death(guest: Guest) -> None:
     with Machine(guest("crash-calm-halt")) as machine:
         outcome = machine.run(LIMIT)
@@ -300,7 +338,7 @@ def test_a_fault_in_a_handler_is_stepped_to() -> None:
     assert texts[-1] == "mov eax, 0xfff8"
     assert "ud2" in texts  # some KVMs do an exception's delivery and the next instruction in one step
     says(
-        "`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 (#GP), and "
+        "`mov ds, eax` loads ds with 0xfff8, which is beyond the GDT, whose limit is 0x17 and whose base is ADDRESS (#GP), and "
         "IDT entry 13 (#GP) is beyond the IDT's limit 0x6f",
         report,
     )
@@ -446,7 +484,12 @@ def test_a_state_that_the_cpu_refuses_is_explained() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("spin", r"CPU 0 was at 0x100000 <_start> guests/spin\.S:\d+ \(jmp 0x100000\)"),
+        ("spin", r"CPU 0 was at 0x100000 <_start> guests/spin\.S:\d+ \(jmp 0x100000\); interrupts off"),
+        (
+            "crash-irq-no-eoi",
+            r"CPU 0 slept in the hlt before 0x\w+ <irq_no_eoi\+0x\w+> guests/\S+; "
+            r"IRQ 0 is in service and was never acknowledged \(no EOI\)",
+        ),
         ("echo", r"CPU 0 slept in the hlt before 0x\w+ <main\+0x\w+> guests/\S+"),
     ],
 )
@@ -461,4 +504,4 @@ def test_of_a_run_without_an_end_the_place_is_told(guest: Guest, name: str, word
 def test_a_cpu_that_was_never_started_has_no_place() -> None:
     with flat(hexcode("eb fe"), cpus=2) as machine:
         outcome = machine.run(0.1)
-    assert outcome.reason == "the time limit of 0.1 s is over; CPU 0 was at 0x100000 (jmp 0x100000)"
+    assert outcome.reason == "the time limit of 0.1 s is over; CPU 0 was at 0x100000 (jmp 0x100000); interrupts off"

@@ -156,9 +156,10 @@ ELSEWHERE = {
     **{
         f"crash-{way}": "test_crash_reports.py: it dies by the rules, and the report says which"
         for way in (
-            "bad-iret", "bad-selector", "calm-halt", "gate-selector", "handler-halts", "handler-unmapped",
-            "interrupt-no-idt", "ist-missing", "jump-to-nothing", "no-execute", "no-kernel-stack", "paging32",
-            "reserved-bit", "wild-jump",
+            "bad-iret", "bad-selector", "calm-halt", "error-code-left", "gate-selector", "gdt32", "handler-halts", "handler-unmapped",
+            "idt-base-forgotten", "interrupt-no-idt",
+            "irq-no-eoi", "irq-no-gate", "irq-not-remapped", "irq-ret", "ist-missing", "jump-to-nothing", "long32", "no-execute",
+            "no-kernel-stack", "no-tss", "paging32", "reserved-bit", "wild-jump",
         )
     },
 }  # fmt: skip

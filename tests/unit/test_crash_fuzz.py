@@ -67,7 +67,7 @@ def check(cpu: Cpu, kind: CrashKind, symbols: SymbolTable | None = None) -> Cras
     started = time.monotonic()
     interrupted = find_interrupted(cpu, Place)
     crash = Crash(0, kind)
-    context = CrashContext(cpu, crash, symbols=symbols, interrupted=interrupted, is_ram=lambda gpa: gpa < 1 << 20)
+    context = CrashContext(cpu, crash, symbols=symbols, interrupted=interrupted, is_memory=lambda gpa: gpa < 1 << 20)
     report = examine(context)
     assert str(report)
     assert render(report, lambda role, text: f"{role}({text})")

@@ -147,7 +147,7 @@ def test_an_idt_that_ends_before():
         ({"selector": 0x48}, GP, 0x49, "0x48, which is beyond the GDT, whose limit is 0x37"),
         ({"selector": 0x0C}, GP, 0x0D, "0xc, which is beyond the LDT, of which there is none"),
         ({"selector": 0x23}, GP, 0x21, "of ring 3, less privileged than the interrupted code"),
-        ({"ist": 1}, PF, 2, "IST 1 of the TSS (none is loaded) is 0x0"),
+        ({"ist": 1}, PF, 2, "no TSS is loaded (TR is 0), and IDT entry 14 (#PF) needs its IST 1"),
     ],
 )
 def test_a_gate_that_leads_nowhere(gate, vector, code, why):
@@ -230,7 +230,7 @@ def test_a_tss_that_ends_before():
     cpu = in_ring_3(cpu)
     cpu = change(cpu, tr=replace(cpu.system.tr, limit=10))
     assert refused(cpu, Event(UD)) == (
-        TS, 0x29, "RSP0 is to come from the TSS, which ends before it (limit 0xa)",
+        TS, 0x29, "RSP0 is to come from the TSS, which ends before it (limit 0xa, base 0x4000)",
     )  # fmt: skip
 
 

@@ -305,8 +305,20 @@ def test_alignment():
 @pytest.mark.parametrize(
     ("code", "registers", "vector", "error_code", "does"),
     [
-        ("8e d8", {"rax": 0x48}, GP, 0x48, "loads ds with 0x48, which is beyond the GDT, whose limit is 0x37"),
-        ("8e d8", {"rax": 0x28}, GP, 0x28, "loads ds with 0x28 (empty), which cannot be read"),
+        (
+            "8e d8",
+            {"rax": 0x48},
+            GP,
+            0x48,
+            "loads ds with 0x48, which is beyond the GDT, whose limit is 0x37 and whose base is 0x1000",
+        ),
+        (
+            "8e d8",
+            {"rax": 0x28},
+            GP,
+            0x28,
+            "loads ds with 0x28, and that GDT entry is empty: the GDT is at 0x1000, limit 0x37",
+        ),
         ("8e d0", {"rax": 0x08}, GP, 0x08, "loads ss with 0x8 (64-bit code, ring 0), which is no stack of ring 0"),
         ("8e d0", {"rax": 0x1B}, GP, 0x18, "loads ss with 0x1b (data, ring 3), which is no stack of ring 0"),
         ("8e d8", {"rax": 0x13}, GP, 0x10, "loads ds with 0x13 (data, ring 0), which ring 0 must not use"),
@@ -365,7 +377,7 @@ def test_iretq():
 def test_far_jumps():
     cpu, ram = protected_cpu(bytes.fromhex("ea 00 80 00 00 48 00"))
     assert raised(cpu) == (
-        GP, 0x48, "`ljmp 0x48:0x8000` jumps to code segment 0x48, which is beyond the GDT, whose limit is 0x37",
+        GP, 0x48, "`ljmp 0x48:0x8000` jumps to code segment 0x48, which is beyond the GDT, whose limit is 0x37 and whose base is 0x1000",
     )  # fmt: skip
     ram.write_int(CODE + 5, 2, 0x10)
     assert raised(cpu)[2].endswith("jumps to code segment 0x10, which is data, ring 0")
@@ -415,7 +427,7 @@ def test_real_mode_has_limits_too():
         ("0f 22 c0", 0x11, "64-bit mode needs paging"),
         ("0f 22 c0", 1 << 32 | 0x80000011, "the upper half must be 0"),
         ("0f 22 e0", 0, "long mode needs PAE"),
-        ("0f 22 d8", 1 << 45, "this CPU has not so many address bits"),
+        ("0f 22 d8", 1 << 45, "this CPU has not so many address bits, and CR3 takes a physical address"),
     ],
 )
 def test_control_registers(code, value, why):
@@ -463,3 +475,88 @@ def test_registers_that_are_not_known():
     with pytest.raises(Unreadable):
         read_register(cpu, "xmm0")
     assert raised(change(cpu, idt=replace(cpu.system.idt, base=IDT))) is not None
+
+
+# What a far jump may go to besides code: SDM volume 3A, 5.8.2, and volume 2A, JMP
+
+
+def system_descriptor(kind, selector=8, present=1, dpl=0):
+    return struct.pack("<HHHH", 0x8000, selector, present << 15 | dpl << 13 | kind << 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "expected"),
+    [
+        (system_descriptor(12), None),  # a call gate to sound code
+        (system_descriptor(9), None),  # a TSS
+        (bytes(8), (GP, 0x28, "and that GDT entry is empty: the GDT is at 0x1000, limit 0x37")),
+        (system_descriptor(11), (GP, 0x28, "code segment 0x28, which is busy TSS, ring 0")),
+        (system_descriptor(2), (GP, 0x28, "which is LDT, ring 0")),
+        (system_descriptor(14), (GP, 0x28, "which is interrupt gate, ring 0")),
+        (system_descriptor(12, present=0), (NP, 0x28, "which is marked not present")),
+        (system_descriptor(12, 0x30), (GP, 0x30, "which names 0x30, and that GDT entry is empty")),
+        (system_descriptor(12, 0x10), (GP, 0x10, "which names 0x10, which is data, ring 0")),
+        (system_descriptor(12, 0x48), (GP, 0x48, "which names 0x48, which is beyond the GDT")),
+        (system_descriptor(5, 0x10), (GP, 0x10, "which names 0x10, which is data, ring 0")),
+    ],
+)
+def test_far_jumps_to_system_descriptors(descriptor, expected):
+    cpu, ram = protected_cpu(bytes.fromhex("ea 00 80 00 00 28 00"))
+    ram.write(0x1028, descriptor)
+    found = raised(cpu)
+    assert (found if found is None else found[:2]) == (expected if expected is None else expected[:2])
+    assert expected is None or expected[2] in found[2]
+
+
+def test_in_long_mode_a_far_jump_goes_to_no_task():
+    cpu, ram = long_cpu(bytes.fromhex("ff 2b"), rbx=0x5000)
+    ram.write(0x5000, bytes.fromhex("00800000 2800"))
+    ram.write(0x1028, system_descriptor(9))
+    assert raised(cpu)[:2] == (GP, 0x28)
+
+
+@pytest.mark.parametrize(
+    ("code", "does"),
+    [
+        ("0f b2 23", "loads ss with 0x28, and that GDT entry is empty"),  # lss esp, [ebx]
+        ("c5 03", "loads ds with 0x28, and that GDT entry is empty"),
+        ("0f b4 03", "loads fs with 0x28, and that GDT entry is empty"),
+        ("0f 00 d1", "loads LDTR with 0x28, and that GDT entry is empty"),  # lldt cx
+        ("0f 00 d9", "loads TR with 0x28, and that GDT entry is empty"),
+    ],
+)
+def test_selectors_of_empty_entries(code, does):
+    cpu, ram = protected_cpu(bytes.fromhex(code), rbx=0x5000, rcx=0x28)
+    ram.write(0x5000, bytes.fromhex("00900000 2800"))
+    vector, error_code, why = raised(cpu)
+    assert (vector, error_code) == (GP, 0x28)
+    assert does in why
+
+
+def test_a_gdt_that_cannot_be_read():
+    cpu, _ = long_cpu(bytes.fromhex("8e d8"), rax=0x10)
+    cpu = change(cpu, gdt=replace(cpu.system.gdt, base=NOWHERE))
+    vector, _, why = raised(cpu)
+    assert vector == PF
+    assert why == (
+        "`mov ds, eax` loads ds with 0x10, and the GDT cannot be read: its base is 0x10000000000 (limit 0x37), "
+        "and 0x10000000010 is not mapped"
+    )
+
+
+def test_frames_that_iret_misses():
+    frame = struct.pack("<5Q", CODE, 8, 0x246, STACK - 0x80, 0x10)
+    for before, code, words in (
+        (
+            struct.pack("<Q", 2),
+            "48 cf",
+            "`iretq` takes 0x2 for RIP, most likely an error code that is still on the stack: it returns",
+        ),
+        (b"", "cf", "`iretd` takes words of 32 bits where the CPU has pushed 64: `iretq` is meant: it returns to"),
+    ):
+        cpu, ram = long_cpu(bytes.fromhex(code), rsp=STACK - 0x100)
+        ram.write(STACK - 0x100, before + frame)
+        assert words in raised(cpu)[2]
+    cpu, ram = long_cpu(bytes.fromhex("48 cf"), rsp=STACK - 0xF8)
+    ram.write(STACK - 0x100, frame)
+    assert "takes CS for RIP: a word too much was taken from the stack" in raised(cpu)[2]

@@ -1,0 +1,137 @@
+"""What the interrupt controllers tell of a guest's end: what is in service, what waits, and what is masked.
+
+Sources: Intel 8259A data sheet (IRR, ISR, IMR, ICW2), Intel SDM volume 3A, 10.8.4 (the local APIC's ISR), 82093AA data
+sheet, 3.2.4 (redirection table).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..kvm import KvmError, chips
+from ..typed import TYPE_CHECKING, NamedTuple
+from ..x86 import lapic
+from ..x86.exceptions import Event, Kind, vector_name
+
+if TYPE_CHECKING:
+    from .post_mortem import PostMortem
+
+_PIT_PIN = 2
+_MASKED = 1 << 16
+"""A redirection entry's mask."""
+EXCEPTIONS = 32
+_CASCADE = 2
+
+
+class Interrupts(NamedTuple):
+    """The controllers as one CPU sees them. IRQs are numbered 0 to 15, as a PC's are."""
+
+    in_service: tuple[int, ...] = ()
+    """Vectors that were handed to this CPU, whose end of interrupt has not come; the latest first."""
+    pic_bases: tuple[int, ...] = ()
+    """The vectors of IRQ 0 and IRQ 8, if the PICs send interrupts to this CPU."""
+    waiting: tuple[int, ...] = ()
+    """IRQs that the PICs have not yet handed to the CPU."""
+    masked: tuple[int, ...] = ()
+    level: tuple[int, ...] = ()
+    """IRQs that wait because their line is still high, whoever acknowledged them."""
+    routed: tuple[tuple[int, int], ...] = ()
+    """(vector, IRQ) of the IOAPIC's inputs that are not masked."""
+
+    def irq(self, vector: int) -> int | None:
+        """The IRQ that comes as `vector`; None if none does."""
+        for number, base in enumerate(self.pic_bases):
+            if base <= vector < base + 8:
+                return 8 * number + vector - base
+        return dict(self.routed).get(vector)
+
+    def name(self, vector: int) -> str:
+        """ "IRQ 0", or "interrupt 0x30" for what is no IRQ."""
+        irq = self.irq(vector)
+        return f"interrupt {vector:#x}" if irq is None else f"IRQ {irq}"
+
+    def came(self, vector: int) -> str:
+        """ "IRQ 0 came as interrupt 0x20", and if that is an exception's vector, whose mistake it is."""
+        if self.irq(vector) is None:
+            return f"interrupt {vector:#x} came"
+        if vector >= EXCEPTIONS:
+            return f"{self.name(vector)} came as interrupt {vector:#x}"
+        looks = f", so it looks like {vector_name(vector)}"
+        return f"{self.name(vector)} came as interrupt {vector}: the PIC has not been remapped{looks}"
+
+    def events(self) -> list[Event]:
+        """What is in service, as what the CPU was to deliver."""
+        return [Event(vector, None, self.came(vector), kind=Kind.INTERRUPT) for vector in self.in_service]
+
+    @property
+    def like_exceptions(self) -> list[int]:
+        """Vectors of exceptions that an IRQ may have come as: those in service first."""
+        open_ = [base + bit for number, base in enumerate(self.pic_bases) for bit in range(8)
+                 if base and 8 * number + bit not in self.masked]  # fmt: skip
+        vectors = [*(vector for vector in self.in_service if self.irq(vector) is not None), *open_]
+        return [vector for vector in dict.fromkeys(vectors) if vector < EXCEPTIONS]
+
+    def only_irq(self) -> int | None:
+        """The one IRQ that can have come lately; None if several can."""
+        handled = [irq for irq in map(self.irq, self.in_service) if irq is not None]
+        open_ = [irq for irq in range(16) if self.pic_bases and irq not in self.masked and irq != _CASCADE]
+        found = set(handled) or {*open_, *(irq for _, irq in self.routed)}
+        return found.pop() if len(found) == 1 else None
+
+    def state(self, *, enabled: bool) -> list[str]:
+        """What keeps a CPU from being interrupted, in clauses. `enabled` is its RFLAGS.IF."""
+        words = [] if enabled else ["interrupts off"]
+        for vector in self.in_service[:1]:
+            end = " and was never acknowledged (no EOI)" if enabled else ""
+            words.append(f"{self.name(vector)} is in service{end}")
+        level = [irq for irq in self.level if enabled or self.in_service]
+        if level:
+            words.append(f"{_irqs(level)} comes again and again: its line is still high")
+        refused = [irq for irq in self.waiting if irq in self.masked]
+        held = [irq for irq in self.waiting if irq not in self.masked and irq not in level]
+        if held and not enabled:
+            words.append(f"{_irqs(held)} waits")
+        if refused and not self.routed:
+            words.append(f"{_irqs(refused)} waits, but is masked in the PIC")
+        elif enabled and not self.routed and set(self.masked) >= {*range(16)} - {_CASCADE}:
+            words.append("the PIC masks every IRQ")
+        return words
+
+
+NO_INTERRUPTS = Interrupts()
+
+
+def _irqs(numbers: Iterable[int]) -> str:
+    return "IRQ " + ", ".join(map(str, numbers))
+
+
+def interrupts(end: PostMortem, vcpu: int) -> Interrupts:
+    """What the controllers say, as far as they can be asked."""
+    try:
+        page = end.vcpus[vcpu].get_lapic()
+        routed = tuple(
+            (entry & 0xFF, 0 if pin == _PIT_PIN else pin)
+            for pin, entry in enumerate(chips.ioapic(end.vm).redirections)
+            if not entry & _MASKED and entry & 0xFF
+        )
+        vectors = lapic.vectors(page, lapic.ISR)
+        if vcpu:
+            return Interrupts(tuple(vectors[::-1]), routed=routed)
+        both = chips.pics(end.vm)
+    except KvmError:
+        return Interrupts()
+    for pic in both:
+        vectors += [pic.irq_base + bit for bit in range(8) if pic.isr >> bit & 1]
+
+    def lines(masks: Iterable[int]) -> tuple[int, ...]:
+        return tuple(8 * number + bit for number, mask in enumerate(masks) for bit in range(8)
+                     if mask >> bit & 1 and (number, bit) != (0, _CASCADE))  # fmt: skip
+
+    return Interrupts(
+        in_service=tuple(vectors[::-1]),
+        pic_bases=tuple(pic.irq_base for pic in both),
+        waiting=lines(pic.irr for pic in both),
+        masked=lines(pic.imr for pic in both),
+        level=lines(pic.irr & pic.elcr & ~pic.imr for pic in both),
+        routed=routed,
+    )
