@@ -150,6 +150,7 @@ RUNS = {
 }  # fmt: skip
 
 ELSEWHERE = {
+    "clocks": "tests/kvm/test_engine.py",
     "crash-sse": "test_machine_run.py: it ends as the KVM can or cannot run it",
     "demo": "test_machine_net.py: its table says what the machine has",
     **dict.fromkeys(("chaos", "flood", "deaf"), "test_machine_hostile.py: they never end"),
