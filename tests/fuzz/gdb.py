@@ -59,6 +59,7 @@ class Chunks(Target):
     """`Decoder` on a stream in pieces: nothing raises, and it keeps no more than a packet."""
 
     name = "gdb-packets"
+    share = 2.0
     alone = False
 
     def draw(self, source: Random) -> list[Input]:
@@ -190,6 +191,7 @@ class Conversation(Target):
     """(DATA, what the client sends) and (HAPPENS, a number: a stop, of which kind). The first input is the CPUs' mode."""
 
     name = "gdb-session"
+    share = 1.5
     alone = False
 
     def draw(self, source: Random) -> list[Input]:

@@ -103,6 +103,7 @@ class Recogniser(Parser):
     """`detect.recognise`, with all that tells what an image is not."""
 
     name = "recognise"
+    share = 1.5
     errors = (ImageError,)
     count = 800
 
@@ -125,6 +126,7 @@ class Symbols(Parser):
     """`SymbolTable` on ELF files: nothing raises."""
 
     name = "symbols"
+    share = 1.5
     count = 300
 
     def __init__(self) -> None:

@@ -62,6 +62,7 @@ class PlainText(Parser):
     """`plain.loads` on damaged JSON; what it takes, `dumps` writes."""
 
     name = "plain"
+    share = 1.5
     errors = (ValueError,)
     count = 1500
 
@@ -92,6 +93,7 @@ class SavedStates(Parser):
     """KVM's state of a VM and of a vCPU, with places changed. An input is a number that the changes come from."""
 
     name = "saved"
+    share = 0.5
     errors = (ValueError,)
     count = 150
 

@@ -169,10 +169,10 @@ class DescriptorTables(Parser):
     """GDT, IDT, interrupt vectors, TSS and I/O permission bitmap of any bytes."""
 
     name = "tables"
-    count = 200
+    count = 300
 
     def one(self, source: Random) -> Input:
-        size = source.choice((0, 1, 7, 8, 16, 104, 300, 2048))
+        size = source.choice((0, 1, 7, 8, 16, 16, 44, 104, 104, 300))
         return source.randbytes(size), number(source, 16), address(source), source.getrandbits(1)
 
     def feed(self, given: Input) -> None:
