@@ -2,6 +2,7 @@
 # make test   set up and run all tests; those that need what this machine lacks are skipped by name
 # make lint   style, types and import contracts
 # make bench  the benchmarks
+# make fuzz   hostile inputs for everything that takes any, for SECONDS=60 seconds
 # make guests the test guests alone, with a list of them
 # make clean  forget everything that was made
 #
@@ -17,8 +18,9 @@ BIN := $(VENV)/bin
 INSTALLS := pyproject.toml setup.py $(wildcard pykvm/kvm/_build.py pykvm/kvm/capabilities.py pykvm/kvm/sources.py pykvm/kvm/*.c pykvm/kvm/cdef/*.h)
 INSTALLS := $(filter-out pykvm/kvm/_kvm.c,$(INSTALLS))
 SCRATCH := build/scratch.img
+SECONDS ?= 60
 
-.PHONY: run test lint style types layers bench guests kvm clean
+.PHONY: run test lint style types layers bench fuzz guests kvm clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -46,6 +48,9 @@ layers: $(VENV)/.installed-dev
 bench: kvm $(VENV)/.installed
 	@./build_guests.sh > /dev/null
 	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 guests:
 	./build_guests.sh

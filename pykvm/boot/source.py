@@ -20,8 +20,8 @@ IMAGE_LIMIT = 1 << 30
 """Bytes of the largest image file that is read."""
 FIFO_PATIENCE = 10.0
 """Seconds for which a FIFO may have nothing to read."""
-_FIFO_PART = 1 << 20
-"""Bytes that are read of one at a time."""
+_PART = 1 << 20
+"""Bytes that are read of a file at a time."""
 _KINDS = {
     stat.S_IFBLK: "a block device: give it as a disk, by --disk",
     stat.S_IFCHR: "a character device: an image is a regular file",
@@ -49,12 +49,9 @@ def read_image(source: ImageSource) -> bytes:
     try:
         with open(path, "rb", opener=_open) as file:
             mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISFIFO(mode):
-                content = _read_fifo(path, file.fileno())
-            elif stat.S_ISREG(mode):
-                content = file.read(IMAGE_LIMIT + 1)
-            else:
+            if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
                 raise ConfigError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}")
+            content = _read_in_parts(path, file.fileno())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     if len(content) > IMAGE_LIMIT:
@@ -67,9 +64,12 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
 
 
-def _read_fifo(path: str, fd: int) -> bytes:
-    """All that is written to a FIFO until its writers close it, as after `pykvm run <(zcat vmlinux.gz)`."""
-    import select  # few images come out of a FIFO
+def _read_in_parts(path: str, fd: int) -> bytes:
+    """All of a file; of a FIFO what is written until its writers close it, as after `pykvm run <(zcat vmlinux.gz)`.
+
+    To ask for all that there may be at once would take that much address space first.
+    """
+    import select
 
     ready = select.poll()
     ready.register(fd, select.POLLIN)
@@ -77,7 +77,7 @@ def _read_fifo(path: str, fd: int) -> bytes:
     while len(content) <= IMAGE_LIMIT:
         if not ready.poll(1000 * FIFO_PATIENCE):
             raise ConfigError(f"{path} is a FIFO, and nobody has written to it for {FIFO_PATIENCE:g} seconds")
-        data = os.read(fd, _FIFO_PART)
+        data = os.read(fd, _PART)
         if not data:
             break
         content += data

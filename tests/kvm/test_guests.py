@@ -150,7 +150,8 @@ RUNS = {
 }  # fmt: skip
 
 ELSEWHERE = {
-    "clocks": "tests/kvm/test_engine.py",
+    "clocks": "test_engine.py: a pause is told by it",
+    "msrs": "test_msrs.py: it does what it is told",
     "crash-sse": "test_machine_run.py: it ends as the KVM can or cannot run it",
     "demo": "test_machine_net.py: its table says what the machine has",
     **dict.fromkeys(("chaos", "flood", "deaf"), "test_machine_hostile.py: they never end"),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -109,3 +110,13 @@ def test_there_is_nothing_to_start() -> None:
             BootSource(None, Options(), "disk", None).loader(memory, [None])
     with pytest.raises(ConfigError, match="no image format 'tape'"):
         BootSource(None, Options(), "tape", None)
+
+
+def test_a_small_image_takes_little_memory_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(b"\xf4" * 512)
+    tracemalloc.start()
+    assert read_image(path) == b"\xf4" * 512
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20

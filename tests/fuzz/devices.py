@@ -1,0 +1,327 @@
+"""Each device of a PC: any accesses, alone and in blocks, with resets, time, what comes from the host, and states.
+
+What must hold: no access raises, what is read fits its size, a state that was saved comes back the same, a state that
+somebody changed is refused by ValueError or taken, and no state grows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pykvm.bus import PortBus
+from pykvm.console.port import ConsolePort
+from pykvm.device import Aside, Device, IrqLine
+from pykvm.devices.acpi_pm import AcpiPm
+from pykvm.devices.ata import AtaChannel
+from pykvm.devices.cmos import Cmos
+from pykvm.devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
+from pykvm.devices.fw_cfg import FwCfg
+from pykvm.devices.i8042 import I8042, Port92
+from pykvm.devices.ne2000 import Ne2000
+from pykvm.devices.pci import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
+from pykvm.devices.ps2_keyboard import KEYS
+from pykvm.devices.reset_control import ResetControl
+from pykvm.devices.uart16550 import Uart16550
+from pykvm.devices.vga import Vga, text_screen
+from pykvm.disk.memory import MemoryDisk
+from pykvm.disk.overlay import OverlayDisk
+from pykvm.memory import GuestMemory
+from pykvm.net.loopback import Loopback
+from pykvm.snapshot import plain
+
+from .state import changed
+from .target import Input, Random, Target, number
+
+WORDS, OPERATIONS = 600, 24_000
+"""Operations that are drawn for a round, and how many a round is made of."""
+STATE_LIMIT = 64 << 10
+"""Items and bytes of a state."""
+RAM = 1 << 20
+READ, WRITE, READ_BLOCK, WRITE_BLOCK, OTHER = range(5)
+KEY_NAMES = sorted(KEYS)
+
+
+def nothing(*_: object) -> None:
+    """For what the device tells the machine."""
+
+
+def line() -> IrqLine:
+    return IrqLine(nothing)
+
+
+def amount(state: object) -> int:
+    """How many items and bytes there are in a state."""
+    if isinstance(state, dict):
+        return sum(map(amount, state.values()))
+    if isinstance(state, list):
+        return sum(map(amount, state))
+    return len(state) if isinstance(state, (bytes, str)) else 1
+
+
+class Bench:
+    """A device on a bus. `hosts` are the things that happen to it from outside, each given a number."""
+
+    def __init__(self, make: Callable[[Bench], Device]) -> None:
+        self.time = 1_000_000_000_000
+        self.waiting: list[Callable[[], None]] = []
+        self.closing: list[Callable[[], None]] = []
+        self.hosts: dict[str, Callable[[int], object]] = {
+            "reset": self._reset, "pass": self._pass, "save": self._save, "damage": self._damage, "tell": self._tell,
+        }  # fmt: skip
+        self.device = make(self)
+        self.bus = PortBus()
+        self.bus.attach(self.device)
+        self.ports = [port for span in self.device.ports for port in range(span.base, span.end)]
+
+    def close(self) -> None:
+        for close in reversed(self.closing):
+            close()
+
+    def memory(self) -> GuestMemory:
+        memory = GuestMemory(RAM)
+        self.closing.append(memory.close)
+        return memory
+
+    def aside(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """An `Aside` that is over when the operation "finish" says so."""
+        self.waiting.append(lambda: done(work()))
+
+    def finish(self, _: int) -> None:
+        for each in self.waiting[:]:
+            self.waiting.remove(each)
+            each()
+
+    def _reset(self, _: int) -> None:
+        self.device.reset()
+
+    def _pass(self, nanoseconds: int) -> None:
+        self.time += nanoseconds
+        tick = getattr(self.device, "tick", None)
+        if tick is not None:
+            self.device.next_event()  # type: ignore[attr-defined]
+            tick()
+            self.device.next_event()  # type: ignore[attr-defined]
+
+    def _save(self, _: int) -> None:
+        state = self.device.save()
+        assert amount(state) < STATE_LIMIT, "the state grows"
+        self.device.restore(plain.loads(plain.dumps(state)))
+        again = self.device.save()
+        assert again == state, (state, again)
+
+    def _damage(self, seed: int) -> None:
+        good = self.device.save()
+        try:
+            self.device.restore(changed(Random(seed), good))
+        except ValueError:
+            self.device.restore(good)
+        else:
+            self._save(0)
+
+    def _tell(self, value: int) -> None:
+        port, size = self.ports[value % len(self.ports)], 1 << (value >> 10 & 1)
+        offset = port - self.ports[0]
+        for given in (None, value >> 16 & (1 << 8 * size) - 1):
+            name = self.device.register_name(offset, size, given)
+            if name:
+                self.device.explain(name, value >> 16 & 0xFF, given is not None)
+
+
+def _uart(bench: Bench) -> Device:
+    console = ConsolePort(threading.Condition(threading.RLock()))
+    bench.hosts["type"] = lambda value: console.waiting < 4096 and console.send(value.to_bytes(8, "little"))
+    bench.hosts["ready"] = lambda value: console.set_ready(bool(value & 1))
+    return Uart16550("COM1", 0x3F8, line(), console)
+
+
+def _ata(bench: Bench, aside: Aside | None = None) -> Device:
+    disks = [OverlayDisk(MemoryDisk(bytes(range(256)) * 256)), OverlayDisk(MemoryDisk(bytes(3 << 20)))]
+    bench.closing += [disk.close for disk in disks]
+    bench.hosts["discard"] = lambda value: disks[value & 1].discard()
+    if aside is None:
+        return AtaChannel("ATA0", 0x1F0, 0x3F6, line(), *disks)
+    bench.hosts["finish"] = bench.finish
+    return AtaChannel("ATA0", 0x1F0, 0x3F6, line(), *disks, aside)
+
+
+class _BadDisk(MemoryDisk):
+    """A disk of which every other sector cannot be used."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if offset >> 9 & 1:
+            raise OSError(5, "it is scratched")
+        return super().read_at(offset, length)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        if offset >> 9 & 1:
+            raise OSError(28, "it is full")
+        super().write_at(offset, data)
+
+    def flush(self) -> None:
+        raise OSError(5, "it is gone")
+
+
+def _bad_ata(bench: Bench) -> Device:
+    bench.hosts["finish"] = bench.finish
+    locked = MemoryDisk(bytes(1 << 16))
+    locked.read_only = True
+    return AtaChannel("ATA0", 0x1F0, 0x3F6, line(), _BadDisk(bytes(1 << 16)), locked, bench.aside)
+
+
+def _keyboard(bench: Bench) -> Device:
+    device = I8042(line(), line(), nothing, nothing)
+
+    def key(value: int) -> None:
+        move = device.press if value & 1 else device.release
+        move(KEY_NAMES[(value >> 1) % len(KEY_NAMES)])
+
+    def text(value: int) -> None:
+        with contextlib.suppress(ValueError):
+            device.type_text(chr(value % 0x130) * (value >> 16 & 63))
+
+    bench.hosts["key"], bench.hosts["text"] = key, text
+    return device
+
+
+def _ne2000(bench: Bench) -> Device:
+    cable = Loopback()
+    device = Ne2000("NIC0", irq=line(), backend=cable, mac=b"\x02\0\0\0\0\1")
+    targets = (b"\xff" * 6, b"\x02\0\0\0\0\1", b"\x01\0\x5e\0\0\1", b"\x02\0\0\0\0\2")
+
+    def receive(value: int) -> None:
+        if cable.deliver is not None:
+            cable.deliver((targets[value & 3] + value.to_bytes(8, "little") * 200)[: value >> 8 & 0x7FF])
+
+    bench.hosts["receive"] = receive
+    return device
+
+
+def _fw_cfg(bench: Bench) -> Device:
+    memory = bench.memory()
+    device = FwCfg(memory.read, memory.write)
+    for size in (0, 1, 300, 100_000):
+        device.add_file(f"etc/of-{size}", bytes(size))
+
+    def request(value: int) -> None:
+        control = (value & 0xFFFF) << 16 | value >> 16 & 0x1F
+        place = value >> 21 & 0xFFFFF
+        length = value >> 41 & 0x3FFFF
+        memory.write(0x800, b"".join(word.to_bytes(4, "big") for word in (control, length, 0, place)))
+        bench.bus.write(0x518, 4, 0x00080000)
+
+    bench.hosts["request"] = request
+    return device
+
+
+def _acpi(bench: Bench) -> Device:
+    device = AcpiPm(line(), nothing, lambda: bench.time)
+    bench.hosts["button"] = lambda value: device.press_power_button()
+    return device
+
+
+def _vga(bench: Bench) -> Device:
+    device = Vga(lambda: bench.time)
+    memory = bench.memory()
+    bench.hosts["look"] = lambda value: text_screen(device, memory.read).text
+    return device
+
+
+def _pci(bench: Bench) -> Device:
+    return PciHost((HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT, IDE))
+
+
+MAKERS: dict[str, Callable[[Bench], Device]] = {
+    "uart": _uart,
+    "ata": _ata,
+    "ata-aside": lambda bench: _ata(bench, bench.aside),
+    "ata-failing": _bad_ata,
+    "cmos": lambda bench: Cmos(line(), lambda: bench.time / 1e9, RAM),
+    "i8042": _keyboard,
+    "port92": lambda bench: Port92(nothing, nothing),
+    "ne2000": _ne2000,
+    "pci": _pci,
+    "fw_cfg": _fw_cfg,
+    "acpi_pm": _acpi,
+    "reset": lambda bench: ResetControl(nothing),
+    "exit": lambda bench: DebugExit(nothing),
+    "debug_console": lambda bench: DebugConsole(nothing),
+    "shutdown": lambda bench: ShutdownPort(nothing),
+    "vga": _vga,
+}
+COMMON = {
+    "i8042": (0x60, 0x20, 0xD1, 0xD2, 0xD4, 0xAA, 0xED, 0xF0, 0xF3, 0xFF, 0xF2, 0xF5, 0xF4, 0xAD, 0xAE, 0xA7, 0xA8),
+    "ata": (
+        0x20, 0x24, 0x29, 0x30, 0x34, 0x39, 0x40, 0x42, 0x70, 0x90, 0x91, 0xC4, 0xC5, 0xC6, 0xE7, 0xEA, 0xEC, 0xEF,
+        0xF8, 0xA0, 0xB0, 0xE0, 0xF0, 0x08, 0x10, 0x27,
+    ),
+    "ne2000": (0x21, 0x22, 0x0A, 0x12, 0x26, 0x61, 0x62, 0xA1, 0x40, 0x46, 0x4C, 0x60, 0x80, 0x1E),
+}  # fmt: skip
+"""Bytes that mean much to a device: its commands."""
+
+
+class DeviceTarget(Target):
+    """Operations (READ, port, size, 0), (WRITE, port, size, value), blocks, and (OTHER, what happens, 0, number)."""
+
+    unit = "operations"
+    alone = False
+
+    def __init__(self, name: str) -> None:
+        self.name = f"device-{name}"
+        self._make = MAKERS[name]
+        self._common = COMMON.get(name.partition("-")[0], (0, 1, 0x80, 0xFF))
+        bench = Bench(self._make)
+        self._ports = bench.ports
+        self._hosts = sorted(bench.hosts)
+        bench.close()
+
+    def draw(self, source: Random) -> list[Input]:
+        # Ports in favour change from round to round, so that long conversations with one register happen.
+        favoured = source.choices(self._ports, k=3)
+        return source.choices([self._operation(source, favoured) for _ in range(WORDS)], k=OPERATIONS)
+
+    def _operation(self, source: Random, favoured: list[int]) -> Input:
+        port = source.choice(favoured if source.randrange(2) else self._ports)
+        size = source.choice((1, 1, 1, 1, 2, 4))
+        kind = source.randrange(400)
+        if kind < 196:
+            return READ, port, size, 0
+        if kind < 392:
+            value = source.choice(self._common) if source.randrange(2) else number(source, 8 * size)
+            return WRITE, port, size, value & (1 << 8 * size) - 1
+        if kind == 392:
+            return READ_BLOCK, port, size, source.choice((0, 1, 7, 64, 512 // size))
+        if kind == 393:
+            filling = source.choice((b"\0", b"\xff", source.randbytes(1), source.randbytes(16)))
+            return WRITE_BLOCK, port, size, (filling * 512)[: source.choice((1, 7, 128, 512)) // size * size]
+        name = source.choice(self._hosts)
+        if name in ("damage", "reset", "save") and source.randrange(3):
+            name = "pass"
+        value = source.choice((0, 1000, 10**6, 10**9, 10**11)) if name == "pass" else number(source, 64)
+        return OTHER, name, 0, value
+
+    def run(self, inputs: Iterator[Input]) -> None:
+        bench = Bench(self._make)
+        read, write, hosts = bench.bus.read, bench.bus.write, bench.hosts
+        try:
+            for kind, port, size, value in inputs:
+                if kind == READ:
+                    if read(port, size) >> 8 * size:
+                        raise AssertionError(f"what was read from {port:#x} has more than {size} bytes")
+                elif kind == WRITE:
+                    write(port, size, value)
+                elif kind == OTHER:
+                    hosts[port](value)
+                elif kind == READ_BLOCK:
+                    assert len(bench.bus.read_block(port, size, value)) == size * value
+                else:
+                    bench.bus.write_block(port, size, value)
+            bench.hosts["save"](0)
+        finally:
+            bench.close()
+
+
+def targets() -> list[Target]:
+    return [DeviceTarget(name) for name in MAKERS]
