@@ -19,9 +19,8 @@ from pykvm.errors import PykvmError
 from pykvm.kvm.state import MpState
 from pykvm.memory import GuestMemory
 from pykvm.x86.cpu import Cpu
-from pykvm.x86.mode import linear_pc
 from pykvm.x86.paging import Walk
-from pykvm.x86.registers import Registers, SystemRegisters
+from pykvm.x86.registers import Registers, SystemRegisters, linear_pc
 
 from .target import Input, Random, Target, mutate, number
 
