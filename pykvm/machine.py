@@ -379,10 +379,16 @@ class Machine(Handlers):
 
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot | str | os.PathLike[str], **options: Any) -> Machine:
-        """A new machine that goes on from a snapshot, or from the directory of one; `options` as for Snapshot.fork."""
+        """A new machine that goes on from a snapshot, or from the directory of one.
+
+        `options` are those of Snapshot.fork, and, for a directory, of Snapshot.load.
+        """
         from .snapshot import Snapshot
 
-        return (snapshot if isinstance(snapshot, Snapshot) else Snapshot.load(snapshot)).fork(**options)
+        if not isinstance(snapshot, Snapshot):
+            loading = {name: options.pop(name) for name in ("verify", "trust_disks") if name in options}
+            snapshot = Snapshot.load(snapshot, **loading)
+        return snapshot.fork(**options)
 
     # Looking inside; pause first if it runs
 

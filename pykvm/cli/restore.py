@@ -18,6 +18,10 @@ from .saving import warn_in_words
     "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
+@ui.option(
+    "--trust-disks", is_flag=True,
+    help="Let the guest read the disk images that the snapshot names, whatever files of this host they are.",
+)  # fmt: skip
 @device_flags
 @ui.option(
     "--floppy",
@@ -41,6 +45,7 @@ from .saving import warn_in_words
 def command(
     path: str,
     disks: tuple[str, ...],
+    trust_disks: bool,
     device_options: dict[str, Any],
     floppy: str | None,
     timeout: float | None,
@@ -54,11 +59,11 @@ def command(
 ) -> int:
     """Go on from the snapshot in the directory PATH, which stays as it is. Options and exit status are those of `run`.
 
-    NICs have no cable unless --nic gives them one. The snapshot names its disks' image files; what the guest writes to
-    them is discarded at the end.
+    NICs have no cable unless --nic gives them one. The snapshot names its disks' image files. Those outside PATH are
+    opened only with --trust-disks, or if --disk gives them; what the guest writes to them is discarded at the end.
     """
     warn_in_words()
-    snapshot = Snapshot.load(path, verify=verify)
+    snapshot = Snapshot.load(path, verify=verify, trust_disks=trust_disks)
     saver = make_saver(snapshot_at, snapshot_to, snapshot)
     with ExitStack() as stack:
         machine = snapshot.fork(

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import PykvmError
 from ..snapshot.format import STATE
 from ..snapshot.load import Header, read_header
+from ..snapshot.unfinished import tidy
 from . import ui
 from .envelope import envelope
 
@@ -40,9 +41,13 @@ def age(seconds: float) -> str:
 @ui.argument("where", type=ui.Path(exists=True, file_okay=False, path_type=Path), default=".")
 @ui.option("--json", "as_json", is_flag=True, help="The same for programs.")
 def command(where: Path, as_json: bool) -> int:
-    """List the snapshots in the directory WHERE, or the one that it is: size on the disk, age, parent, text screen."""
+    """List the snapshots in the directory WHERE, or the one that it is: size on the disk, age, parent, text screen.
+
+    What saves have left in WHERE that were killed is removed.
+    """
     headers: list[Header] = []
     bad = 0
+    tidy(str(where))
     for path in find(where):
         try:
             headers.append(read_header(str(path)))

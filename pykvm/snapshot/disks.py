@@ -10,10 +10,15 @@ from typing import Any
 
 from ..disk import Disk
 from ..disk.image import open_disk
-from ..disk.memory import MemoryDisk
 from ..disk.overlay import CLUSTER, OverlayDisk
 from ..disk.raw import RawDisk
 from .errors import SnapshotError
+from .fields import as_table, file_name, flag, number
+
+SIZE_LIMIT = 1 << 57
+"""Bytes of the largest disk that there can be: 2^48 sectors."""
+BLANK_LIMIT = 1 << 40
+"""Bytes of the largest disk without an image file. Of what is only zeros one bit in 4 KiB is kept."""
 
 
 @dataclass(slots=True)
@@ -26,7 +31,7 @@ class SavedDisk:
     """When the image file was last changed: nanoseconds since 1970."""
     read_only: bool = False
     written: dict[int, bytes] | None = None
-    """Content of each cluster that was written, by offset, or, where there is no file, of each that is not all zeros.
+    """What was written, by offset, or, where there is no file, what is not all zeros: one or more whole clusters each.
     None for a disk that keeps its own content."""
 
     def as_plain(self) -> dict[str, Any]:
@@ -39,33 +44,30 @@ class SavedDisk:
     @classmethod
     def from_plain(cls, state: Any) -> SavedDisk:
         """Take back what `as_plain` returned; ValueError says what does not fit."""
-        if not isinstance(state, dict):
-            raise ValueError("a disk is not a table")
-        size, path, stamp = state.get("size"), state.get("path"), state.get("stamp")
-        if type(size) is not int or size <= 0 or type(stamp) is not int:
-            raise ValueError("a disk's size or stamp is not a number that can be")
-        if path is not None and (type(path) is not str or "\0" in path):
-            raise ValueError("a disk's path is not a text")
-        if type(state.get("read_only")) is not bool or type(state.get("overlay")) is not bool:
-            raise ValueError("a disk's read_only or overlay is not a truth value")
-        return cls(size, path, stamp, state["read_only"], {} if state["overlay"] else None)
+        state = as_table(state, "a disk")
+        path = None if state.get("path") is None else file_name(state, "path")
+        size = number(state, "size", BLANK_LIMIT if path is None else SIZE_LIMIT, least=1)
+        stamp = number(state, "stamp", (1 << 63) - 1, least=-1 << 63)
+        return cls(size, path, stamp, flag(state, "read_only"), {} if flag(state, "overlay") else None)
 
-    def put_cluster(self, offset: int, data: bytes) -> None:
-        """One more written cluster; ValueError unless the disk can have it."""
-        if self.written is None or offset % CLUSTER or len(data) != min(CLUSTER, self.size - offset):
-            raise ValueError(f"the disk has no cluster of {len(data)} bytes at {offset:#x}")
-        self.written[offset] = data
-
-    def open(self) -> Disk:
-        """The disk, opened anew from its image file."""
+    def open(self, within: str | None = None) -> Disk:
+        """The disk, opened anew from its image file; SnapshotError if that is not in the directory `within`."""
         if self.path is None:
             if self.written is None:
                 raise SnapshotError("the snapshot has a disk without a file of its own: give it as one of `disks`")
-            return OverlayDisk(MemoryDisk(bytes(self.size)))
-        disk = open_disk(self.path, "ro" if self.written is None and self.read_only else "discard", format="raw")
+            return OverlayDisk(_Blank(self.size))
+        path = self.path
+        if within is not None:
+            path = os.path.realpath(path)
+            if os.path.commonpath((path, os.path.realpath(within))) != os.path.realpath(within):
+                raise SnapshotError(
+                    f"the snapshot {within} names the file {self.path!r} of this host as a disk: if its guest may read "
+                    "that, confirm it by `Snapshot.load(..., trust_disks=True)` or `pykvm restore --trust-disks`; if "
+                    "not, give other disks"
+                )
+        disk = open_disk(path, "ro" if self.written is None and self.read_only else "discard", format="raw")
         try:
-            stamp = _stamp(self.path)
-            if stamp != self.stamp:
+            if _stamp(path) != self.stamp:
                 raise SnapshotError(
                     f"disk image {self.path!r} has been changed since the snapshot was taken: "
                     "restore the image, or give another one as one of `disks`"
@@ -74,6 +76,27 @@ class SavedDisk:
             disk.close()
             raise
         return disk
+
+
+class _Blank:
+    """`size` zeros, which nobody writes: what is under the clusters of a disk without a file."""
+
+    read_only = True
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return bytes(length)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        raise PermissionError("the disk is read-only")
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 def save_disk(disk: Disk | None) -> SavedDisk | None:
@@ -110,7 +133,9 @@ def restore_disk(state: SavedDisk | None, disk: Disk | None) -> None:
         for offset, _ in list(_not_zeros(disk)):
             disk.write_at(offset, bytes(min(CLUSTER, disk.size - offset)))
     for offset, data in (state.written or {}).items():
-        disk.write_at(offset, data)
+        # Long runs come from files, in which they may be holes; what is there already takes up no room.
+        if len(data) <= CLUSTER or disk.read_at(offset, len(data)) != data:
+            disk.write_at(offset, data)
 
 
 def written_through(disks: Sequence[Disk | None]) -> list[str]:
@@ -123,10 +148,11 @@ def written_through(disks: Sequence[Disk | None]) -> list[str]:
 
 
 def _not_zeros(disk: Disk) -> Iterator[tuple[int, bytes]]:
-    for offset in range(0, disk.size, CLUSTER):
-        data = disk.read_at(offset, min(CLUSTER, disk.size - offset))
-        if data.count(0) != len(data):
-            yield offset, data
+    if isinstance(disk, OverlayDisk) and isinstance(disk.base, _Blank):
+        clusters = disk.changed()
+    else:
+        clusters = ((at, disk.read_at(at, min(CLUSTER, disk.size - at))) for at in range(0, disk.size, CLUSTER))
+    return ((offset, data) for offset, data in clusters if data.count(0) != len(data))
 
 
 def _absolute(path: str | None) -> str | None:

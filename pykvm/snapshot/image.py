@@ -1,8 +1,9 @@
 """RAM as it was at one moment, kept so that many machines can begin with it and a machine can go back to it.
 
-An image is a root, which is never written once it is there (a memfd, or the file of a saved snapshot), and the pages in
-which it differs from the root. Its `map` shows the whole: a copy-on-write mapping of the root with those pages written
-into it, so that only they take up memory, and the root's are shared by all images and machines that come from it.
+An image is a root, which is never written once it is there (a memfd: a file that others can cut would be no ground to
+stand on), and the pages in which it differs from the root. Its `map` shows the whole: a copy-on-write mapping of the
+root with those pages written into it, so that only they take up memory, and the root's are shared by all images and
+machines that come from it.
 
 A set of pages is a Python integer with bit N for the page at offset N * 4096 of the RAM.
 """
@@ -50,7 +51,7 @@ class Image:
     def memory(self) -> GuestMemory:
         """RAM that begins as this image, copy-on-write."""
         if self._whole is self.root and self.changed.bit_count() > FEW:
-            self._whole = _new_root(self.root.size)
+            self._whole = new_root(self.root.size)
             copy_extents(self.map, self._whole.fd, self.data())
         memory = GuestMemory(self.root.size, self._whole.fd)
         if self._whole is self.root and self.changed:
@@ -64,12 +65,13 @@ class Image:
 
 def freeze(memory: GuestMemory) -> Root:
     """A root with a copy of the RAM, which holds still: what was never touched is not copied, and takes no room."""
-    root = _new_root(memory.size)
+    root = new_root(memory.size)
     copy_extents(memory.map, root.fd, [(0, memory.size)] if memory.private else extents(memory.fd, memory.size))
     return root
 
 
-def _new_root(size: int) -> Root:
+def new_root(size: int) -> Root:
+    """A root of zeros, to be filled."""
     root = Root(os.memfd_create("pykvm-snapshot", os.MFD_CLOEXEC), size)
     os.ftruncate(root.fd, size)
     return root
@@ -94,9 +96,8 @@ def fill(memory: GuestMemory, image: Image) -> None:
             target[offset : offset + length] = source[offset : offset + length]
 
 
-def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of each part of the file, up to `size`, that is not a hole; widened to whole pages."""
-    at = 0
+def extents(fd: int, size: int, at: int = 0) -> Iterator[tuple[int, int]]:
+    """Offset and length of each part of the file, from `at` up to `size`, that is no hole; widened to whole pages."""
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from isal.isal_zlib import crc32
-
 from ..boot.rom import MAX_SIZE
-from ..device_options.nics import NE2000_CARDS
-from ..device_options.serial_ports import COM_PORTS
+from ..console.port import OUTPUT_MOST
+from ..device_options import device_options
+from ..device_options.option import DeviceOption
 from ..disk.overlay import CLUSTER
 from ..kvm import System
 from ..kvm.saved import SavedState
@@ -22,30 +21,32 @@ from ..memory import PAGE_SIZE
 from ..pc import ATA_CHANNELS
 from ..x86.cpuid import CpuidEntry
 from . import features, plain
+from .contents import Contents, Firmware, Shape
 from .disks import SavedDisk
 from .errors import SnapshotError
-from .fields import flag, items, number, table
+from .fields import as_table, file_name, flag, items, number, table, text, texts
+from .files import content, extents_of, open_file, read, whole
 from .format import (
     CHECKSUM,
-    CHUNK,
     FIRMWARE,
     FORMAT,
     GENERATIONS,
     MEMORY,
     RAM_LIMIT,
+    SCREEN_LIMIT,
     STATE,
     STATE_LIMIT,
     WRITTEN_LIMIT,
-    Extent,
-    chunks,
 )
-from .image import Image, Root, pages_in, runs
-from .snapshot import Firmware, Shape, Snapshot
+from .layers import Layer, assemble
 
+SHAPE = ("memory", "cpus", "bios", "firmware", "no_reboot")
+"""In a machine's table, what is no device option."""
 ATTEMPTS = 8
 """How often a snapshot is read that is being replaced."""
 
 Read = TypeVar("Read")
+Made = TypeVar("Made", bound=Contents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +65,47 @@ class Header:
     """Bytes that it takes up on the disk."""
 
 
-def load(path: str, verify: bool) -> Snapshot:
-    """See `Snapshot.load`."""
-    return _load(os.path.abspath(path), verify, ())
+def load(path: str, verify: bool, trust_disks: bool, make: type[Made]) -> Made:
+    """See `Snapshot.load`; `make` is what it becomes."""
+    path = os.path.abspath(path)
+    return _tell(path, lambda home: _load_from(home, path, verify, trust_disks, make))
 
 
-def _load(path: str, verify: bool, descendants: tuple[str, ...]) -> Snapshot:
-    if len(descendants) > GENERATIONS:
-        raise SnapshotError(f"{descendants[0]} has more than {GENERATIONS} ancestors")
+def read_header(path: str) -> Header:
+    """What a list shows, without the contents; SnapshotError if `path` is no snapshot that can be read."""
+    return _tell(path, lambda home: _header(home, path))
+
+
+def _ancestors(stack: ExitStack, layer: Layer) -> list[Layer]:
+    """The layers under this one, the nearest first."""
+    youngest, found = layer.path, [os.path.realpath(layer.path)]
+    layers: list[Layer] = []
+    replaced: list[str] = []
+    while layer.parent is not None:
+        parent_id, link = layer.parent
+        where = os.path.normpath(os.path.join(os.path.dirname(layer.path), link))
+        if os.path.realpath(where) in found:
+            raise SnapshotError(f"{layer.path}: its parent {where!r} has it as an ancestor")
+        if len(found) > GENERATIONS:
+            raise SnapshotError(f"{youngest} has more than {GENERATIONS} ancestors")
+        if not os.path.isdir(where):
+            raise SnapshotError(f"{layer.path} is incomplete without its parent {where!r}, which is not there")
+        above, layer = layer, _tell(where, partial(_open_layer, stack, where))
+        found.append(os.path.realpath(where))
+        layers.append(layer)
+        if layer.id != parent_id:
+            replaced.append(f"{above.path}: its parent {where!r} has been replaced by another snapshot")
+        elif layer.size != above.size:
+            replaced.append(f"{above.path} has {above.size} bytes of RAM, its parent {where!r} has {layer.size}")
+    if replaced:
+        raise SnapshotError(replaced[0])
+    return layers
+
+
+def _tell(path: str, read_from: Callable[[int], Read]) -> Read:
+    """What `read_from` makes of the directory, given its descriptor; SnapshotError, whatever is wrong."""
     try:
-        return _read_whole(path, lambda home: _load_from(home, path, verify, descendants))
+        return _read_whole(path, read_from)
     except OSError as error:
         raise SnapshotError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -97,62 +129,43 @@ def _read_whole(path: str, read: Callable[[int], Read]) -> Read:
     raise SnapshotError(f"{path} is replaced again and again while it is read")
 
 
-def _load_from(home: int, path: str, verify: bool, descendants: tuple[str, ...]) -> Snapshot:
-    state = _read_state(home, path)
-    link = _parent(state)
-    parent = None
-    if link is not None:
-        parent_id, where = link[0], os.path.normpath(os.path.join(os.path.dirname(path), link[1]))
-        if os.path.realpath(where) in map(os.path.realpath, (path, *descendants)):
-            raise SnapshotError(f"{path}: its parent {where!r} has it as an ancestor")
-        if not os.path.isdir(where):
-            raise SnapshotError(f"{path} is incomplete without its parent {where!r}, which is not there")
-        parent = _load(where, verify, (*descendants, path))
-        if parent.id != parent_id:
-            raise SnapshotError(f"{path}: its parent {where!r} has been replaced by another snapshot")
-    return _build(home, path, state, parent, verify)
-
-
-def read_header(path: str) -> Header:
-    """What a list shows, without the contents; SnapshotError if `path` is no snapshot that can be read."""
-    try:
-        return _read_whole(path, lambda home: _header(home, path))
-    except OSError as error:
-        raise SnapshotError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, OverflowError) as error:
-        raise SnapshotError(f"{path} is damaged: {error}") from error
-
-
 def _header(home: int, path: str) -> Header:
     state = _read_state(home, path)
-    shape, link, screen = _shape(table(state, "machine")), _parent(state), items(state, "screen")
-    if type(state.get("id")) is not str or not all(type(line) is str for line in screen):
-        raise ValueError("the id or the screen is not text")
+    shape, link = _shape(table(state, "machine")), _parent(state)
     with os.scandir(home) as entries:
         size = sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
     parent = None if link is None else link[1]
-    return Header(path, state["id"], parent, _created(state), shape.memory, shape.cpus, "\n".join(screen), size)
+    return Header(path, text(state, "id"), parent, _created(state), shape.memory, shape.cpus, _screen(state), size)
 
 
 def _read_state(home: int, path: str) -> dict[str, Any]:
     with ExitStack() as stack:
-        fd = _open(stack, home, STATE)
+        fd = open_file(stack, home, STATE)
         if os.fstat(fd).st_size > STATE_LIMIT:
             raise ValueError(f"{STATE} is longer than {STATE_LIMIT >> 20} MiB")
-        raw = _read(fd, 0, os.fstat(fd).st_size)
-        given = _read(_open(stack, home, CHECKSUM), 0, 64)
+        raw = read(fd, 0, os.fstat(fd).st_size)
+        given = read(open_file(stack, home, CHECKSUM), 0, 64)
     if hashlib.sha256(raw).hexdigest().encode() != given:
         raise ValueError(f"{STATE} has not the checksum that {CHECKSUM} says")
-    state = plain.loads(raw.decode("ascii"))
-    if not isinstance(state, dict):
-        raise ValueError(f"{STATE} is not a table")
+    state = as_table(plain.loads(raw.decode("ascii")), STATE)
     if state.get("format") != FORMAT:
         raise SnapshotError(f"{path} has the format {state.get('format')!r:.20}; this pykvm reads format {FORMAT} only")
     return state
 
 
-def _build(home: int, path: str, state: dict[str, Any], parent: Snapshot | None, verify: bool) -> Snapshot:
-    shape = _shape(table(state, "machine"))
+def _layer(stack: ExitStack, home: int, path: str, state: dict[str, Any]) -> Layer:
+    size = _shape(table(state, "machine")).memory
+    parts, fd = extents_of(state, "memory", size, PAGE_SIZE), open_file(stack, home, MEMORY)
+    return Layer(path, text(state, "id"), _parent(state), size, parts, fd)
+
+
+def _open_layer(stack: ExitStack, path: str, home: int) -> Layer:
+    return _layer(stack, home, path, _read_state(home, path))
+
+
+def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type[Made]) -> Made:
+    state = _read_state(home, path)
+    shape, link = _shape(table(state, "machine")), _parent(state)
     system = System()
     try:
         saved = SavedState.from_plain(table(state, "processors"), system)
@@ -160,178 +173,108 @@ def _build(home: int, path: str, state: dict[str, Any], parent: Snapshot | None,
         system.close()
     if len(saved.vcpus) != shape.cpus:
         raise ValueError(f"there are {len(saved.vcpus)} vCPUs, and {shape.cpus} are named")
-    consoles, screen = items(state, "consoles"), items(state, "screen")
-    if len(consoles) != shape.serial_ports + 1 or not all(isinstance(console, dict) for console in consoles):
-        raise ValueError("there are not as many consoles as ports")
-    devices = table(state, "devices")
-    if not all(isinstance(device, dict) for device in devices.values()):
-        raise ValueError("a device's state is not a table")
-    if type(state.get("id")) is not str or not all(type(line) is str for line in screen):
-        raise ValueError("the id or the screen is not text")
-    disks = [_disk(home, place, disk) for place, disk in enumerate(items(state, "disks"))]
+    disks = [_disk(home, place, disk, path) for place, disk in enumerate(items(state, "disks"))]
     if not 0 < len(disks) <= 2 * len(ATA_CHANNELS) + 1:
         raise ValueError("there are not as many disks as places")
-    image = _image(home, shape.memory, _extents(items(state, "memory"), shape.memory, PAGE_SIZE), parent, verify)
-    return Snapshot(
+    with ExitStack() as stack:
+        layer = _layer(stack, home, path, state)
+        image = assemble([*reversed(_ancestors(stack, layer)), layer], verify)
+    return make(
         shape=shape,
         state=saved,
         cpuid=[_cpuid(entry) for entry in items(state, "cpuid")],
         features=features.from_plain(table(state, "features")),
-        devices=devices,
+        devices={name: as_table(device, name) for name, device in table(state, "devices").items()},
         lines={int(irq): _levels(levels) for irq, levels in table(state, "lines").items()},
-        consoles=consoles,
+        consoles=_consoles(home, state, shape),
         disks=disks,
         image=image,
         firmware=_firmware(home, state, shape),
         no_reboot=flag(table(state, "machine"), "no_reboot"),
-        parent_id=parent.id if parent is not None else None,
-        id=state["id"],
+        parent_id=None if link is None else link[0],
+        id=text(state, "id"),
         created=_created(state),
-        screen="\n".join(screen),
+        screen=_screen(state),
         exits=number(state, "exits", 1 << 63),
         trusted=False,
+        trust_disks=trust_disks,
         home=path,
     )
 
 
-def _image(home: int, size: int, parts: list[Extent], parent: Snapshot | None, verify: bool) -> Image:
-    with ExitStack() as stack:
-        fd = _open(stack, home, MEMORY)
-        if os.fstat(fd).st_size != size:
-            raise ValueError(f"{MEMORY} has {os.fstat(fd).st_size} bytes, the machine {size}")
-        if parent is None:
-            image = Image(Root(os.dup(fd), size))
-            if verify:
-                _verify(image, parts)
-            return image
-        if parent.shape.memory != size:
-            raise ValueError(f"the parent has {parent.shape.memory} bytes of RAM, this has {size}")
-        image = Image(parent.image.root, parent.image.changed, parent.image.map)
-        for part in parts:
-            image.map[part.offset : part.offset + part.length] = _content(fd, part, MEMORY)
-        image.changed |= pages_in(((part.offset, part.length) for part in parts), size)
-        return image
-
-
-def _verify(image: Image, parts: list[Extent]) -> None:
-    """Every part has its checksum, and outside of them there are only zeros."""
-    size = image.root.size
-    outside = pages_in(image.root.data(), size) & ~pages_in(((part.offset, part.length) for part in parts), size)
-    with memoryview(image.map) as view:
-        for part in parts:
-            if crc32(view[part.offset : part.offset + part.length]) != part.crc:
-                raise ValueError(f"{MEMORY} has other content at {part.offset:#x} than was saved")
-        for offset, length in chunks(runs(outside)):
-            if view[offset : offset + length] != bytes(length):
-                raise ValueError(f"{MEMORY} has content at {offset:#x} where none was saved")
-
-
-def _disk(home: int, place: int, state: Any) -> SavedDisk | None:
+def _disk(home: int, place: int, state: Any, path: str) -> SavedDisk | None:
     if state is None:
         return None
     disk = SavedDisk.from_plain(state)
+    if disk.path is not None:
+        disk.path = os.path.join(path, disk.path)
     if disk.written is not None:
-        parts = _extents(items(state, "extents"), disk.size, CLUSTER)
+        parts = extents_of(state, "extents", disk.size, CLUSTER)
         if sum(part.length for part in parts) > WRITTEN_LIMIT:
             raise ValueError(f"more than {WRITTEN_LIMIT >> 30} GiB were written to disk {place}")
         with ExitStack() as stack:
-            fd = _open(stack, home, f"disk{place}")
+            fd = open_file(stack, home, f"disk{place}")
             if os.fstat(fd).st_size != disk.size:
                 raise ValueError(f"disk{place} has {os.fstat(fd).st_size} bytes, the disk {disk.size}")
-            for part in parts:
-                content = _content(fd, part, f"disk{place}")
-                for at in range(0, part.length, CLUSTER):
-                    disk.put_cluster(part.offset + at, content[at : at + CLUSTER])
+            disk.written = {part.offset: content(fd, part, f"disk{place}") for part in parts}
     return disk
 
 
+def _consoles(home: int, state: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
+    consoles = [as_table(console, "a console") for console in items(state, "consoles")]
+    if len(consoles) != shape.options["serial_ports"] + 1:
+        raise ValueError("there are not as many consoles as ports")
+    for place, console in enumerate(consoles):
+        console["output"] = whole(home, f"console{place}", console, "output", OUTPUT_MOST)
+    return consoles
+
+
 def _firmware(home: int, state: dict[str, Any], shape: Shape) -> Firmware | None:
-    images: list[bytes | None] = []
-    for name in FIRMWARE:
-        if state.get(name) is None:
-            images.append(None)
-            continue
-        parts = _extents(items(state, name), MAX_SIZE, 1)
-        with ExitStack() as stack:
-            fd = _open(stack, home, name)
-            images.append(b"".join(_content(fd, part, name) for part in parts))
-    rom, vga_bios = images
+    rom, vga_bios = (None if state.get(name) is None else whole(home, name, state, name, MAX_SIZE) for name in FIRMWARE)
     if shape.firmware != ("" if rom is None else hashlib.sha256(rom).hexdigest()):
         raise ValueError("the firmware has not the checksum that is told of it")
     return None if rom is None else Firmware(rom, vga_bios)
 
 
-def _content(fd: int, part: Extent, name: str) -> bytes:
-    content = _read(fd, part.offset, part.length)
-    if crc32(content) != part.crc:
-        raise ValueError(f"{name} has other content at {part.offset:#x} than was saved")
-    return content
-
-
-def _extents(given: list[Any], size: int, unit: int) -> list[Extent]:
-    """Extents of a file of `size` bytes: in rising order, apart, whole units but for the file's end."""
-    made, end = [], 0
-    for entry in given:
-        if not isinstance(entry, list) or len(entry) != 3 or not all(type(part) is int for part in entry):
-            raise ValueError("an extent is not three numbers")
-        part = Extent(*entry)
-        after = part.offset + part.length
-        if part.offset < end or part.offset % unit or not 0 < part.length <= CHUNK or after > size:
-            raise ValueError(f"the extent {part.offset:#x}+{part.length:#x} is not within the file, or not in order")
-        if after % unit and after != size:
-            raise ValueError(f"the extent {part.offset:#x}+{part.length:#x} is not made of units of {unit}")
-        made.append(part)
-        end = after
-    return made
-
-
-def _open(stack: ExitStack, home: int, name: str) -> int:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=home)
-    stack.callback(os.close, fd)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise ValueError(f"{name} is not a regular file")
-    return fd
-
-
-def _read(fd: int, offset: int, length: int) -> bytes:
-    parts = []
-    while length:
-        part = os.pread(fd, length, offset)
-        if not part:
-            raise ValueError("a file is shorter than it was")
-        parts.append(part)
-        offset, length = offset + len(part), length - len(part)
-    return b"".join(parts)
-
-
 def _shape(state: dict[str, Any]) -> Shape:
-    memory, cpus, nics = number(state, "memory", RAM_LIMIT), number(state, "cpus", 4096), items(state, "nics")
-    if not memory or memory % PAGE_SIZE or not cpus:
-        raise ValueError("the machine has no CPU, or RAM of a size that cannot be")
-    if len(nics) > len(NE2000_CARDS) or not all(type(mac) is bytes and len(mac) == 6 for mac in nics):
-        raise ValueError("the machine has too many NICs, or one without an address")
-    firmware = state.get("firmware")
-    if type(firmware) is not str:
-        raise ValueError("the firmware's checksum is not a text")
-    ports = number(state, "serial_ports", len(COM_PORTS))
-    return Shape(memory, cpus, ports, tuple(nics), flag(state, "bios"), firmware)
+    memory, cpus = number(state, "memory", RAM_LIMIT, 1), number(state, "cpus", 4096, 1)
+    if memory % PAGE_SIZE:
+        raise ValueError("the machine has RAM of a size that cannot be")
+    options = {name: value for name, value in state.items() if name not in SHAPE}
+    known = {option.name: option for option in device_options()}
+    if unknown := options.keys() - known.keys():
+        raise ValueError(f"the machine has what this pykvm does not know: {', '.join(sorted(unknown))}"[:200])
+    for name, option in known.items():
+        if name not in options:
+            options[name] = _without(option)
+        option.from_snapshot(options[name])
+    return Shape(memory, cpus, options, flag(state, "bios"), text(state, "firmware"))
+
+
+def _without(option: DeviceOption) -> Any:
+    """What a snapshot has that is older than the option: a machine without such devices."""
+    if option.default:
+        raise ValueError(f"{option.name} is missing")
+    return option.default
 
 
 def _parent(state: dict[str, Any]) -> tuple[str, str] | None:
-    link = state.get("parent")
-    if link is None:
+    if state.get("parent") is None:
         return None
-    if not isinstance(link, dict) or type(link.get("id")) is not str or type(link.get("path")) is not str:
-        raise ValueError("the parent is not named by id and path")
-    if "\0" in link["path"]:
-        raise ValueError("the parent's path is none")
-    return link["id"], link["path"]
+    link = table(state, "parent")
+    return text(link, "id"), file_name(link, "path")
+
+
+def _screen(state: dict[str, Any]) -> str:
+    screen = "\n".join(texts(state, "screen"))
+    if len(screen) > SCREEN_LIMIT:
+        raise ValueError(f"the screen has more than {SCREEN_LIMIT} characters")
+    return screen
 
 
 def _cpuid(entry: Any) -> CpuidEntry:
     names = ("function", "index", "flags", "eax", "ebx", "ecx", "edx")
-    if not isinstance(entry, dict) or entry.keys() != set(names):
-        raise ValueError("a CPUID leaf has not the seven fields")
+    entry = as_table(entry, "a CPUID leaf")
     return CpuidEntry(**{name: number(entry, name, (1 << 32) - 1) for name in names})
 
 

@@ -11,7 +11,7 @@ from ..disk import Disk
 from ..engine.board import Board
 from ..engine.engine import Engine
 from ..pc import Pc
-from .snapshot import Firmware, Shape
+from .contents import Firmware, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,7 @@ def parts_of(
     shape = Shape(
         board.memory.size,
         len(board.vcpus),
-        pc.options["serial_ports"],
-        tuple(pc.options["nics"]),
+        pc.options,
         pc.bios is not None,
         digest,
     )

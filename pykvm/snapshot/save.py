@@ -6,48 +6,57 @@ import ctypes
 import errno
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from isal.isal_zlib import crc32
 
-from ..disk.overlay import CLUSTER
 from ..memory import PAGE_SIZE
 from . import features, plain
+from .contents import Contents, Firmware, Shape
+from .disks import SavedDisk
 from .errors import SnapshotError
-from .format import CHECKSUM, CHUNK, FIRMWARE, FORMAT, MEMORY, RAM_LIMIT, STATE, STATE_LIMIT, WRITTEN_LIMIT, chunks
+from .format import (
+    CHECKSUM,
+    CHUNK,
+    EXTENTS,
+    FIRMWARE,
+    FORMAT,
+    MEMORY,
+    RAM_LIMIT,
+    STATE,
+    STATE_LIMIT,
+    WRITTEN_LIMIT,
+    chunks,
+)
 from .image import Image, pages_in, pages_of, runs
 from .load import read_header
-from .snapshot import Firmware, Snapshot
+from .unfinished import ASIDE, tidy, working_directory
 
 
-def save(snapshot: Snapshot, path: str, parent: Snapshot | None) -> None:
+def save(snapshot: Contents, path: str, parent: Contents | None) -> None:
     """See `Snapshot.save`."""
     path = os.path.abspath(path)
     home, name = os.path.split(path)
+    tidy(home)
     try:
         replaces = _is_replaceable(path)
         link = None
         if parent is not None:
             link = _parent_link(parent, path)
-        work = tempfile.mkdtemp(prefix=f".{name}.", dir=home)
+        with working_directory(home, name) as work:
+            _write(snapshot, work, parent, link)
+            _sync(work)
+            if replaces:
+                _exchange(work, path)
+            else:
+                os.rename(work, path)
+            _sync(home)
     except OSError as error:
-        raise SnapshotError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        _write(snapshot, work, parent, link)
-        _sync(work)
-        if replaces:
-            _exchange(work, path)
-        else:
-            os.rename(work, path)
-        _sync(home)
-    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{path} cannot be written: {error.strerror or error}") from error
+    except ValueError as error:
         raise SnapshotError(f"{path} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)  # what was replaced, or what was not finished
     snapshot.home = path
 
 
@@ -60,7 +69,7 @@ def _is_replaceable(path: str) -> bool:
     raise SnapshotError(f"{path} exists and is no snapshot: it is not replaced")
 
 
-def _parent_link(parent: Snapshot, path: str) -> dict[str, str]:
+def _parent_link(parent: Contents, path: str) -> dict[str, str]:
     if parent.home is None:
         raise SnapshotError("a parent must have been saved or loaded before")
     if os.path.realpath(parent.home) == os.path.realpath(path):
@@ -70,7 +79,7 @@ def _parent_link(parent: Snapshot, path: str) -> dict[str, str]:
     return {"id": parent.id, "path": os.path.relpath(parent.home, os.path.dirname(path))}
 
 
-def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[str, str] | None) -> None:
+def _write(snapshot: Contents, work: str, parent: Contents | None, link: dict[str, str] | None) -> None:
     shape = snapshot.shape
     if shape.memory > RAM_LIMIT:
         raise ValueError(f"the machine has more RAM than {RAM_LIMIT >> 40} TiB")
@@ -80,20 +89,21 @@ def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[st
             disks.append(None)
             continue
         state = disk.as_plain()
+        SavedDisk.from_plain(state)  # what a file cannot say is told now
         if disk.written is not None:
-            if len(disk.written) * CLUSTER > WRITTEN_LIMIT:
+            if sum(map(len, disk.written.values())) > WRITTEN_LIMIT:
                 raise ValueError(f"more than {WRITTEN_LIMIT >> 30} GiB were written to disk {number}")
             state["extents"] = _write_extents(os.path.join(work, f"disk{number}"), disk.size, disk.written.items())
         disks.append(state)
     image = snapshot.image
-    parts = image.data() if parent is None else runs(_difference(parent.image, image))
-    contents = ((at, image.map[at : at + length]) for at, length in chunks(parts))
+    parts = _bounded(image.data() if parent is None else runs(_difference(parent.image, image)))
+    contents = ((at, image.map[at : at + length]) for at, length in parts)
     state = {
         "format": FORMAT,
         "id": snapshot.id,
         "parent": link,
         "created": snapshot.created,
-        "machine": {**asdict(shape), "nics": list(shape.nics), "no_reboot": snapshot.no_reboot},
+        "machine": _machine(shape, no_reboot=snapshot.no_reboot),
         "screen": snapshot.screen.split("\n"),
         "exits": snapshot.exits,
         "memory": _write_extents(os.path.join(work, MEMORY), shape.memory, contents),
@@ -104,7 +114,7 @@ def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[st
         "processors": snapshot.state.as_plain(),
         "devices": snapshot.devices,
         "lines": {str(number): levels for number, levels in snapshot.lines.items()},
-        "consoles": snapshot.consoles,
+        "consoles": [_write_console(work, place, state) for place, state in enumerate(snapshot.consoles)],
     }
     raw = plain.dumps(state).encode()
     if len(raw) > STATE_LIMIT:
@@ -113,12 +123,46 @@ def _write(snapshot: Snapshot, work: str, parent: Snapshot | None, link: dict[st
     _write_file(os.path.join(work, CHECKSUM), f"{hashlib.sha256(raw).hexdigest()}  {STATE}\n".encode())
 
 
+def _machine(shape: Shape, *, no_reboot: bool) -> dict[str, Any]:
+    return {
+        "memory": shape.memory,
+        "cpus": shape.cpus,
+        **shape.options,
+        "bios": shape.bios,
+        "firmware": shape.firmware,
+        "no_reboot": no_reboot,
+    }
+
+
 def _write_firmware(work: str, firmware: Firmware | None) -> dict[str, list[list[int]] | None]:
-    extents = {}
-    for name in FIRMWARE:
-        image: bytes | None = None if firmware is None else getattr(firmware, FIRMWARE[name])
-        parts = () if image is None else ((at, image[at : at + length]) for at, length in chunks([(0, len(image))]))
-        extents[name] = None if image is None else _write_extents(os.path.join(work, name), len(image), parts)
+    images = {name: None if firmware is None else getattr(firmware, FIRMWARE[name]) for name in FIRMWARE}
+    return {name: None if image is None else _write_whole(work, name, image) for name, image in images.items()}
+
+
+def _write_console(work: str, place: int, state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "output": _write_whole(work, f"console{place}", state["output"])}
+
+
+def _write_whole(work: str, name: str, content: bytes) -> list[list[int]]:
+    if not content:
+        return []
+    parts = ((at, content[at : at + length]) for at, length in chunks([(0, len(content))]))
+    return _write_extents(os.path.join(work, name), len(content), parts)
+
+
+def _bounded(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """These parts of RAM as extents that are not too many: if they are, short gaps between them are saved, too."""
+    joined, gap = list(parts), PAGE_SIZE
+    while len(extents := list(chunks(joined))) > EXTENTS:
+        wider: list[tuple[int, int]] = []
+        for offset, length in joined:
+            if wider and offset - sum(wider[-1]) <= gap:
+                wider[-1] = wider[-1][0], offset + length - wider[-1][0]
+            else:
+                wider.append((offset, length))
+        if gap >= CHUNK:
+            raise ValueError(f"the machine uses more than {EXTENTS * CHUNK >> 30} GiB of RAM")
+        joined, gap = wider, 2 * gap
     return extents
 
 
@@ -174,17 +218,18 @@ def _sync(directory: str) -> None:
 
 
 def _exchange(one: str, other: str) -> None:
-    """Swap two directories in one step (renameat2 with RENAME_EXCHANGE), or in two where the file system cannot."""
+    """Put `one` in the place of `other`, which gets its name (renameat2 with RENAME_EXCHANGE: in one step), or, where
+    the libc, the kernel or the file system cannot do that, is put aside first."""
     libc, here, exchange = ctypes.CDLL(None, use_errno=True), -100, 2  # AT_FDCWD
-    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
-        return
-    if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), other)
-    aside = f"{one}.old"
-    os.rename(other, aside)
+    renameat2 = getattr(libc, "renameat2", None)
+    if renameat2 is not None:
+        if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), other)
+    os.rename(other, one + ASIDE)
     try:
         os.rename(one, other)
     except OSError:
-        os.rename(aside, other)
+        os.rename(one + ASIDE, other)
         raise
-    os.rename(aside, one)

@@ -1,127 +1,61 @@
-"""A snapshot as data, and what one can be made into: another machine, or a directory."""
+"""What a snapshot can be made into: another machine, or a directory."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..kvm.saved import SavedState
-from ..x86.cpuid import CpuidEntry
-from .disks import SavedDisk
-from .features import Features
-from .image import Image
+from .contents import Contents
 
 if TYPE_CHECKING:
-    from ..boot import EntryState
     from ..disk import Disk
     from ..machine import Machine
-    from ..net import NetBackend
-    from ..pc import Nic
 
 
-def _new_id() -> str:
-    """A random UUID of the kernel's: the module `uuid` takes long to import."""
-    with open("/proc/sys/kernel/random/uuid") as source:
-        return source.read().strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a machine must be made as, to have a snapshot put back."""
-
-    memory: int
-    cpus: int
-    serial_ports: int
-    nics: tuple[bytes, ...]
-    """The station addresses of the NICs."""
-    bios: bool
-    """Whether pykvm's own BIOS serves the guest."""
-    firmware: str
-    """SHA-256 of the firmware in its place, or nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Firmware:
-    """A firmware's image, which the guest cannot write, and the VGA BIOS that goes with it."""
-
-    rom: bytes
-    vga_bios: bytes | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Snapshot:
+class Snapshot(Contents):
     """The whole state of a machine at one moment. It never changes, and outlives the machine.
 
     Made by `Machine.snapshot` and `Snapshot.load`.
     """
 
-    shape: Shape
-    state: SavedState
-    """What KVM keeps: vCPUs, interrupt chips, timer, clock."""
-    cpuid: list[CpuidEntry]
-    features: Features
-    """What the CPU must have."""
-    devices: dict[str, dict[str, Any]]
-    """Each device's state, by its name and its first address."""
-    lines: dict[int, list[bool]]
-    """The levels of all interrupt lines, by interrupt."""
-    consoles: list[dict[str, Any]]
-    """What has been said on the debug console and on COM1 onwards, and the input that still waits."""
-    disks: list[SavedDisk | None]
-    """The hard disks, then the floppy disk."""
-    image: Image
-    firmware: Firmware | None = None
-    no_reboot: bool = False
-    """Whether a reset by the guest ends the run."""
-    parent_id: str | None = None
-    """The `id` of the snapshot that the machine was put back to, or had taken, before this one."""
-    id: str = field(default_factory=_new_id)
-    created: float = field(default_factory=time.time)
-    """Seconds since 1970."""
-    screen: str = ""
-    """What the text screen showed."""
-    exits: int = 0
-    """How often the machine had left the guest in that run."""
-    trusted: bool = True
-    """Whether it was taken in this process; a loaded one may be anything."""
-    entry: EntryState | None = None
-    """How the image was loaded, with its symbols: not part of a saved snapshot."""
-    home: str | None = None
-    """The directory that it was saved to or loaded from."""
+    __slots__ = ()
 
     def fork(
         self,
         *,
         disks: Sequence[Disk | str | os.PathLike[str] | None] | None = None,
         floppy: Disk | str | os.PathLike[str] | None = None,
-        nics: Sequence[Nic | NetBackend] | None = None,
         prepare: Callable[[Machine], object] | None = None,
+        **device_options: Any,
     ) -> Machine:
         """Another machine that goes on from here; its RAM is shared with the snapshot until it is written.
 
         The disks' image files are opened anew with their writes discarded, unless `disks` and `floppy` give others;
-        what had been written to a copy-on-write disk is put onto it. The NICs have no cable unless `nics` gives them
-        one. `prepare(machine)` adds what the first machine had besides: devices and handlers of your own. The machine
-        has not been started. Raises SnapshotError if the snapshot does not fit this host or that machine.
+        what had been written to a copy-on-write disk is put onto it. NICs have no cable unless `nics` gives them one;
+        so do other `device_options` for theirs. `prepare(machine)` adds what the first machine had besides: devices and
+        handlers of your own. The machine has not been started. Raises SnapshotError if the snapshot does not fit this
+        host or that machine, and if a loaded one names a disk image outside its directory that nobody has confirmed
+        (see `load`).
         """
         from ..boot import detect
+        from ..device_options import device_options as all_device_options
         from ..machine import Machine
 
         shape, firmware = self.shape, self.firmware
+        for option in all_device_options():
+            if option.name not in device_options:
+                device_options[option.name] = option.from_snapshot(shape.options[option.name])
         *hard_disks, floppy_disk = self._open_disks(disks is None, floppy is None)
         machine = Machine(
             memory=self.image.memory(),
             cpus=shape.cpus,
-            serial_ports=shape.serial_ports,
             disks=hard_disks if disks is None else disks,
             floppy=floppy_disk if floppy is None else floppy,
-            nics=self._nics() if nics is None else nics,
             format=detect.DISK if shape.bios else None,
             firmware=None if firmware is None else firmware.rom,
             no_reboot=self.no_reboot,
+            **device_options,
         )
         try:
             if firmware is not None and firmware.vga_bios is not None:
@@ -137,22 +71,17 @@ class Snapshot:
     def _open_disks(self, hard_disks: bool, floppy: bool) -> list[Disk | None]:
         """Those that are asked for, in the order of `disks`; None in place of the others."""
         opened: list[Disk | None] = []
+        within = None if self.trusted or self.trust_disks else self.home
         try:
             for number, disk in enumerate(self.disks):
                 wanted = floppy if number == len(self.disks) - 1 else hard_disks
-                opened.append(disk.open() if wanted and disk is not None else None)
+                opened.append(disk.open(within) if wanted and disk is not None else None)
         except BaseException:
             for made in opened:
                 if made is not None:
                     made.close()
             raise
         return opened
-
-    def _nics(self) -> list[Nic]:
-        from ..net.loopback import NoNet
-        from ..pc import Nic
-
-        return [Nic(NoNet(), mac) for mac in self.shape.nics]
 
     def save(self, path: str | os.PathLike[str], *, parent: Snapshot | None = None) -> None:
         """Write it to the directory `path`, which is replaced if it is a snapshot.
@@ -167,12 +96,13 @@ class Snapshot:
         save(self, os.fspath(path), parent)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Snapshot:
-        """Read it from a directory. Its RAM is mapped, not read, and must stay as it is while it is in use.
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = True, trust_disks: bool = False) -> Snapshot:
+        """Read it from a directory; what happens to the files afterwards does not matter.
 
-        `verify` has the checksum of every page compared, for which the pages are read. SnapshotError says what is wrong
-        with the file, or what this host lacks for it.
+        `verify` has the checksum of RAM compared. `trust_disks` lets forks open the disk images that the snapshot
+        names, whatever files they are: say so of a snapshot only if you know who made it. Those in the directory itself
+        may be opened without. SnapshotError says what is wrong with the files, or what this host lacks for them.
         """
         from .load import load
 
-        return load(os.fspath(path), verify)
+        return load(os.fspath(path), verify, trust_disks, cls)

@@ -453,7 +453,7 @@ def test_a_frame_in_the_nic_is_still_there(guest: Guest, step: int) -> None:
         told, exits = result(machine), sum(runner.exits for runner in machine.engine.runners)
         machine.restore(first)
         snapshot = taken_at(machine, Moment(exits=1 + (exits - 10) * step // 6 + 3 * step))
-    with snapshot.fork(nics=[Nic(Loopback(), snapshot.shape.nics[0])]) as fork:
+    with snapshot.fork(nics=[Nic(Loopback(), snapshot.shape.options["nics"][0])]) as fork:
         assert fork.run(LIMIT).code == 0
         assert result(fork) == told
 
