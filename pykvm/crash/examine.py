@@ -30,7 +30,7 @@ from .findings import Frame, Place, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
 from .wrong_mode import wrong_mode
-from .wrong_return import explain_taken, taken_by_ret
+from .wrong_return import explain_taken, explain_unseen, taken_by_ret
 
 Result = TypeVar("Result")
 
@@ -126,7 +126,8 @@ class _Examiner:
             if astray:
                 return astray
         if context.crash.kind is CrashKind.TRIPLE_FAULT:
-            sentence = explain_triple_fault(cpu, chain)
+            unseen = explain_unseen(cpu, context.irqs) if not chain and context.seen == "by replay" else ""
+            sentence = unseen or explain_triple_fault(cpu, chain)
             address = chain[0].event.address if chain else None
             symbol = self.places.symbol(address) if address is not None else ""
             return sentence.replace(f" {address:#x},", f" {address:#x} <{symbol}>,", 1) if symbol else sentence

@@ -45,6 +45,11 @@ class Interrupts(NamedTuple):
                 return 8 * number + vector - base
         return dict(self.routed).get(vector)
 
+    def vector(self, irq: int) -> int:
+        """How an IRQ comes that is not masked."""
+        routed = [vector for vector, number in self.routed if number == irq]
+        return routed[0] if routed else self.pic_bases[irq // 8] + irq % 8
+
     def name(self, vector: int) -> str:
         """ "IRQ 0", or "interrupt 0x30" for what is no IRQ."""
         irq = self.irq(vector)

@@ -10,11 +10,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..x86.cpu import Cpu
+from ..x86.delivery import deliver
 from ..x86.descriptors import NULL_SELECTORS, Descriptor
-from ..x86.registers import RFLAGS_RESERVED
+from ..x86.disasm import disassemble
+from ..x86.exceptions import Event, Kind
+from ..x86.registers import RFLAGS_IF, RFLAGS_RESERVED
 from .interrupts import Interrupts
 from .stack_scan import FLAGS_ZERO
 
+MAX_HANDLER = 512
+"""Bytes of a handler that are read."""
 STRAY = 0x1000
 """Bytes that a CPU may have executed from the wrong address on."""
 
@@ -52,6 +57,31 @@ def explain_taken(cpu: Cpu, taken: Taken, irqs: Interrupts) -> str:
     only = f"; IRQ {irq} is the only one that is not masked" if irq is not None and not irqs.in_service else ""
     how = f"{taken.what} was taken for a return address{only}"
     return f"`ret` took what an interrupt had pushed: {handler} must end in `{_iret(cpu)}` ({how})"
+
+
+def explain_unseen(cpu: Cpu, irqs: Interrupts) -> str:
+    """The sentence where an interrupt came whose handler a second run could not be stepped through; "" if none can."""
+    irq = irqs.only_irq()
+    if not cpu.registers.rflags & RFLAGS_IF or irq is None:
+        return ""
+    vector = irqs.vector(irq)
+    entered = deliver(cpu, Event(vector, None, "", kind=Kind.INTERRUPT))
+    if entered.problem is not None or entered.registers is None:
+        return f"Probably {irqs.came(vector)}" + (f", and {entered.problem.why}" if entered.problem is not None else "")
+    if _ends_in_ret(cpu, entered.registers.rip):
+        taken = "Probably `ret` took what an interrupt had pushed"
+        how = f"that at {entered.registers.rip:#x} ends in `ret`"
+        return f"{taken}: the handler of IRQ {irq} must end in `{_iret(cpu)}` ({how})"
+    return f"Probably {irqs.came(vector)}, and its handler at {entered.registers.rip:#x} led to the fault"
+
+
+def _ends_in_ret(cpu: Cpu, address: int) -> bool:
+    """Whether a function's first way out, read from its start on, is a near return."""
+    for line in disassemble(cpu.peek(address, MAX_HANDLER), address, cpu.mode.bits):
+        name = line.text.partition(" ")[0]
+        if name == "ret" or name.startswith((".byte", "jmp", "ljmp", "iret", "hlt", "ud2")):
+            return name == "ret"
+    return False
 
 
 def _iret(cpu: Cpu) -> str:

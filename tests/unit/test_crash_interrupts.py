@@ -12,7 +12,7 @@ from pykvm.crash.cause import first_event
 from pykvm.crash.findings import Place
 from pykvm.crash.handler import find_interrupted
 from pykvm.crash.interrupts import Interrupts
-from pykvm.crash.wrong_return import explain_taken, taken_by_ret
+from pykvm.crash.wrong_return import explain_taken, explain_unseen, taken_by_ret
 from pykvm.x86.cpu import Cpu
 from pykvm.x86.registers import RFLAGS_IF
 
@@ -130,3 +130,23 @@ def test_in_protected_mode() -> None:
         "`ret` took what an interrupt had pushed: the handler of the interrupt or exception must end in `iret` "
         "(CS was taken for a return address)"
     )
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (
+            "50 58 c3",
+            "Probably `ret` took what an interrupt had pushed: the handler of IRQ 0 must end in `iretq` (that at",
+        ),
+        ("50 58 48 cf", "Probably IRQ 0 came as interrupt 0x20, and its handler at 0xa000 led to the fault"),
+    ],
+)
+def test_a_handler_that_no_step_ends_in(handler: str, words: str) -> None:
+    cpu, ram = long_cpu(b"\xeb\xfe", rflags=2 | RFLAGS_IF)
+    cpu = replace(cpu, system=replace(cpu.system, idt=replace(cpu.system.idt, limit=0xFFF)))
+    ram.write(0xA000, bytes.fromhex(handler))
+    gate64(ram, 0x20, 0xA000)
+    assert explain_unseen(cpu, REMAPPED).startswith(words)
+    assert explain_unseen(cpu, REMAPPED._replace(masked=())) == ""
+    assert explain_unseen(replace(cpu, registers=replace(cpu.registers, rflags=2)), REMAPPED) == ""
