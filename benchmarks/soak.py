@@ -14,6 +14,7 @@ import argparse
 import gc
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -114,7 +115,11 @@ def killed(source: random.Random) -> int:
             assert run.stdout.read(source.randrange(1, 20_000))
         run.send_signal(source.choice((2, 9, 15)))
         run.stdout.close()
-        run.wait(LIMIT)
+        try:
+            run.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            raise
     return 1
 
 
@@ -181,6 +186,8 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=3, help="minutes between two lines [3]")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    # A shell's background jobs ignore SIGINT, and so would the children that are sent it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     source, done = random.Random(given.seed), Counter[str]()
     turns = 0
 
