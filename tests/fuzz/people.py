@@ -18,6 +18,7 @@ from pykvm.cli import options, ui
 from pykvm.cli.vga_terminal import KeyboardPort
 from pykvm.console.terminal import ESCAPE, Terminal
 from pykvm.device import IrqLine
+from pykvm.device_options.nics import parse_nic
 from pykvm.devices.i8042 import I8042
 from pykvm.errors import ConfigError
 from pykvm.memory import parse_size
@@ -203,7 +204,7 @@ class Values(Parser):
                     disk.close()
             case 3:
                 if not text.startswith("tap:") or len(text) > 19:
-                    options.open_nic(text).backend.close()
+                    parse_nic(text).backend.close()
             case 4:
                 Path("file").write_bytes(bytes(512))
                 options.make_module(text)
@@ -239,7 +240,7 @@ class CommandLines(Parser):
             "-qq",
         ]
         for name in cli.COMMANDS:
-            for option in cli._find(name).options:
+            for option in cli.find_command(name).options:
                 self._names += option.names
 
     def one(self, source: Random) -> Input:
@@ -250,7 +251,7 @@ class CommandLines(Parser):
         return tuple(words)
 
     def run(self, inputs: Iterator[Input]) -> None:
-        commands = [cli._find(name) for name in cli.COMMANDS]
+        commands = [cli.find_command(name) for name in cli.COMMANDS]
         functions = [command.function for command in commands]
         try:
             for command in commands:

@@ -14,6 +14,7 @@ from pykvm.crash.event import Crash, CrashKind
 from pykvm.crash.examine import examine
 from pykvm.crash.findings import Place
 from pykvm.crash.handler import find_interrupted
+from pykvm.crash.interrupts import Interrupts
 from pykvm.crash.text import render
 from pykvm.x86 import tables
 from pykvm.x86.cpu import Cpu
@@ -237,6 +238,17 @@ class Events(FromNumber):
         error_code_words(vector, code or 0)
 
 
+def any_interrupts(source: Random) -> Interrupts:
+    """Interrupt controllers in any state."""
+
+    def some(limit: int) -> tuple[int, ...]:
+        return tuple(source.randrange(limit) for _ in range(source.randrange(3)))
+
+    bases = source.choice(((), (8, 0x70), (0x20, 0x28)))
+    irqs = some(16) if bases else ()
+    return Interrupts(some(256), bases, irqs, some(16), irqs[:1], tuple(zip(some(256), some(16), strict=False)))
+
+
 class Crashes(FromNumber):
     """A report of any CPU that cannot go on, whole, in all its forms."""
 
@@ -250,8 +262,8 @@ class Crashes(FromNumber):
         cpu, kind = any_cpu(source), source.choice(KINDS)
         report = examine(
             CrashContext(
-                cpu, Crash(0, kind), interrupted=find_interrupted(cpu, Place), is_ram=lambda gpa: gpa < RAM,
-                in_service=[8] * source.getrandbits(1), last=[(CODE, b"\x90", 64)] * source.getrandbits(1),
+                cpu, Crash(0, kind), interrupted=find_interrupted(cpu, Place), is_memory=lambda gpa: gpa < RAM,
+                irqs=any_interrupts(source), unclaimed=[("port", 0x80, 3)] * source.getrandbits(1), last=[(CODE, b"\x90", 64)] * source.getrandbits(1),
             )
         )  # fmt: skip
         assert str(report)
