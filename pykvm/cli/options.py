@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Function = Callable[..., Any]
 
 
-class Number(ui.Kind):
+class Number(ui.ValueKind):
     """A number in decimal or, with 0x before it, hexadecimal; K, M and G behind it are units."""
 
     def __init__(self, name: str) -> None:
@@ -265,7 +265,7 @@ class Limit(NamedTuple):
         return f"{self.seconds:g}"
 
 
-class _Limit(ui.Kind):
+class _Limit(ui.ValueKind):
     """Seconds, or 0 for as long as it takes."""
 
     name = "seconds"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from ..typed import Any
 
 
-class Kind:
+class ValueKind:
     """What a value on the command line may be. `name` stands for it in the help."""
 
     name = "text"
@@ -23,7 +23,7 @@ class Kind:
         return self.name.upper()
 
 
-class Number(Kind):
+class Number(ValueKind):
     """An integer or, as `of` says, a float; at least `min`, or more than it if `min_open`."""
 
     def __init__(
@@ -62,7 +62,7 @@ def FloatRange(  # noqa: N802
     return Number(float, min, max, min_open)
 
 
-class Choice(Kind):
+class Choice(ValueKind):
     """One of a few words."""
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -78,7 +78,7 @@ class Choice(Kind):
         return f"[{'|'.join(self.words)}]"
 
 
-class Path(Kind):
+class Path(ValueKind):
     """A path of something that can be read, or with `writable` be written, if it is there; with `exists` it must be.
 
     `allow_dash` allows "-", too. `path_type` makes the value from the text.
@@ -115,8 +115,8 @@ class Path(Kind):
         return self.path_type(text)
 
 
-def kind_of(given: Any) -> Kind:
-    """The Kind that `given` is or, as int, float or str, stands for."""
-    if isinstance(given, Kind):
+def kind_of(given: Any) -> ValueKind:
+    """The ValueKind that `given` is or, as int, float or str, stands for."""
+    if isinstance(given, ValueKind):
         return given
-    return Number(given) if given in (int, float) else Kind()
+    return Number(given) if given in (int, float) else ValueKind()

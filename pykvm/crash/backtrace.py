@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..x86.cpu import Cpu
-from .findings import Frame, Interrupted, Place
+from .findings import StackFrame, Interrupted, Place
 
 MAX_FRAMES = 24
 MAX_CHAIN = 64
-"""Frame pointers that are followed."""
+"""StackFrame pointers that are followed."""
 MAX_SCAN = 256
 """Words of the stack that are looked at for return addresses."""
 
@@ -27,31 +27,31 @@ def backtrace(
     place: Callable[[int], Place],
     function: Callable[[int], tuple[str, int] | None],
     interrupted: Interrupted | None = None,
-) -> list[Frame]:
+) -> list[StackFrame]:
     """The calls that led to where the CPU stands, the innermost first; if there is one, across the exception.
 
     `place` tells what is known of an address, `function` (name, offset) of the symbol that it is in.
     """
-    frames = [Frame(place(cpu.pc), "now")]
+    frames = [StackFrame(place(cpu.pc), "now")]
     width = cpu.mode.bits // 8
     stack, address = cpu.stack, cpu.pc
     chain = _chain(cpu, width)
     if interrupted is not None:
         words = (interrupted.frame - stack) // width
         frames += _guesses(cpu, place, function, stack, min(words, MAX_SCAN))
-        frames.append(Frame(interrupted.place, "exception"))
+        frames.append(StackFrame(interrupted.place, "exception"))
         chain = [link for link in chain if link[0] > interrupted.frame]
         stack, address = interrupted.stack, interrupted.place.address
     top = _return_on_top(cpu, function(address), address, stack, width)
     if top is not None:
-        frames.append(Frame(_caller(top, place), "frame pointer"))
+        frames.append(StackFrame(_caller(top, place), "frame pointer"))
     if not chain and cpu.mode.bits > 16:
         found = _guesses(cpu, place, function, stack, MAX_SCAN)
         frames += found[1:] if found and found[0].place.address == top else found
     elif chain and top is None and _makes_no_frame(cpu, function(address), address):
         words = (chain[0][0] - stack) // width
         frames += _guesses(cpu, place, function, stack, min(words, MAX_FRAMELESS))[:1]
-    frames += [Frame(_caller(link[1], place), "frame pointer") for link in chain]
+    frames += [StackFrame(_caller(link[1], place), "frame pointer") for link in chain]
     return frames[:MAX_FRAMES]
 
 
@@ -104,15 +104,15 @@ def _guesses(
     function: Callable[[int], tuple[str, int] | None],
     stack: int,
     words: int,
-) -> list[Frame]:
+) -> list[StackFrame]:
     """What looks like return addresses among the words from `stack` on."""
     width = cpu.mode.bits // 8
     raw = cpu.peek(stack, max(words, 0) * width)
-    frames: list[Frame] = []
+    frames: list[StackFrame] = []
     for at in range(0, len(raw) - width + 1, width):
         value = int.from_bytes(raw[at : at + width], "little")
         if function(value - 1) is not None and after_call(cpu, value):
-            frames.append(Frame(_caller(value, place), "stack"))
+            frames.append(StackFrame(_caller(value, place), "stack"))
             if len(frames) == MAX_FRAMES:
                 break
     return frames

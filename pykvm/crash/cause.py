@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..x86.cpu import Cpu
 from ..x86.delivery import Delivery, deliver, deliver_all
-from ..x86.exceptions import UD, Event, Kind, error_code_words, vector_name, vector_title
+from ..x86.exceptions import UD, Event, EventKind, error_code_words, vector_name, vector_title
 from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
 from ..x86.registers import CR0_PG, EFER_LMA, RFLAGS_IF
@@ -44,7 +44,7 @@ def as_data(chain: list[Delivery], place: Callable[[int], Place]) -> list[Raised
         result.append(
             Raised(
                 name=event.name,
-                title=vector_title(event.vector) if event.kind is Kind.EXCEPTION else event.kind.value,
+                title=vector_title(event.vector) if event.kind is EventKind.EXCEPTION else event.kind.value,
                 vector=event.vector,
                 why=event.why,
                 error_code=code,
@@ -65,7 +65,7 @@ def explain_triple_fault(cpu: Cpu, chain: list[Delivery]) -> str:
     if not chain:
         return _unexplained(cpu)
     first = chain[0]
-    what = f"{first.event.why} ({first.event.name})" if first.event.kind is Kind.EXCEPTION else first.event.why
+    what = f"{first.event.why} ({first.event.name})" if first.event.kind is EventKind.EXCEPTION else first.event.why
     failed = [delivery for delivery in chain if delivery.problem is not None]
     entered = chain[-1]
     if entered.problem is None:
@@ -156,12 +156,12 @@ def explain_emulation(cpu: Cpu, text: str, is_memory: Callable[[int], bool]) -> 
     if physical is not None and not is_memory(physical):
         return f"The CPU is to execute at {cpu.pc:#x}, where there is no RAM (guest physical {physical:#x})"
     event = next_event(cpu)
-    if event is not None and event.kind is Kind.SOFTWARE:
+    if event is not None and event.kind is EventKind.SOFTWARE:
         done = deliver(cpu, event)
         leads = f"its handler is at {done.handler:#x}" if done.problem is None and done.handler is not None else ""
         problem = done.problem.why if done.problem is not None else leads or "it leads to another task"
         return _capital(f"{event.why}, which the interpreter of this host's KVM does not do; {problem}")
-    if event is not None and event.vector != UD and event.kind is Kind.EXCEPTION and event.certain:
+    if event is not None and event.vector != UD and event.kind is EventKind.EXCEPTION and event.certain:
         return _capital(f"{event.why} ({event.name}), while KVM interpreted the instruction")
     if event is not None and event.vector == UD:
         return _capital(event.why)

@@ -26,7 +26,7 @@ from .cause import (
 )
 from .context import CrashContext
 from .event import CrashKind
-from .findings import Frame, Place, StackWord, TableEntry, Translated
+from .findings import StackFrame, Place, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
 from .wrong_mode import wrong_mode
@@ -179,7 +179,7 @@ class _Examiner:
 
     # Stack
 
-    def backtrace(self) -> list[Frame]:
+    def backtrace(self) -> list[StackFrame]:
         return backtrace(self.cpu, self.places.place, self.places.function, self.context.interrupted)
 
     def stack(self) -> list[StackWord]:

@@ -51,7 +51,7 @@ class Raised:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class StackFrame:
     """One function of the backtrace, the innermost first."""
 
     place: Place
@@ -134,7 +134,7 @@ class Findings:
     """The instruction with its neighbours."""
     interrupted: Interrupted | None = None
     """If the CPU stands in an exception handler: what the exception came from."""
-    backtrace: list[Frame] = field(default_factory=list)
+    backtrace: list[StackFrame] = field(default_factory=list)
     translations: list[Translated] = field(default_factory=list)
     stack: list[StackWord] = field(default_factory=list)
     """From the stack pointer upwards."""

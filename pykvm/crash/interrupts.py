@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ..kvm import KvmError, chips
 from ..typed import TYPE_CHECKING, NamedTuple
 from ..x86 import lapic
-from ..x86.exceptions import Event, Kind, vector_name
+from ..x86.exceptions import Event, EventKind, vector_name
 
 if TYPE_CHECKING:
     from .post_mortem import PostMortem
@@ -66,7 +66,7 @@ class Interrupts(NamedTuple):
 
     def events(self) -> list[Event]:
         """What is in service, as what the CPU was to deliver."""
-        return [Event(vector, None, self.came(vector), kind=Kind.INTERRUPT) for vector in self.in_service]
+        return [Event(vector, None, self.came(vector), kind=EventKind.INTERRUPT) for vector in self.in_service]
 
     @property
     def like_exceptions(self) -> list[int]:

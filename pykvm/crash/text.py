@@ -7,7 +7,7 @@ from itertools import groupby
 
 from ..x86.disasm import Instruction
 from ..x86.registers import CR0_BITS, CR4_BITS, EFER_BITS, RFLAGS_BITS
-from .findings import Findings, Frame, Place, Raised, Translated
+from .findings import Findings, StackFrame, Place, Raised, Translated
 
 Paint = Callable[[str, str], str]
 """(role, text) to the text to print. Roles: "head", "explanation", "title", "here", "dim", "problem", "symbol"."""
@@ -141,7 +141,7 @@ class _Text:
                 lines.append(self.paint("dim", f"   {len(same) - 2} more of the same"))
         return lines
 
-    def frame(self, number: int, frame: Frame) -> str:
+    def frame(self, number: int, frame: StackFrame) -> str:
         guess = self.paint("dim", " (a guess: this address is on the stack)") if frame.guess else ""
         return f"#{number} {frame.place.address:#x}{self.where(frame.place)}{guess}"
 

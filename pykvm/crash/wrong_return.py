@@ -13,7 +13,7 @@ from ..x86.cpu import Cpu
 from ..x86.delivery import deliver
 from ..x86.descriptors import NULL_SELECTORS, Descriptor
 from ..x86.disasm import disassemble
-from ..x86.exceptions import Event, Kind
+from ..x86.exceptions import Event, EventKind
 from ..x86.registers import RFLAGS_IF, RFLAGS_RESERVED
 from .interrupts import Interrupts
 from .stack_scan import FLAGS_ZERO
@@ -65,7 +65,7 @@ def explain_unseen(cpu: Cpu, irqs: Interrupts) -> str:
     if not cpu.registers.rflags & RFLAGS_IF or irq is None:
         return ""
     vector = irqs.vector(irq)
-    entered = deliver(cpu, Event(vector, None, "", kind=Kind.INTERRUPT))
+    entered = deliver(cpu, Event(vector, None, "", kind=EventKind.INTERRUPT))
     if entered.problem is not None or entered.registers is None:
         return f"Probably {irqs.came(vector)}" + (f", and {entered.problem.why}" if entered.problem is not None else "")
     if _ends_in_ret(cpu, entered.registers.rip):

@@ -37,7 +37,7 @@ from ..kvm.vcpu import (
 from ..x86.registers import CR0_PE
 from .breakpoints import DEBUG_REGISTERS, EXECUTE, INT3, Breakpoints, Placement, Watch, slots_hit
 from .contents import Contents, DebugError, pc_of
-from .stepper import EVERYWHERE, Step, Stepper
+from .stepper import EVERYWHERE, StepRange, Stepper
 
 if TYPE_CHECKING:
     from ..kvm import VCPU
@@ -110,7 +110,7 @@ class Control(Contents):
         self._let_end = False  # the run may end as it was about to: the person has seen it
         self._pending: deque[Stop] = deque()  # stops of other CPUs at the same time, to be told one by one
         self._placement = Placement()
-        self._actions: Mapping[int, Step | None] = {}  # what the CPUs that were let go were told
+        self._actions: Mapping[int, StepRange | None] = {}  # what the CPUs that were let go were told
         self._steppers: dict[int, Stepper] = {}  # by CPU: the links of the entry chains that step
         self._watched: dict[Watch, bytes] = {}  # where KVM has no watchpoints: what is there now
         self._stopped_at = 0.0
@@ -173,11 +173,11 @@ class Control(Contents):
 
     def step(self, cpu: int) -> Stop | None:
         """Have that CPU alone execute one instruction, and wait for it; a breakpoint there does not count."""
-        self.resume({cpu: Step()})
+        self.resume({cpu: StepRange()})
         return self.wait()
 
-    def resume(self, actions: Mapping[int, Step | None] | None = None) -> None:
-        """Let CPUs go: all, or those in `actions`, where None stands for going on, and a `Step` for stepping.
+    def resume(self, actions: Mapping[int, StepRange | None] | None = None) -> None:
+        """Let CPUs go: all, or those in `actions`, where None stands for going on, and a `StepRange` for stepping.
 
         A code breakpoint where a CPU is stops it at once, but if one CPU is stepped alone: step over it first. After a
         crash, or when all CPUs are halted, the run ends now, if registers and memory were left as they were.
@@ -205,7 +205,7 @@ class Control(Contents):
             for cpu, runner in enumerate(runners):
                 runner.held = cpu not in actions
 
-    def _prepare(self, actions: Mapping[int, Step | None]) -> None:
+    def _prepare(self, actions: Mapping[int, StepRange | None]) -> None:
         self._actions = actions
         moves = list(actions.values())
         # Where one CPU goes that is stepped alone is looked at anyway.
@@ -229,7 +229,7 @@ class Control(Contents):
         self._placement = placement
         placement.patch(self._board.memory)
 
-    def _step(self, cpu: int, step: Step) -> None:
+    def _step(self, cpu: int, step: StepRange) -> None:
         stepper = self._steppers[cpu] = Stepper(self._board.vcpus[cpu], step)
         self.engine.runners[cpu].entry.push(stepper)
 

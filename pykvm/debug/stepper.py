@@ -12,14 +12,14 @@ from ..kvm import VCPU
 from ..kvm.exits import Exit
 
 
-class Step(NamedTuple):
+class StepRange(NamedTuple):
     """Have a CPU execute one instruction, and go on as long as it is at linear `low` up to below `high`."""
 
     low: int = 0
     high: int = 0
 
 
-EVERYWHERE = Step(0, 1 << 64)
+EVERYWHERE = StepRange(0, 1 << 64)
 """A step that goes on for ever."""
 
 
@@ -33,7 +33,7 @@ class Stepper(Link):
 
     rank = Rank.STEP
 
-    def __init__(self, vcpu: VCPU, step: Step) -> None:
+    def __init__(self, vcpu: VCPU, step: StepRange) -> None:
         self.step = step
         self._vcpu = vcpu
         self._finished = self._done = False

@@ -27,7 +27,7 @@ from .descriptors import (
     selector_words,
     table_words,
 )
-from .exceptions import DF, EXT, GP, IDT, NP, PF, SS, TS, Event, Kind, doubles
+from .exceptions import DF, EXT, GP, IDT, NP, PF, SS, TS, Event, EventKind, doubles
 from .registers import RFLAGS_IF, RFLAGS_NT, RFLAGS_RF, RFLAGS_TF, RFLAGS_VM, Registers, Segment, SystemRegisters
 
 _AFTER_RESET = ((0, 0x3FF), (0, 0xFFFF))
@@ -93,10 +93,10 @@ def deliver_all(cpu: Cpu, first: Event) -> list[Delivery]:
     while True:
         result = deliver(cpu, event)
         chain.append(result)
-        if result.problem is None or (event.vector == DF and event.kind is Kind.EXCEPTION):
+        if result.problem is None or (event.vector == DF and event.kind is EventKind.EXCEPTION):
             return chain
         second = result.problem
-        if event.kind is Kind.EXCEPTION and doubles(event.vector, second.vector):
+        if event.kind is EventKind.EXCEPTION and doubles(event.vector, second.vector):
             event = Event(DF, 0, f"{second.name} while {event.name} was delivered")
         else:
             event = second
@@ -140,7 +140,7 @@ class _Protected:
 
     def __init__(self, cpu: Cpu, event: Event, result: Delivery) -> None:
         self.cpu, self.event, self.result = cpu, event, result
-        self.ext = 0 if event.kind is Kind.SOFTWARE else EXT
+        self.ext = 0 if event.kind is EventKind.SOFTWARE else EXT
         self.what = entry_words(event.vector)
         self.width = 8 if cpu.long else 4
         self.stack_words = ""
@@ -211,7 +211,7 @@ class _Protected:
         if not gate.allowed(cpu.long):
             mode = "long" if cpu.long else "protected"
             self.fail(GP, f"{self.what} is a {gate.kind}, which is no gate of {mode} mode{forgotten}", code)
-        if self.event.kind is Kind.SOFTWARE and gate.dpl < cpu.cpl:
+        if self.event.kind is EventKind.SOFTWARE and gate.dpl < cpu.cpl:
             self.fail(GP, f"{self.what} has DPL {gate.dpl}: ring {cpu.cpl} must not call it", code)
         if not gate.present:
             self.fail(NP, f"{self.what} is marked not present", code)
@@ -286,7 +286,7 @@ class _Protected:
         tss, cpu = self.cpu.system.tr, self.cpu
         self.stack_words = f"{name} of the TSS"
         if tss.selector in NULL_SELECTORS:  # since the reset: the CPU takes what is at address 0 for one
-            user = f"an {'interrupt' if self.event.kind is Kind.INTERRUPT else 'exception'} in ring {cpu.cpl}"
+            user = f"an {'interrupt' if self.event.kind is EventKind.INTERRUPT else 'exception'} in ring {cpu.cpl}"
             user = self.what if name.startswith("IST") else user
             self.no_tss = f"no TSS is loaded (TR is {tss.selector}), and {user} needs its {name}"
         code = (tss.selector & ~RPL) + self.ext
@@ -309,8 +309,8 @@ class _Protected:
         cpu, r, s = self.cpu, self.cpu.registers, self.cpu.system
         changes = new_cpl < cpu.cpl
         values = [s.ss.selector, r.rsp] if changes or cpu.long else []
-        values += [r.rflags | (RFLAGS_RF if self.event.kind is Kind.EXCEPTION else 0), s.cs.selector, r.rip]
-        if self.event.error_code is not None and self.event.kind is Kind.EXCEPTION:
+        values += [r.rflags | (RFLAGS_RF if self.event.kind is EventKind.EXCEPTION else 0), s.cs.selector, r.rip]
+        if self.event.error_code is not None and self.event.kind is EventKind.EXCEPTION:
             values.append(self.event.error_code)
         mask = _64 if cpu.long else 0xFFFFFFFF if limit is not None and limit.db else _16
         at = stack & ~15 if cpu.long else stack & mask
@@ -344,6 +344,6 @@ class _Protected:
         system = replace(cpu.system, cs=segment)
         if stack is not None:
             system = replace(system, ss=stack)
-        if self.event.vector == PF and self.event.kind is Kind.EXCEPTION and self.event.address is not None:
+        if self.event.vector == PF and self.event.kind is EventKind.EXCEPTION and self.event.address is not None:
             system = replace(system, cr2=self.event.address)
         self.result.system = system

@@ -49,7 +49,7 @@ PF_P, PF_W, PF_U, PF_RSVD, PF_ID = (1 << bit for bit in range(5))
 """Bits of the page fault's error code."""
 
 
-class Kind(enum.Enum):
+class EventKind(enum.Enum):
     """What makes the CPU look into its IDT."""
 
     EXCEPTION = "exception"
@@ -70,14 +70,14 @@ class Event:
     """#PF: the linear address that could not be used, which CR2 gets."""
     walk: Walk | None = None
     """#PF: how the address was looked up."""
-    kind: Kind = Kind.EXCEPTION
+    kind: EventKind = EventKind.EXCEPTION
     certain: bool = True
     """Whether the manuals leave no doubt; else it is what most likely happened."""
 
     @property
     def name(self) -> str:
         """ "#PF"; for what is no exception, "interrupt 0x20"."""
-        return vector_name(self.vector) if self.kind is Kind.EXCEPTION else f"{self.kind.value} {self.vector:#x}"
+        return vector_name(self.vector) if self.kind is EventKind.EXCEPTION else f"{self.kind.value} {self.vector:#x}"
 
     @property
     def predicate(self) -> str:

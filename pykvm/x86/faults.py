@@ -18,7 +18,7 @@ from capstone import x86_const as x86
 from ..errors import PykvmError
 from .cpu import Cpu
 from .disasm import MAX_INSTRUCTION
-from .exceptions import BP, DB, DE, GP, NM, UD, Event, Kind
+from .exceptions import BP, DB, DE, GP, NM, UD, Event, EventKind
 from .instruction import SEGMENTS, Unreadable, decoder
 from .paging import PAE, PAGE_SIZE, PTE_P, reserved_bits
 from .registers import (
@@ -275,10 +275,10 @@ class _Checks(Selectors):
 
     def software_interrupt(self) -> Event | None:
         vector = self.value(self.operands[0]) & 0xFF
-        return Event(vector, None, f"{self.text} calls interrupt {vector:#x}", kind=Kind.SOFTWARE)
+        return Event(vector, None, f"{self.text} calls interrupt {vector:#x}", kind=EventKind.SOFTWARE)
 
     def breakpoint(self) -> Event | None:
-        return Event(BP, None, f"{self.text} is a breakpoint", kind=Kind.SOFTWARE)
+        return Event(BP, None, f"{self.text} is a breakpoint", kind=EventKind.SOFTWARE)
 
     def near_target(self) -> Event | None:
         if self.name == "ret":

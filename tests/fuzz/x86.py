@@ -21,7 +21,7 @@ from pykvm.x86.cpu import Cpu
 from pykvm.x86.delivery import deliver_all
 from pykvm.x86.descriptors import Descriptor, Gate
 from pykvm.x86.disasm import disassemble
-from pykvm.x86.exceptions import Event, Kind, error_code_words, vector_name, vector_title
+from pykvm.x86.exceptions import Event, EventKind, error_code_words, vector_name, vector_title
 from pykvm.x86.faults import next_event
 from pykvm.x86.pagemap import page_map
 from pykvm.x86.paging import paging_mode, translate, walk
@@ -227,7 +227,7 @@ class Events(FromNumber):
         source = Random(given)
         cpu = any_cpu(source)
         vector, code = source.randrange(256), source.choice((None, 0, number(source, 32)))
-        event = Event(vector, code, kind=source.choice(list(Kind)))
+        event = Event(vector, code, kind=source.choice(list(EventKind)))
         found = next_event(cpu)
         for first in (event, found):
             if first is not None:

@@ -15,7 +15,7 @@ from pykvm import Ending, GuestMemoryError, Machine, PykvmError
 from pykvm.debug.breakpoints import BreakpointError, Watch
 from pykvm.debug.contents import DebugError
 from pykvm.debug.control import Control, Stop, Why
-from pykvm.debug.stepper import Step
+from pykvm.debug.stepper import StepRange
 from pykvm.kvm.quirks import int3_works
 from pykvm.x86.registers import RFLAGS_IF, Registers
 
@@ -128,7 +128,7 @@ def test_the_program_counter_is_linear() -> None:
 def test_a_range_step_leaves_the_range() -> None:
     # mov ecx, 5; then 3 bytes of loop; nop
     with debugged(hexcode("b9 05 00 00 00\n ff c9\n 75 fc\n 90") + SPIN) as (_, control):
-        control.resume({0: Step(START, START + 9)})
+        control.resume({0: StepRange(START, START + 9)})
         assert why(control.wait(LIMIT)) is Why.STEPPED
         assert control.pc(0) == START + 9
         assert control.registers(0).rcx == 0
@@ -137,7 +137,7 @@ def test_a_range_step_leaves_the_range() -> None:
 def test_a_range_step_ends_at_a_breakpoint() -> None:
     with debugged(hexcode("b9 05 00 00 00\n ff c9\n 75 fc\n 90") + SPIN) as (_, control):
         control.breakpoints.software.add(START + 7)
-        control.resume({0: Step(START, START + 9)})
+        control.resume({0: StepRange(START, START + 9)})
         assert control.wait(LIMIT) == Stop(Why.BREAKPOINT, 0, START + 7)
         assert control.registers(0).rcx == 4
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from x86_machine import CODE, STACK, Ram, long_cpu
 
 from pykvm.crash.backtrace import after_call, backtrace
-from pykvm.crash.findings import Frame, Place
+from pykvm.crash.findings import StackFrame, Place
 from pykvm.x86.cpu import Cpu
 
 # main calls middle, which calls leaf; each function has 0x40 bytes, a call at its 0x10 (5 bytes), and ends at 0x3f.
@@ -49,7 +49,7 @@ def names(cpu: Cpu) -> list[str]:
     return [_name(frame) for frame in backtrace(cpu, place, function)]
 
 
-def _name(frame: Frame) -> str:
+def _name(frame: StackFrame) -> str:
     return frame.place.symbol.split("+")[0] + ("?" if frame.guess else "")
 
 

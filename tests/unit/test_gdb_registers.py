@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from pykvm.debug.control import Control
-from pykvm.debug.gdb.registers import Cpu, RegisterError, layout
+from pykvm.debug.gdb.registers import CpuRegisters, RegisterError, layout
 from pykvm.debug.gdb.target import description
 from pykvm.x86.registers import CR0_PE, EFER_LMA, Registers, Segment, SystemRegisters
 
@@ -45,22 +45,22 @@ class Parts:
         return self.msrs.get(index)
 
 
-def cpu(**system: Any) -> tuple[Parts, Cpu]:
+def cpu(**system: Any) -> tuple[Parts, CpuRegisters]:
     parts = Parts(Registers(rax=0x1122334455667788, rip=0x10), SystemRegisters(**system))
-    return parts, Cpu(cast("Control", parts), 0)
+    return parts, CpuRegisters(cast("Control", parts), 0)
 
 
 def number(architecture: str, name: str) -> int:
     return [register.name for register in layout(architecture).registers].index(name)
 
 
-def read(architecture: str, name: str, state: Cpu) -> int:
+def read(architecture: str, name: str, state: CpuRegisters) -> int:
     data = layout(architecture).registers[number(architecture, name)].read(state)
     assert data is not None
     return int.from_bytes(data, "little")
 
 
-def write(architecture: str, name: str, state: Cpu, value: int) -> None:
+def write(architecture: str, name: str, state: CpuRegisters, value: int) -> None:
     register = layout(architecture).registers[number(architecture, name)]
     register.write(state, value.to_bytes(register.bits // 8, "little"))
 
@@ -119,7 +119,7 @@ def test_general_registers_have_their_width() -> None:
 )
 def test_the_program_counter_is_linear(system: SystemRegisters, rip: int) -> None:
     parts = Parts(Registers(rip=0x10), system)
-    state = Cpu(cast("Control", parts), 0)
+    state = CpuRegisters(cast("Control", parts), 0)
     assert read("i386:x86-64", "rip", state) == rip
     write("i386:x86-64", "rip", state, rip + 4)
     assert parts.general.rip == 0x14

@@ -34,7 +34,7 @@ from pykvm.x86.exceptions import (
     TS,
     UD,
     Event,
-    Kind,
+    EventKind,
     doubles,
     error_code_words,
     vector_name,
@@ -87,7 +87,7 @@ def test_error_codes_in_words(vector, code, words):
 def test_names():
     assert (vector_name(PF), vector_title(PF)) == ("#PF", "page fault")
     assert (vector_name(15), vector_title(15)) == ("vector 15", "reserved")
-    assert Event(0x20, kind=Kind.INTERRUPT).name == "interrupt 0x20"
+    assert Event(0x20, kind=EventKind.INTERRUPT).name == "interrupt 0x20"
 
 
 # Long mode
@@ -238,7 +238,7 @@ def test_the_dpl_counts_for_software_interrupts():
     cpu, ram = long_cpu()
     gate64(ram, 0x1F, HANDLER)
     ram.write_int(TSS + 4, 8, 0x7000)
-    event = Event(0x1F, kind=Kind.SOFTWARE)
+    event = Event(0x1F, kind=EventKind.SOFTWARE)
     # EXT is clear: the program itself asked for it.
     assert refused(in_ring_3(cpu), event) == (
         GP, 0x1F * 8 + 2, "IDT entry 31 (vector 31) has DPL 0: ring 3 must not call it",
@@ -335,7 +335,7 @@ def test_a_double_fault_that_is_handled():
 def test_interrupts_are_benign():
     cpu, ram = long_cpu()
     gate64(ram, GP, HANDLER)
-    chain = deliver_all(cpu, Event(0x1E, kind=Kind.INTERRUPT))
+    chain = deliver_all(cpu, Event(0x1E, kind=EventKind.INTERRUPT))
     assert [item.event.vector for item in chain] == [0x1E, GP]
     assert chain[-1].problem is None
     # What the #GP's handler finds on its stack names the gate of the interrupt.

@@ -21,7 +21,7 @@ from x86_machine import (
     real_cpu,
 )
 
-from pykvm.x86.exceptions import BP, DB, DE, GP, NM, NP, PF, SS, UD, Kind
+from pykvm.x86.exceptions import BP, DB, DE, GP, NM, NP, PF, SS, UD, EventKind
 from pykvm.x86.faults import next_event
 from pykvm.x86.instruction import Unreadable, read_register
 from pykvm.x86.registers import CR0_EM, CR0_TS, CR0_WP, CR4_SMAP, CR4_SMEP, EFER_NXE
@@ -454,9 +454,9 @@ def test_what_depends_on_the_machine_is_a_guess():
 def test_software_interrupts():
     cpu, _ = long_cpu(bytes.fromhex("cd 80"))
     event = next_event(cpu)
-    assert (event.vector, event.kind, event.name) == (0x80, Kind.SOFTWARE, "software interrupt 0x80")
+    assert (event.vector, event.kind, event.name) == (0x80, EventKind.SOFTWARE, "software interrupt 0x80")
     cpu, _ = long_cpu(b"\xcc")
-    assert (next_event(cpu).vector, next_event(cpu).kind) == (BP, Kind.SOFTWARE)
+    assert (next_event(cpu).vector, next_event(cpu).kind) == (BP, EventKind.SOFTWARE)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ...x86.exceptions import DE, UD
 from ..control import Control, Stop, Why
 from .arguments import number
 from .packets import MAX_PAYLOAD, encode
-from .registers import Cpu, Layout, Register, layout
+from .registers import CpuRegisters, Layout, Register, layout
 
 SIGINT, SIGILL, SIGTRAP, SIGABRT, SIGFPE, SIGSEGV, SIGALRM, SIGTERM, SIGSTOP = 2, 4, 5, 6, 8, 11, 14, 15, 17
 """Signals by gdb's numbers, which are no host's."""
@@ -50,7 +50,7 @@ class Conversation:
         self.acks = True
         self._last = b""
         self.waiting = False  # gdb has let the machine go, and waits for a stop reply
-        self.cpus: dict[int, Cpu] = {}
+        self.cpus: dict[int, CpuRegisters] = {}
         self.resumed = 0  # the CPU that `Hc` chose; -1 for all
 
     def reply(self, payload: bytes) -> None:
@@ -103,11 +103,11 @@ class Conversation:
 
     # Registers
 
-    def state(self, number: int) -> Cpu:
+    def state(self, number: int) -> CpuRegisters:
         """A CPU's registers, as they were read since the last stop."""
         if number not in self.cpus:
             self.control.require_stopped()
-            self.cpus[number] = Cpu(self.control, number)
+            self.cpus[number] = CpuRegisters(self.control, number)
         return self.cpus[number]
 
     def read(self, register: Register) -> bytes:

@@ -52,7 +52,7 @@ class RegisterError(PykvmError):
     """The register cannot be written, or not to this value."""
 
 
-class Cpu:
+class CpuRegisters:
     """The state of a stopped CPU: each part is read when it is first asked for, and written back at each change."""
 
     def __init__(self, control: Control, number: int) -> None:
@@ -105,16 +105,16 @@ class Register(NamedTuple):
     name: str
     bits: int
     type: str
-    get: Callable[[Cpu], int | None]
-    set: Callable[[Cpu, int], None]
+    get: Callable[[CpuRegisters], int | None]
+    set: Callable[[CpuRegisters, int], None]
     in_block: bool = True
 
-    def read(self, cpu: Cpu) -> bytes | None:
+    def read(self, cpu: CpuRegisters) -> bytes | None:
         """Its bytes, or None if the CPU does not have it."""
         value = self.get(cpu)
         return None if value is None else (value & (1 << self.bits) - 1).to_bytes(self.bits // 8, "little")
 
-    def write(self, cpu: Cpu, data: bytes) -> None:
+    def write(self, cpu: CpuRegisters, data: bytes) -> None:
         """Change it, unless it has this value; RegisterError or KvmError if that cannot be."""
         if len(data) != self.bits // 8:
             raise RegisterError(f"{self.name} has {self.bits // 8} bytes, not {len(data)}")
@@ -141,7 +141,7 @@ class Layout:
 
 
 def _general(name: str, attribute: str, bits: int) -> Register:
-    def put(cpu: Cpu, value: int) -> None:
+    def put(cpu: CpuRegisters, value: int) -> None:
         cpu.set_general(attribute, value)
 
     type_ = "data_ptr" if attribute in ("rsp", "rbp") else f"int{bits}"
@@ -149,7 +149,7 @@ def _general(name: str, attribute: str, bits: int) -> Register:
 
 
 def _program_counter(name: str, bits: int) -> Register:
-    def put(cpu: Cpu, value: int) -> None:
+    def put(cpu: CpuRegisters, value: int) -> None:
         system = cpu.system
         wide = system.efer & EFER_LMA and system.cs.l
         cpu.set_general("rip", value if wide else value - system.cs.base & 0xFFFFFFFF)
@@ -158,7 +158,7 @@ def _program_counter(name: str, bits: int) -> Register:
 
 
 def _selector(name: str) -> Register:
-    def put(cpu: Cpu, value: int) -> None:
+    def put(cpu: CpuRegisters, value: int) -> None:
         system = cpu.system
         if system.cr0 & CR0_PE and not cpu.general.rflags & RFLAGS_VM:
             raise RegisterError(f"{name} cannot be loaded from outside in protected mode")
@@ -170,10 +170,10 @@ def _selector(name: str) -> Register:
 def _segment(register: str, name: str, attribute: str, bits: int) -> Register:
     """A hidden part of a segment register, or of GDTR or IDTR."""
 
-    def get(cpu: Cpu) -> int:
+    def get(cpu: CpuRegisters) -> int:
         return int(getattr(getattr(cpu.system, name), attribute))
 
-    def put(cpu: Cpu, value: int) -> None:
+    def put(cpu: CpuRegisters, value: int) -> None:
         part: Any = getattr(cpu.system, name)
         cpu.set_system(**{name: part.copy(**{attribute: value})})
 
@@ -181,24 +181,24 @@ def _segment(register: str, name: str, attribute: str, bits: int) -> Register:
 
 
 def _control(name: str, bits: int, type_: str = "") -> Register:
-    def put(cpu: Cpu, value: int) -> None:
+    def put(cpu: CpuRegisters, value: int) -> None:
         cpu.set_system(**{name: value})
 
     return Register(name, bits, type_ or f"uint{bits}", lambda cpu: int(getattr(cpu.system, name)), put)
 
 
 def _msr(name: str, index: int) -> Register:
-    def put(cpu: Cpu, value: int) -> None:
+    def put(cpu: CpuRegisters, value: int) -> None:
         cpu.control.set_msr(cpu.number, index, value)
 
     return Register(name, 64, "uint64", lambda cpu: cpu.control.msr(cpu.number, index), put, in_block=False)
 
 
-def _area(cpu: Cpu, offset: int, size: int) -> int:
+def _area(cpu: CpuRegisters, offset: int, size: int) -> int:
     return int.from_bytes(cpu.xsave[offset : offset + size], "little")
 
 
-def _put_area(offset: int, size: int, component: int, cpu: Cpu, value: int) -> None:
+def _put_area(offset: int, size: int, component: int, cpu: CpuRegisters, value: int) -> None:
     cpu.set_xsave(offset, (value & (1 << 8 * size) - 1).to_bytes(size, "little"), component)
 
 
@@ -208,7 +208,7 @@ def _extended(name: str, bits: int, type_: str, offset: int, size: int, componen
     return Register(name, bits, type_, get, put)
 
 
-def _tag_word(cpu: Cpu) -> int:
+def _tag_word(cpu: CpuRegisters) -> int:
     """The tag word from one bit a register: 0 valid, 1 zero, 2 special (infinity, NaN, denormal), 3 empty."""
     used, top = _area(cpu, *FTW), _area(cpu, *FSW) >> 11 & 7
     word = 0
@@ -225,7 +225,7 @@ def _tag_word(cpu: Cpu) -> int:
     return word
 
 
-def _put_tag_word(cpu: Cpu, value: int) -> None:
+def _put_tag_word(cpu: CpuRegisters, value: int) -> None:
     used = sum(1 << physical for physical in range(8) if value >> 2 * physical & 3 != 3)
     cpu.set_xsave(FTW[0], bytes([used]), X87)
 
@@ -249,7 +249,7 @@ def _sse(count: int) -> list[Register]:
 
 
 def _flags() -> Register:
-    def put(cpu: Cpu, value: int) -> None:
+    def put(cpu: CpuRegisters, value: int) -> None:
         cpu.set_general("rflags", value)
 
     return Register("eflags", 32, "i386_eflags", lambda cpu: cpu.general.rflags, put)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ...errors import PykvmError
 from ...kvm.quirks import data_breakpoints_work
 from ..breakpoints import MAX_CODE, Watch
-from ..stepper import Step
+from ..stepper import StepRange
 from .arguments import EFAULT, EINVAL, number, parts
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def continue_at(session: Conversation, arguments: bytes) -> bytes | None:
 
 def step_at(session: Conversation, arguments: bytes) -> bytes | None:
     """`s [addr]`"""
-    return _go_at(session, arguments, Step())
+    return _go_at(session, arguments, StepRange())
 
 
 def signal_continue_at(session: Conversation, arguments: bytes) -> bytes | None:
@@ -84,10 +84,10 @@ def signal_continue_at(session: Conversation, arguments: bytes) -> bytes | None:
 
 def signal_step_at(session: Conversation, arguments: bytes) -> bytes | None:
     """`S sig[;addr]`"""
-    return _go_at(session, arguments.partition(b";")[2], Step())
+    return _go_at(session, arguments.partition(b";")[2], StepRange())
 
 
-def _go_at(session: Conversation, address: bytes, action: Step | None) -> bytes | None:
+def _go_at(session: Conversation, address: bytes, action: StepRange | None) -> bytes | None:
     if address:
         registers = {register.name: register for register in session.layout.registers}
         pc = registers.get("rip") or registers["eip"]
@@ -99,7 +99,7 @@ def _go_at(session: Conversation, address: bytes, action: Step | None) -> bytes 
 
 def vcont(session: Conversation, arguments: bytes) -> bytes | None:
     """`vCont;action[:thread]...`: the leftmost that fits a CPU counts."""
-    actions: dict[int, Step | None] = {}
+    actions: dict[int, StepRange | None] = {}
     for part in arguments.split(b";"):
         what, _, thread = part.partition(b":")
         action = _action(what)
@@ -110,7 +110,7 @@ def vcont(session: Conversation, arguments: bytes) -> bytes | None:
     return _go(session, actions)
 
 
-def _go(session: Conversation, actions: dict[int, Step | None]) -> bytes | None:
+def _go(session: Conversation, actions: dict[int, StepRange | None]) -> bytes | None:
     session.cpus.clear()
     if session.control.stop is None:
         return session.stop_reply(None)
@@ -161,15 +161,15 @@ def step_bits(_session: Conversation, _arguments: bytes) -> bytes:
     return b"ENABLE=%x,NOIRQ=%x" % (SSTEP_ENABLE, SSTEP_NOIRQ)
 
 
-def _action(what: bytes) -> Step | None:
+def _action(what: bytes) -> StepRange | None:
     """One of vCont's actions; signals are of no use to a machine."""
     if what[:1] in (b"c", b"C"):
         return None
     if what[:1] in (b"s", b"S"):
-        return Step()
+        return StepRange()
     if what[:1] == b"r":
         low, high = parts(what[1:], b",", 2)
-        return Step(number(low), number(high))
+        return StepRange(number(low), number(high))
     raise ValueError("no such action")
 
 
