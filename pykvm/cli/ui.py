@@ -18,9 +18,9 @@ from ..typed import TYPE_CHECKING, Any
 from .values import Choice as Choice
 from .values import FloatRange as FloatRange
 from .values import IntRange as IntRange
-from .values import ValueKind as ValueKind
 from .values import Number as Number
 from .values import Path as Path
+from .values import ValueKind as ValueKind
 from .values import kind_of
 
 if TYPE_CHECKING:

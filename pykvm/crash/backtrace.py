@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..x86.cpu import Cpu
-from .findings import StackFrame, Interrupted, Place
+from .findings import Interrupted, Place, StackFrame
 
 MAX_FRAMES = 24
 MAX_CHAIN = 64
-"""StackFrame pointers that are followed."""
+"""Frame pointers that are followed."""
 MAX_SCAN = 256
 """Words of the stack that are looked at for return addresses."""
 

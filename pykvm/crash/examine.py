@@ -26,7 +26,7 @@ from .cause import (
 )
 from .context import CrashContext
 from .event import CrashKind
-from .findings import StackFrame, Place, StackWord, TableEntry, Translated
+from .findings import Place, StackFrame, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
 from .wrong_mode import wrong_mode

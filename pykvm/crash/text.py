@@ -7,7 +7,7 @@ from itertools import groupby
 
 from ..x86.disasm import Instruction
 from ..x86.registers import CR0_BITS, CR4_BITS, EFER_BITS, RFLAGS_BITS
-from .findings import Findings, StackFrame, Place, Raised, Translated
+from .findings import Findings, Place, Raised, StackFrame, Translated
 
 Paint = Callable[[str, str], str]
 """(role, text) to the text to print. Roles: "head", "explanation", "title", "here", "dim", "problem", "symbol"."""

@@ -37,7 +37,7 @@ from ..kvm.vcpu import (
 from ..x86.registers import CR0_PE
 from .breakpoints import DEBUG_REGISTERS, EXECUTE, INT3, Breakpoints, Placement, Watch, slots_hit
 from .contents import Contents, DebugError, pc_of
-from .stepper import EVERYWHERE, StepRange, Stepper
+from .stepper import EVERYWHERE, Stepper, StepRange
 
 if TYPE_CHECKING:
     from ..kvm import VCPU

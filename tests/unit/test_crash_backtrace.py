@@ -8,7 +8,7 @@ from dataclasses import replace
 from x86_machine import CODE, STACK, Ram, long_cpu
 
 from pykvm.crash.backtrace import after_call, backtrace
-from pykvm.crash.findings import StackFrame, Place
+from pykvm.crash.findings import Place, StackFrame
 from pykvm.x86.cpu import Cpu
 
 # main calls middle, which calls leaf; each function has 0x40 bytes, a call at its 0x10 (5 bytes), and ends at 0x3f.
