@@ -13,7 +13,6 @@ import pytest
 from helpers import EXIT_AL, HALT, LIMIT, ROOT, flat
 
 from pykvm import DeviceError, HostError
-from pykvm.engine.worker import Worker
 from pykvm.kvm.closing import wait_closed
 
 Guest = Callable[[str], Path]
@@ -186,13 +185,11 @@ def test_a_device_that_gets_no_thread_ends_the_run_with_a_sentence(monkeypatch: 
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with flat(EXIT_AL) as machine:
-        worker: Worker = machine.engine.worker
-
         machine.remove(machine.ports.find(0xF4).device)  # type: ignore[union-attr]
 
         @machine.port(0xF4)
         def set_aside(access: object) -> None:
-            worker.aside(lambda: None, lambda _: None)
+            machine.engine.aside(lambda: None, lambda _: None)
 
         with pytest.raises(HostError, match="ulimit -u"):
             machine.run(10)
