@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from ..boot.source import read_image
 from ..errors import ConfigError
 from ..machine import DeviceError, Machine
 from ..outcome import DEVICE_ERROR_STATUS
@@ -69,8 +70,7 @@ def command(
             executed = counts.relocated(entry.spans, entry.symbols.bias if entry.symbols is not None else 0)
         else:
             executed = counts.relocated((), 0)
-        with open(path, "rb") as file:
-            functions = [(symbol.name, symbol.address) for symbol in SymbolTable(file.read())]
+        functions = [(symbol.name, symbol.address) for symbol in SymbolTable(read_image(path))]
         files = cover(rows, executed, functions)
         if out is not None:
             _write(out, files, os.path.basename(path))
