@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,8 @@ from isal.isal_zlib import crc32
 
 from .fields import items
 from .format import CHUNK, Extent
-from .image import extents
+
+_NO_MORE = (1 << 64, 0)
 
 
 def open_file(stack: ExitStack, home: int, name: str) -> int:
@@ -52,8 +53,11 @@ def copy(source: int, target: int, offset: int, length: int) -> None:
 
 
 def holds_data(fd: int, part: Extent) -> bool:
-    """Whether any of it is not a hole."""
-    return next(extents(fd, part.offset + part.length, part.offset), None) is not None
+    """Whether any of it is not a hole. Where the next hole is, is not asked: some file systems look page by page."""
+    try:
+        return os.lseek(fd, part.offset, os.SEEK_DATA) < part.offset + part.length
+    except OSError:  # ENXIO: only a hole is left
+        return False
 
 
 def check(content: bytes | bytearray | memoryview, part: Extent, name: str) -> None:
@@ -106,6 +110,32 @@ def whole(home: int, name: str, state: dict[str, Any], field: str, most: int) ->
     with ExitStack() as stack:
         fd = open_file(stack, home, name)
         return b"".join(content(fd, part, name) for part in parts)
+
+
+def common(some: Iterable[tuple[int, int]], others: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Offset and length of what is in both of two lists of parts, each in rising order."""
+    rest = iter(others)
+    at, length = next(rest, _NO_MORE)
+    for offset, size in some:
+        end = offset + size
+        while at < end:
+            start, stop = max(at, offset), min(at + length, end)
+            if start < stop:
+                yield start, stop - start
+            if at + length >= end:
+                break
+            at, length = next(rest, _NO_MORE)
+
+
+def gaps(parts: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of what is between the parts of a file, and behind them."""
+    at = 0
+    for offset, length in parts:
+        if offset > at:
+            yield at, offset - at
+        at = offset + length
+    if size > at:
+        yield at, size - at
 
 
 def joined(parts: list[Extent]) -> Iterator[tuple[int, int]]:

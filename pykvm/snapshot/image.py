@@ -96,8 +96,9 @@ def fill(memory: GuestMemory, image: Image) -> None:
             target[offset : offset + length] = source[offset : offset + length]
 
 
-def extents(fd: int, size: int, at: int = 0) -> Iterator[tuple[int, int]]:
-    """Offset and length of each part of the file, from `at` up to `size`, that is no hole; widened to whole pages."""
+def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of each part of the file, up to `size`, that is not a hole; widened to whole pages."""
+    at = 0
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import files
@@ -50,18 +50,19 @@ def assemble(layers: Sequence[Layer], verify: bool) -> Image:
 def _put(layer: Layer, root: Root, ram: mmap.mmap) -> None:
     if os.fstat(layer.fd).st_size != layer.size:
         raise ValueError(f"{MEMORY} has {os.fstat(layer.fd).st_size} bytes, the machine {layer.size}")
-    for offset, length in files.joined(layer.parts):
-        if layer.parent is not None:  # where the file has a hole, the page is all zeros now
+    if layer.parent is not None:  # where the file has a hole, the page is all zeros now
+        for offset, length in files.joined(layer.parts):
             ram.madvise(mmap.MADV_REMOVE, offset, length)
-        for at, run in extents(layer.fd, offset + length, offset):
-            files.copy(layer.fd, root.fd, at, run)
+    for offset, length in files.common(files.joined(layer.parts), extents(layer.fd, layer.size)):
+        files.copy(layer.fd, root.fd, offset, length)
 
 
 def _verify(layer: Layer, root: Root) -> None:
     """Every part has its checksum, and outside of them there are only zeros. Of the parts what was copied is read, not
     the file, and not by the mapping, which fills holes."""
     buffer = bytearray(CHUNK)
-    for offset, length in chunks(_outside(layer)):
+    outside = files.gaps(files.joined(layer.parts), layer.size)
+    for offset, length in chunks(files.common(outside, extents(layer.fd, layer.size))):
         if files.read(layer.fd, offset, length).count(0) != length:
             raise ValueError(f"{MEMORY} has content at {offset:#x} where none was saved")
     with memoryview(buffer) as view:
@@ -74,11 +75,3 @@ def _verify(layer: Layer, root: Root) -> None:
                 if os.preadv(root.fd, [content], part.offset) != part.length:
                     raise ValueError("a file is shorter than it was")
                 files.check(content, part, MEMORY)
-
-
-def _outside(layer: Layer) -> Iterator[tuple[int, int]]:
-    """Offset and length of what the file holds between the layer's parts, and behind them."""
-    at = 0
-    for offset, length in [*files.joined(layer.parts), (layer.size, 0)]:
-        yield from extents(layer.fd, offset, at)
-        at = offset + length

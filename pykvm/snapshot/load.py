@@ -25,7 +25,7 @@ from .contents import Contents, Firmware, Shape
 from .disks import SavedDisk
 from .errors import SnapshotError
 from .fields import as_table, file_name, flag, items, number, table, text, texts
-from .files import content, extents_of, open_file, read, whole
+from .files import content, extents_of, open_file, read, whole, zeros
 from .format import (
     CHECKSUM,
     FIRMWARE,
@@ -216,7 +216,10 @@ def _disk(home: int, place: int, state: Any, path: str) -> SavedDisk | None:
             fd = open_file(stack, home, f"disk{place}")
             if os.fstat(fd).st_size != disk.size:
                 raise ValueError(f"disk{place} has {os.fstat(fd).st_size} bytes, the disk {disk.size}")
-            disk.written = {part.offset: content(fd, part, f"disk{place}") for part in parts}
+            written = {part.offset: content(fd, part, f"disk{place}") for part in parts}
+            if disk.path is None:  # under it are zeros already
+                written = {offset: data for offset, data in written.items() if data != zeros(len(data))}
+            disk.written = written
     return disk
 
 

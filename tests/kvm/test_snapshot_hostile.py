@@ -154,6 +154,58 @@ def test_what_is_saved_can_be_loaded_however_much_a_guest_has_said(tmp_path: Pat
         assert fork.serial.output == said
 
 
+def test_output_that_is_cut_changed_or_longer_than_ever_is_refused(tmp_path: Path) -> None:
+    with flat(HALT) as machine:
+        with machine.lock:
+            machine.serial.write(b"ready")
+        machine.snapshot().save(tmp_path / "s")
+    console = tmp_path / "s" / "console1"
+    assert console.read_bytes() == b"ready"
+    for other in (b"", b"read", b"reads"):
+        console.write_bytes(other)
+        with pytest.raises(SnapshotError):
+            Snapshot.load(tmp_path / "s")
+    rewrite(tmp_path / "s", lambda state: state["consoles"][1].update(output=[[at * MIB, MIB, 0] for at in range(9)]))
+    with pytest.raises(SnapshotError, match="not within the file"):
+        Snapshot.load(tmp_path / "s")
+
+
+@pytest.mark.parametrize("on_parent", [False, True])
+def test_ram_in_more_pieces_than_a_file_names_is_saved_in_longer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_parent: bool
+) -> None:
+    monkeypatch.setattr(saving, "EXTENTS", 10)
+    with flat(HALT, memory="4M") as machine:
+        machine.memory.write(0x10000, os.urandom(MIB))
+        parent = machine.snapshot()
+        parent.save(tmp_path / "parent")
+        for page in range(0, 900, 3):
+            machine.memory.write(page * 4096 + 7, b"\xa5")
+        machine.snapshot().save(tmp_path / "s", parent=parent if on_parent else None)
+        ram = machine.memory.read(0, machine.memory.size)
+    assert 1 <= len(json.loads((tmp_path / "s" / "state.json").read_text())["memory"]) <= 10
+    assert Snapshot.load(tmp_path / "s").image.map[:] == ram
+    monkeypatch.setattr(saving, "EXTENTS", 2)
+    with pytest.raises(SnapshotError, match="uses more than"):
+        Snapshot.load(tmp_path / "s").save(tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_zeros_on_a_parent_may_be_holes(tmp_path: Path) -> None:
+    """`cp --sparse=always` makes a hole of a page of zeros, which still is a change."""
+    with flat(HALT, memory="1M", load=0x1000, entry=0x1000, mode=16) as machine:
+        machine.memory.write(0x40000, b"\x5a" * 0x3000)
+        parent = machine.snapshot()
+        parent.save(tmp_path / "parent")
+        machine.memory.zero(0x41000, 0x1000)
+        machine.snapshot().save(tmp_path / "s", parent=parent)
+        ram = machine.memory.read(0, machine.memory.size)
+    memory = tmp_path / "s" / "memory"
+    subprocess.run(["cp", "--sparse=always", memory, tmp_path / "sparse"], check=True)
+    (tmp_path / "sparse").rename(memory)
+    assert Snapshot.load(tmp_path / "s").image.map[:] == ram
+
+
 KILLED = """
 import os, sys
 from pykvm import Machine
@@ -185,6 +237,19 @@ def test_what_killed_saves_leave_is_tidied_but_nothing_of_the_living(tmp_path: P
             )
         assert [name.startswith(".living.") for name in hidden(tmp_path)] == [True]
     assert hidden(tmp_path) == []
+
+
+def test_what_was_put_aside_when_a_save_was_killed_comes_back(tmp_path: Path) -> None:
+    """Where two names cannot be exchanged, there is a moment at which neither snapshot has its name."""
+    with flat(HALT) as machine:
+        first = machine.snapshot()
+        first.save(tmp_path / "s")
+    work = tmp_path / f".s.abcdefgh{unfinished.SUFFIX}"
+    work.mkdir()
+    (tmp_path / "s").rename(f"{work}{unfinished.ASIDE}")
+    unfinished.tidy(str(tmp_path))
+    assert Snapshot.load(tmp_path / "s").id == first.id
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_libc_without_renameat2_replaces_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

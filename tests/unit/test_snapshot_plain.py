@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pykvm.memory import GuestMemory
 from pykvm.snapshot import plain
+from pykvm.snapshot.files import common, gaps
 from pykvm.snapshot.image import Image, Root, extents, fill, freeze, pages_in, pages_of, runs
 
 PAGE = 4096
@@ -38,6 +39,16 @@ def test_plain_data_survives(value: Any) -> None:
     text = plain.dumps(value)
     assert text.isascii()
     assert plain.loads(text) == value
+
+
+def test_what_the_guest_chooses_is_no_punctuation_and_values_are_counted() -> None:
+    many = b"," * plain.VALUES
+    assert plain.loads(plain.dumps({"input": many})) == {"input": many}
+    for text in ("[" + "[]," * plain.VALUES + "0]", "[" + '{"a":0},' * plain.VALUES + "0]"):
+        with pytest.raises(ValueError, match="values"):
+            plain.loads(text)
+    with pytest.raises(ValueError, match="values"):
+        plain.dumps([0] * (plain.VALUES + 1))
 
 
 def test_people_can_read_it() -> None:
@@ -80,6 +91,17 @@ def test_runs_name_each_page_once_in_order(numbers: set[int]) -> None:
     assert [page for at, length in found for page in range(at // PAGE, (at + length) // PAGE)] == sorted(numbers)
     assert all(after > at + length for (at, length), (after, _) in pairwise(found))
     assert pages_in(found, 301 * PAGE) == pages_of(numbers)
+
+
+PAGES = st.sets(st.integers(0, 40)).map(lambda numbers: list(runs(pages_of(numbers))))
+
+
+@given(PAGES, PAGES)
+def test_parts_have_common_parts_and_gaps(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    size = 41 * PAGE
+    assert pages_in(common(some, others), size) == pages_in(some, size) & pages_in(others, size)
+    assert pages_in(gaps(some, size), size) == pages_in([(0, size)], size) & ~pages_in(some, size)
+    assert list(common(some, gaps(some, size))) == []
 
 
 # Images
