@@ -6,7 +6,7 @@ import errno
 
 ADVICE = {
     errno.EMFILE: "this process may have no more open files: raise its limit (ulimit -n), or close what is not needed; "
-    "a machine needs 3 or 4, one more for each CPU beyond the first, and 2 more while it runs",
+    "a machine needs 3 or 4, one more for each CPU beyond the first, and 2 to 4 more while it runs",
     errno.ENFILE: "the host has no more open files left (sysctl fs.file-max)",
     errno.ENOMEM: "the host gives no more memory: free some, ask for less RAM, or raise the limit (ulimit -v)",
     errno.EAGAIN: "the host gives no more threads: raise their limit (ulimit -u), or the cgroup's (pids.max)",

@@ -334,6 +334,7 @@ class Machine(Handlers):
     def close(self) -> None:
         """End the run and give everything back to the host, back ends included. May be called twice."""
         with self._ending:
+            self._checkpoint = None
             self._made.close()
 
     def __enter__(self) -> Self:
@@ -413,6 +414,7 @@ class Machine(Handlers):
             try:
                 warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
             finally:
+                self._checkpoint = None
                 made.close()
 
     def __repr__(self) -> str:

@@ -180,3 +180,11 @@ def guest() -> Callable[[str], Path]:
         raise LookupError(f"./build_guests.sh builds no guest {name!r}")
 
     return path_of
+
+
+@pytest.fixture
+def int3_seen() -> None:
+    """Skip where KVM neither reports INT3 nor fails to emulate it."""
+    reason = FEATURES["sw-breakpoints"]()
+    if reason and FEATURES["pvm"]():
+        pytest.skip(f"needs sw-breakpoints: {reason}")

@@ -23,7 +23,8 @@ class Closer:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._pending: deque[int] = deque()
-        self._threads = 0
+        self._started: list[threading.Thread] = []
+        self._working = 0
 
     def close(self, fd: int) -> None:
         """Have `fd` closed soon. Waits only if there are `MAX_PENDING` before it."""
@@ -32,33 +33,36 @@ class Closer:
             return
         with self._changed:
             self._pending.append(fd)
-            if self._threads < MAX_THREADS:
-                self._threads += 1
+            if self._working < MAX_THREADS:
+                thread = threading.Thread(target=self._work, name="pykvm closing")
+                self._working += 1
                 try:
-                    threading.Thread(target=self._work, name="pykvm closing").start()
+                    thread.start()
                 except RuntimeError:  # the host gives no thread, or the interpreter ends
-                    self._threads -= 1
+                    self._working -= 1
                     os.close(self._pending.pop())
+                else:
+                    self._started = [*filter(threading.Thread.is_alive, self._started), thread]
             while len(self._pending) > MAX_PENDING:
                 self._changed.wait()
 
     def wait(self) -> None:
-        """Wait until all is closed that was to be."""
+        """Wait until all is closed that was to be, and the threads are gone."""
         with self._changed:
-            while self._threads:
-                self._changed.wait()
+            started = list(self._started)
+        for thread in started:
+            thread.join()
 
     def forget(self) -> None:
         """In a forked child, which has none of the threads: what waited stays open until the child ends."""
-        self._changed, self._threads = threading.Condition(), 0
+        self._changed, self._started, self._working = threading.Condition(), [], 0
         self._pending.clear()
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 if not self._pending:
-                    self._threads -= 1
-                    self._changed.notify_all()
+                    self._working -= 1
                     return
                 fd = self._pending.popleft()
                 self._changed.notify_all()

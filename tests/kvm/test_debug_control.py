@@ -23,14 +23,6 @@ Guest = Callable[[str], Path]
 START = 0x100000
 
 
-@pytest.fixture
-def int3_seen() -> None:
-    """Skip where KVM neither reports INT3 nor fails to emulate it."""
-    reason = FEATURES["sw-breakpoints"]()
-    if reason and FEATURES["pvm"]():
-        pytest.skip(f"needs sw-breakpoints: {reason}")
-
-
 def test_int3_works_where_the_probe_says_so() -> None:
     if not FEATURES["sw-breakpoints"]():
         assert int3_works(True)

@@ -111,6 +111,7 @@ wait_closed()
 before = descriptors()
 spin = Machine(bytes.fromhex("eb fe"), format="flat", mode=64, memory="4M")
 print(descriptors() - before)
+spin.replay_limit = 0
 spin.start()
 print(descriptors() - before)
 spin.stop()
