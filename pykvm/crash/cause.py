@@ -19,15 +19,20 @@ def first_event(cpu: Cpu, in_service: Iterable[Event] = ()) -> Event | None:
     """What the CPU was to deliver first: what the instruction raises, or else an interrupt that had just come.
 
     `in_service` are those that an interrupt controller has handed to the CPU and that are not finished yet. While
-    RFLAGS.IF is 0 none comes: what is in service then is being handled.
+    RFLAGS.IF is 0 none comes, unless the CPU stands before an STI: what is in service then is being handled.
     """
     event = next_event(cpu)
     if event is not None and event.certain:
         return event
-    if cpu.registers.rflags & RFLAGS_IF:
+    if cpu.registers.rflags & RFLAGS_IF or (event is None and _before_sti(cpu)):
         for interrupt in in_service:
             return interrupt
     return event
+
+
+def _before_sti(cpu: Cpu) -> bool:
+    code = fetch(cpu)
+    return not isinstance(code, Event) and code[:1] == b"\xfb"
 
 
 def chain_of(cpu: Cpu, first: Event | None) -> list[Delivery]:
