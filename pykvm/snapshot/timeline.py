@@ -80,7 +80,7 @@ class Timeline:
             text = f"{' and '.join(names)}: writes go to the image, and going back would not undo them"
             if written_disks != "warn":
                 raise SnapshotError(f"{text}; attach it with its writes discarded, or choose written_disks='warn'")
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=4)  # who called Machine.snapshot
         return self._take()
 
     @property

@@ -508,8 +508,9 @@ def test_a_disk_that_is_written_through_is_refused_or_warned_about(guest: Guest,
     with Machine(guest("disk"), disks=[image]) as machine:
         with pytest.raises(SnapshotError, match=r"disk\.img.*would not undo"):
             machine.snapshot()
-        with pytest.warns(UserWarning, match=r"disk\.img.*would not undo"):
+        with pytest.warns(UserWarning, match=r"disk\.img.*would not undo") as warned:
             machine.snapshot(written_disks="warn")
+        assert warned[0].filename == __file__
 
 
 # Time
