@@ -6,7 +6,7 @@ imports `re`, takes a tenth of the time from a start of `pykvm run` to its end, 
 
 from __future__ import annotations
 
-from collections import namedtuple
+from operator import itemgetter
 
 TYPE_CHECKING = False  # for the checkers, who know the name, it is true
 
@@ -35,15 +35,46 @@ else:
         """Decorator of what makes classes as a dataclass is made."""
         return lambda made: made
 
+    class _NamedTuple(tuple):
+        """What all named tuples share; `collections.namedtuple` writes and compiles these for every class anew."""
+
+        __slots__ = ()
+        _fields = ()
+        _field_defaults = {}  # noqa: RUF012  # read by its name, as that of every named tuple
+
+        def __new__(cls, *values, **named):
+            # Reached once for a class: many are declared at a start, and few of them used.
+            made = next(kind for kind in cls.__mro__ if "_fields" in kind.__dict__)
+            given = ", ".join(made._fields)
+            made.__new__ = eval(f"lambda _cls, {given}: _new(_cls, ({given},))", {"_new": tuple.__new__})
+            made.__new__.__defaults__ = tuple(made._field_defaults.values())
+            made.__new__.__qualname__ = f"{made.__qualname__}.__new__"  # for what a TypeError says
+            return made.__new__(cls, *values, **named)
+
+        @classmethod
+        def _make(cls, values):
+            return cls(*values)
+
+        def _replace(self, /, **named):
+            return type(self)(**{**self._asdict(), **named})
+
+        def _asdict(self):
+            return dict(zip(self._fields, self, strict=True))
+
+        def __repr__(self):
+            return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._asdict().items())})"
+
+        def __getnewargs__(self):
+            return tuple(self)
+
     class _NamedTupleType(type):
-        """Makes a `collections.namedtuple` of a class's annotations, with the class's defaults and methods."""
+        """Makes a named tuple, as `typing.NamedTuple` does, of a class's annotations, defaults and methods."""
 
         def __new__(mcs, name, bases, body):
-            fields = body.pop("__annotations__", {})
-            defaults = [body.pop(field) for field in fields if field in body]
-            made = namedtuple(name, fields, defaults=defaults, module=body.pop("__module__"))
-            for attribute, value in body.items():
-                setattr(made, attribute, value)
-            return made
+            fields = tuple(body.pop("__annotations__", ()))
+            defaults = {field: body.pop(field) for field in fields if field in body}
+            names = {field: property(itemgetter(index)) for index, field in enumerate(fields)}
+            shared = {"__slots__": (), "_fields": fields, "_field_defaults": defaults, "__match_args__": fields}
+            return type(name, (_NamedTuple,), {**body, **names, **shared})
 
     NamedTuple = type.__new__(_NamedTupleType, "NamedTuple", (), {})

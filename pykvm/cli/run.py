@@ -156,6 +156,8 @@ def run_on_terminal(machine: Machine, timeout: float | None, saver: Saver | None
     latest = None if timeout is None else time.monotonic() + timeout
     try:
         with signals.job_control(machine.lock, terminal.suspend, terminal.resume):
+            with machine.lock:
+                terminal.begin()
             if saver is not None:
                 saver.arm(machine)
             return machine.run(timeout)
@@ -176,6 +178,8 @@ def _run_on_screen(machine: Machine, timeout: float | None, saver: Saver | None)
         screen = VgaTerminal(machine)
     try:
         with signals.job_control(machine.lock, screen.suspend, screen.resume, screen.redraw):
+            with machine.lock:
+                screen.begin()
             if saver is not None:
                 saver.arm(machine)
             return machine.run(timeout)

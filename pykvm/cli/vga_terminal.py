@@ -61,10 +61,10 @@ class KeyboardPort:
 
 
 class VgaTerminal:
-    """Shows `machine`'s screen on standard output, and types what comes from standard input, from now to `close`.
+    """Shows `machine`'s screen on standard output, and types what comes from standard input, from `begin` to `close`.
 
-    Made with the machine's lock held, before the run. Ctrl-A X ends the run. Where standard output is no terminal, or a
-    dumb one, only the last picture is shown. ConfigError for a machine without a screen.
+    Made with the machine's lock held, before the run, as `begin` is called. Ctrl-A X ends the run. Where standard output
+    is no terminal, or a dumb one, only the last picture is shown. ConfigError for a machine without a screen.
     """
 
     def __init__(self, machine: Machine, environ: Mapping[str, str] = os.environ) -> None:
@@ -75,6 +75,10 @@ class VgaTerminal:
         self._display = TerminalDisplay(self._write, truecolor=truecolor, colours=ui.shows_colours(sys.stdout))
         self._timer: Timer | None = None
         self._live = sys.stdout.isatty() and not ui.is_dumb()
+
+    def begin(self) -> None:
+        """Take the terminal."""
+        self._terminal.begin()
         if self._live:
             self._show()
 

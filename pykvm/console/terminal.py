@@ -64,7 +64,8 @@ class Port(Protocol):
 class Terminal:
     """Joins `port` to the descriptors `source` and `target`. `leave(reason)` is called when the run should end.
 
-    Made with the machine's lock held, before the run; `close` restores the terminal, without the lock, after it.
+    Made with the machine's lock held, before the run. `begin` takes the terminal and its keys, and whatever happens
+    from then on (a signal, in the midst of it), `close` gives it back: without the lock, after the run.
     """
 
     def __init__(
@@ -86,28 +87,28 @@ class Terminal:
         self._looking = False
         port.sink = self.write
         port.drained = self._listen
-        self._begin()
 
     # Whose turn at the terminal it is
 
-    def _begin(self) -> None:
-        """Take the terminal's mode and keys, now or once they are this process's."""
+    def begin(self) -> None:
+        """Take the terminal's mode and keys, now or once they are this process's. With the machine's lock held."""
         self._looking = False
         if self._tty is not None:
             if _in_background(self._tty):
                 self._wait_for_foreground()
                 return
             if not self._raw:
-                saved = _raw_input(self._tty)
-                self._saved = self._saved or saved  # after a stop without warning (SIGSTOP) it may be our own
+                # After a stop without warning (SIGSTOP) the mode may be our own.
+                self._saved = self._saved or _mode(self._tty)
                 self._raw = True
+                _set_raw(self._tty)
         self._listen()
 
     def _wait_for_foreground(self) -> None:
         self._loop.on_readable(self._source, None)
         if not self._looking and self._port.sink is not None:
             self._looking = True
-            self._loop.call_at(time.monotonic() + FOREGROUND_CHECK, self._begin)
+            self._loop.call_at(time.monotonic() + FOREGROUND_CHECK, self.begin)
 
     def suspend(self) -> None:
         """Give the terminal back: the process is about to be stopped. With the machine's lock held."""
@@ -118,7 +119,7 @@ class Terminal:
     def resume(self) -> None:
         """Take the terminal again: the process was stopped, and its mode may be any. With the machine's lock held."""
         self._raw = False
-        self._begin()
+        self.begin()
 
     # Output
 
@@ -271,23 +272,29 @@ def _set_mode(tty: int, mode: list[Any]) -> None:
         termios.tcsetattr(tty, termios.TCSADRAIN, mode)
 
 
-def _raw_input(fd: int) -> list[Any] | None:
-    """Put a terminal into the mode in which each key arrives at once and unchanged; its mode before, or None."""
+def _mode(tty: int) -> list[Any] | None:
+    """The terminal's mode; None if it has gone."""
     import termios
 
-    try:
-        saved = termios.tcgetattr(fd)
-    except termios.error:
-        return None
-    mode = termios.tcgetattr(fd)
+    with suppress(termios.error):
+        return termios.tcgetattr(tty)
+    return None
+
+
+def _set_raw(tty: int) -> None:
+    """Put a terminal into the mode in which each key arrives at once and unchanged."""
+    import termios
+
+    mode = _mode(tty)
+    if mode is None:
+        return
     mode[_IFLAG] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.IXON | termios.ISTRIP)
     mode[_LFLAG] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
     # Ctrl-C alone keeps its meaning: suspending or dumping core would leave the terminal in this mode.
     for key in (termios.VSUSP, termios.VQUIT):
         mode[_CC][key] = b"\0"
     mode[_CC][termios.VMIN], mode[_CC][termios.VTIME] = 1, 0
-    termios.tcsetattr(fd, termios.TCSADRAIN, mode)
-    return saved
+    _set_mode(tty, mode)
 
 
 def _nonblocking(fd: int) -> tuple[int, bool]:

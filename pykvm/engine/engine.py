@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from functools import cached_property, partial
 
-from ..crash.event import Crash, CrashKind
 from ..errors import PykvmError, refused_by_host
 from ..kvm.exits import SYSTEM_EVENT_RESET, SYSTEM_EVENT_SHUTDOWN, Debug
 from ..outcome import Ending, Outcome
@@ -24,6 +23,7 @@ from .runner import Runner
 if TYPE_CHECKING:
     from ..bios.call import Call
     from ..boot import EntryState
+    from ..crash.event import Crash
     from .board import Board
     from .worker import Worker
 
@@ -303,6 +303,7 @@ class Engine:
 
     def unhandled(self, call: Call) -> None:
         """An exception came that the program has left to the BIOS. In the thread of the vCPU that met it."""
+        from ..crash.event import Crash, CrashKind
         from ..crash.unhandled import back_to_caller
 
         vcpu = next(runner.vcpu for runner in self.runners if runner.is_current())
@@ -338,8 +339,10 @@ class Engine:
         """KVM_EXIT_DEBUG."""
         if self.debugger is not None:
             self.debugger.debug_exit(cpu, left)
-        else:
-            self.crashed(Crash(cpu, CrashKind.EXIT, detail="DEBUG"))
+            return
+        from ..crash.event import Crash, CrashKind
+
+        self.crashed(Crash(cpu, CrashKind.EXIT, detail="DEBUG"))
 
     def _halted(self) -> None:
         if self.debugger is None or not self.debugger.halted():

@@ -35,8 +35,9 @@ class FairLock:
     def __init__(self) -> None:
         self.inner = threading.RLock()
         """For the vCPUs' threads, which never wait in the queue."""
-        self.queue = threading.Lock()
-        """Held by the thread that is to have `inner` next. Nobody who has `inner` waits for it."""
+        self.queue = threading.RLock()
+        """Held by the thread that is to have `inner` next. Nobody who has `inner` waits for it. Re-entrant, for the
+        handler of a signal runs in the midst of the main thread's waiting, and wants the lock, too."""
         self.ask: Callable[[], None] = lambda: None
         """Called with `queue` held and without `inner`."""
 
@@ -113,7 +114,7 @@ class Lull:
     """When the vCPUs of this process stay out of the guest, for a thread that has something to do."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come back to it
         self._began = self._end = 0.0
 
     def extend(self) -> bool:

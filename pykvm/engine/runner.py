@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 
-from ..crash.event import Crash, CrashKind
 from ..errors import ADVICE, HostError
 from ..kvm import VCPU, KvmError
 from ..kvm.exits import (
@@ -40,6 +39,7 @@ from .gate import Gate
 
 if TYPE_CHECKING:
     from ..bus import Claim
+    from ..crash.event import Crash
 
 KICK = signal.SIGRTMIN
 """The signal that takes a thread out of KVM_RUN."""
@@ -234,6 +234,8 @@ class Runner:
 
 def _crash(cpu: int, left: VcpuExit) -> Crash:
     """What it means that a CPU left the guest so."""
+    from ..crash.event import Crash, CrashKind
+
     match left:
         case Shutdown():
             return Crash(cpu, CrashKind.TRIPLE_FAULT)

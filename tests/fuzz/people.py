@@ -102,6 +102,7 @@ class Keys(Target):
         pressed = escapes = seen = came = 0
         terminal = Terminal(port, loop, lambda why: None, slave, writer)
         try:
+            terminal.begin()
             for kind, data in inputs:
                 if kind == KEYS:
                     pressed += len(data)

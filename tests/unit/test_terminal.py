@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pykvm.console import terminal as terminal_module
 from pykvm.console.port import ConsolePort
 from pykvm.console.terminal import INPUT_AHEAD, OUTPUT_BUSY, Terminal
 
@@ -76,6 +77,7 @@ class Guest:
         if target is None:
             self.screen, target = self._pipe()
         self.terminal = Terminal(self.port, self.loop, self.left.append, source, target)
+        self.terminal.begin()
 
     def _pipe(self) -> tuple[int, int]:
         pair = os.pipe()
@@ -94,6 +96,32 @@ def guest() -> Iterator[Guest]:
     guest = Guest()
     yield guest
     guest.close()
+
+
+def test_what_comes_between_the_mode_and_all_else_leaves_the_terminal_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    near, far = pty.openpty()
+    set_raw = terminal_module._set_raw
+
+    def interrupted(tty: int) -> None:
+        set_raw(tty)
+        raise SystemExit  # as of a signal's handler
+
+    monkeypatch.setattr(terminal_module, "_set_raw", interrupted)
+    loop = Loop()
+    try:
+        before = termios.tcgetattr(far)
+        terminal = Terminal(ConsolePort(threading.Condition()), loop, lambda why: None, far, far)
+        with pytest.raises(SystemExit):
+            terminal.begin()
+        assert termios.tcgetattr(far) != before
+        terminal.close()
+        assert termios.tcgetattr(far) == before
+    finally:
+        loop.close()
+        os.close(near)
+        os.close(far)
 
 
 def test_output_goes_straight_through(guest: Guest) -> None:
