@@ -137,10 +137,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def as_at_a_terminal() -> None:
+    """Signals as a shell's foreground job has them: what a background job or nohup has ignored, its children ignore."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*features): skip where the machine lacks one; names in tests/features.py")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: its children would ignore Ctrl-C
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    as_at_a_terminal()
     config.pluginmanager.register(TimeLimits(), "pykvm-time-limits")
     config.pluginmanager.register(KvmTally(), "pykvm-kvm-tally")
 

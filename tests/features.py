@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -106,6 +107,16 @@ def program(name: str) -> Probe:
     return lambda: None if shutil.which(name) else f"{name} is not on PATH"
 
 
+@cache
+def own_mounts() -> str | None:
+    try:
+        command = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    except OSError as error:
+        return f"unshare cannot be run: {error.strerror}"
+    return None if done.returncode == 0 else f"no mounts of one's own can be made: {done.stderr.strip()}"
+
+
 FEATURES: dict[str, Probe] = {
     "kvm": kvm,
     "svm-or-vmx": svm_or_vmx,
@@ -117,6 +128,7 @@ FEATURES: dict[str, Probe] = {
     "sw-breakpoints": sw_breakpoints,
     "hw-breakpoints": hw_breakpoints,
     "tap": tap,
+    "own-mounts": own_mounts,
     "fish": program("fish"),
     "gcc": program("gcc"),
     "gdb": program("gdb"),

@@ -25,7 +25,7 @@ from ..x86.registers import EFER_LMA
 from ..x86.tables import Entries, Entry, Gate
 from . import streams, ui
 from .envelope import envelope
-from .options import Limit, MachineSpec, limit_option, machine_options
+from .options import Limit, MachineSpec, limit_option, machine_options, trust_disks_option
 
 PARTS = ("cpu", "tables", "pages", "devices", "chips")
 SHOWN = 64
@@ -47,6 +47,7 @@ REGISTER_ROWS = (
 )  # fmt: skip
 @ui.option("--cpu", type=ui.IntRange(min=0), help="Only this CPU.  [default: all]")
 @ui.option("--all", "show_all", is_flag=True, help="Show long tables whole.")
+@trust_disks_option
 @ui.option("--json", "as_json", is_flag=True, help="All of it for programs.")
 def command(
     spec: MachineSpec,
@@ -55,6 +56,7 @@ def command(
     parts: tuple[str, ...],
     cpu: int | None,
     show_all: bool,
+    trust_disks: bool,
     as_json: bool,
 ) -> None:
     """Run KERNEL without a terminal up to its end, the --timeout or the moment --at, and show what is in the machine.
@@ -62,7 +64,7 @@ def command(
     KERNEL may also be a snapshot's directory: then nothing is run, and the options that make a machine do not count.
     """
     deadline = timeout.deadline()
-    with _stopped(spec, timeout.seconds, at) as machine:
+    with _stopped(spec, timeout.seconds, at, trust_disks) as machine:
         if cpu is not None and cpu >= len(machine.vcpus):
             raise ConfigError(f"--cpu {cpu}: the machine has CPUs 0 to {len(machine.vcpus) - 1}")
         cpus = range(len(machine.vcpus)) if cpu is None else (cpu,)
@@ -95,12 +97,12 @@ def _show(machine: Machine, cpus: Sequence[int], found: dict[str, Any], limit: i
         _show_devices(found.get(part, ()))
 
 
-def _stopped(spec: MachineSpec, timeout: float | None, at: str | None) -> Machine:
+def _stopped(spec: MachineSpec, timeout: float | None, at: str | None, trust_disks: bool) -> Machine:
     """The machine at the moment that was asked for."""
     if spec.kernel is not None and Path(spec.kernel).is_dir():
         from ..snapshot import Snapshot
 
-        return Snapshot.load(spec.kernel).fork()
+        return Snapshot.load(spec.kernel, trust_disks=trust_disks).fork()
     machine = spec.make()
     try:
         reached: list[bool] = []

@@ -285,3 +285,8 @@ limit_option = ui.option(
 timeout_option = ui.option(
     "-t", "--timeout", type=ui.FloatRange(min=0, min_open=True), help="End the run after so many seconds."
 )
+
+trust_disks_option = ui.option(
+    "--trust-disks", is_flag=True,
+    help="Let the guest read the disk images that the snapshot names, whatever files of this host they are.",
+)  # fmt: skip

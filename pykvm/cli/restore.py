@@ -7,7 +7,7 @@ from typing import Any
 
 from ..snapshot import Snapshot
 from . import ui
-from .options import device_flags, open_all, open_disk, parse_device_options, timeout_option
+from .options import device_flags, open_all, open_disk, parse_device_options, timeout_option, trust_disks_option
 from .run import make_saver, run_and_show, wait_for_gdb
 from .saving import warn_in_words
 
@@ -18,10 +18,7 @@ from .saving import warn_in_words
     "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
-@ui.option(
-    "--trust-disks", is_flag=True,
-    help="Let the guest read the disk images that the snapshot names, whatever files of this host they are.",
-)  # fmt: skip
+@trust_disks_option
 @device_flags
 @ui.option(
     "--floppy",

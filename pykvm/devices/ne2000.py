@@ -5,6 +5,9 @@ W89C902) and from the drivers that probe for it. Of its 32 ports 0x00-0x0F are t
 data port, through which the host does the chip's "remote DMA" by hand, and 0x18-0x1F the reset port. The chip's
 64 KiB of address space hold the PROM at 0 and RAM at 0x4000-0x7FFF. Elsewhere there is nothing, which reads all ones:
 that is how drivers tell an NE2000 from an NE1000, whose RAM is at 0x2000.
+
+The chip's wire takes no time, but string output takes none either: of one block only `FRAMES_AT_ONCE` frames are sent,
+as if the transmitter were still busy when the others are asked for. To set TXP again does nothing then.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ from ..device import Device, IrqLine, Range, State
 from ..errors import ConfigError
 from ..net import NetBackend
 from .dp8390 import Dp8390
-from .dp8390_registers import explain, register_name
+from .dp8390_registers import CR_TXP, explain, register_name
 
 RAM = Range(0x4000, 0x4000)
 """Packet RAM in the chip's address space."""
 
+FRAMES_AT_ONCE = 64
+"""More than fit on a wire of 10 Mbit/s while an ISA bus takes the largest block of string output, 4096 items."""
+
+COMMAND = 0
 DATA_PORT = 0x10
 RESET_PORT = 0x18
 PORTS = 0x20
@@ -104,7 +111,7 @@ class Ne2000(Device):
 
     def write_block(self, offset: int, size: int, data: bytes) -> None:
         if not DATA_PORT <= offset < RESET_PORT:
-            super().write_block(offset, size, data)
+            super().write_block(offset, size, _with_few_frames(size, data) if offset == COMMAND else data)
         elif (size > 1) == self.chip.word_wide:
             self.chip.remote_write(data)
         elif size > 1:
@@ -131,3 +138,14 @@ class Ne2000(Device):
         self.mac = state["mac"]
         self._burn_prom()
         self._memory[RAM.base : RAM.end] = state["ram"]
+
+
+def _with_few_frames(size: int, data: bytes) -> bytes:
+    """Writes of `size` bytes to the command register of which not too many ask for a transmission."""
+    asking = [at for at in range(0, len(data), size) if data[at] & CR_TXP]
+    if len(asking) <= FRAMES_AT_ONCE:
+        return data
+    fewer = bytearray(data)
+    for at in asking[FRAMES_AT_ONCE:]:
+        fewer[at] &= ~CR_TXP
+    return bytes(fewer)

@@ -81,6 +81,14 @@ class RawDisk:
         if not self.read_only:
             os.fdatasync(self._fd)
 
+    def real_path(self) -> str:
+        """Where the file is that was opened, whatever `path` leads to by now; without symbolic links."""
+        return os.readlink(f"/proc/self/fd/{self._fd}")
+
+    def changed_at(self) -> int:
+        """When it was last changed: nanoseconds since 1970."""
+        return os.fstat(self._fd).st_mtime_ns
+
     def close(self) -> None:
         self._finalizer()
         self._fd = -1

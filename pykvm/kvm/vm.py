@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 
 from ..typed import Any
@@ -222,18 +221,3 @@ class VM(Descriptor):
             )
             entry.base, entry.nmsrs, entry.bitmap = wanted.base, wanted.length, bitmaps[-1]
         self.ioctl("KVM_X86_SET_MSR_FILTER", box)
-
-    # Dirty ring
-
-    def enable_dirty_ring(self, entries: int) -> None:
-        """Log dirty pages into a ring of that many entries (a power of two) on each vCPU made from now on."""
-        self.enable_capability("DIRTY_LOG_RING", entries * ffi.sizeof("struct kvm_dirty_gfn"))
-
-    def map_dirty_ring(self, vcpu: VCPU, entries: int) -> mmap.mmap:
-        """The ring of `vcpu`: an array of struct kvm_dirty_gfn."""
-        size = entries * ffi.sizeof("struct kvm_dirty_gfn")
-        return mmap.mmap(vcpu.fd, size, offset=lib.KVM_DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE)
-
-    def reset_dirty_rings(self) -> int:
-        """Protect again all pages whose entries were marked as collected; how many."""
-        return self.ioctl_int("KVM_RESET_DIRTY_RINGS")

@@ -79,6 +79,8 @@ class Contents:
     """Whether it was taken in this process; a loaded one may be anything."""
     trust_disks: bool = False
     """Whether the disk images that it names may be opened though it is not trusted."""
+    disks_in: str | None = None
+    """The directory whose files may be opened as its disks if neither is so, without symbolic links in its name."""
     entry: EntryState | None = None
     """How the image was loaded, with its symbols: not part of a saved snapshot."""
     home: str | None = None

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..disk import Disk
-from ..disk.image import open_disk
 from ..disk.overlay import CLUSTER, OverlayDisk
 from ..disk.raw import RawDisk
 from .errors import SnapshotError
@@ -51,31 +50,36 @@ class SavedDisk:
         return cls(size, path, stamp, flag(state, "read_only"), {} if flag(state, "overlay") else None)
 
     def open(self, within: str | None = None) -> Disk:
-        """The disk, opened anew from its image file; SnapshotError if that is not in the directory `within`."""
+        """The disk, opened anew from its image file; SnapshotError if that is not in the directory `within`.
+
+        `within` has no symbolic links in its name. What counts is the file that was opened: the name may lead elsewhere
+        from one moment to the next. It is looked at before, too, as a device may notice that it is opened.
+        """
         if self.path is None:
             if self.written is None:
                 raise SnapshotError("the snapshot has a disk without a file of its own: give it as one of `disks`")
             return OverlayDisk(_Blank(self.size))
-        path = self.path
-        if within is not None:
-            path = os.path.realpath(path)
-            if os.path.commonpath((path, os.path.realpath(within))) != os.path.realpath(within):
-                raise SnapshotError(
-                    f"the snapshot {within} names the file {self.path!r} of this host as a disk: if its guest may read "
-                    "that, confirm it by `Snapshot.load(..., trust_disks=True)` or `pykvm restore --trust-disks`; if "
-                    "not, give other disks"
-                )
-        disk = open_disk(path, "ro" if self.written is None and self.read_only else "discard", format="raw")
+        self._require_within(within, os.path.realpath(self.path))
+        raw = RawDisk(self.path, read_only=True)
         try:
-            if _stamp(path) != self.stamp:
+            self._require_within(within, raw.real_path())
+            if raw.changed_at() != self.stamp:
                 raise SnapshotError(
                     f"disk image {self.path!r} has been changed since the snapshot was taken: "
                     "restore the image, or give another one as one of `disks`"
                 )
+            return raw if self.written is None and self.read_only else OverlayDisk(raw)
         except BaseException:
-            disk.close()
+            raw.close()
             raise
-        return disk
+
+    def _require_within(self, within: str | None, path: str) -> None:
+        if within is not None and os.path.commonpath((path, within)) != within:
+            raise SnapshotError(
+                f"the snapshot {within} names the file {self.path!r} of this host as a disk: if its guest may read "
+                "that, confirm it by `Snapshot.load(..., trust_disks=True)` or `--trust-disks` of `pykvm restore` and "
+                "`inspect`; if not, give other disks"
+            )
 
 
 class _Blank:
@@ -104,11 +108,9 @@ def save_disk(disk: Disk | None) -> SavedDisk | None:
     if disk is None:
         return None
     if isinstance(disk, OverlayDisk):
-        path = disk.base.path if isinstance(disk.base, RawDisk) else None
-        written = disk.changed() if path is not None else _not_zeros(disk)
-        return SavedDisk(disk.size, _absolute(path), _stamp(path), False, dict(written))
-    path = disk.path if isinstance(disk, RawDisk) else None
-    return SavedDisk(disk.size, _absolute(path), _stamp(path), disk.read_only)
+        written = disk.changed() if isinstance(disk.base, RawDisk) else _not_zeros(disk)
+        return SavedDisk(disk.size, *_file(disk.base), False, dict(written))
+    return SavedDisk(disk.size, *_file(disk), disk.read_only)
 
 
 def check_disks(saved: Sequence[SavedDisk | None], disks: Sequence[Disk | None]) -> None:
@@ -155,12 +157,6 @@ def _not_zeros(disk: Disk) -> Iterator[tuple[int, bytes]]:
     return ((offset, data) for offset, data in clusters if data.count(0) != len(data))
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
-
-
-def _stamp(path: str | None) -> int:
-    try:
-        return 0 if path is None else os.stat(path).st_mtime_ns
-    except OSError:
-        return 0
+def _file(disk: Disk) -> tuple[str | None, int]:
+    """The image file's path, and when it was last changed."""
+    return (os.path.abspath(disk.path), disk.changed_at()) if isinstance(disk, RawDisk) else (None, 0)

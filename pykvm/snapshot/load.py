@@ -198,6 +198,7 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
         exits=number(state, "exits", 1 << 63),
         trusted=False,
         trust_disks=trust_disks,
+        disks_in=os.readlink(f"/proc/self/fd/{home}"),
         home=path,
     )
 

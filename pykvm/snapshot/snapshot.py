@@ -71,7 +71,7 @@ class Snapshot(Contents):
     def _open_disks(self, hard_disks: bool, floppy: bool) -> list[Disk | None]:
         """Those that are asked for, in the order of `disks`; None in place of the others."""
         opened: list[Disk | None] = []
-        within = None if self.trusted or self.trust_disks else self.home
+        within = None if self.trusted or self.trust_disks else self.disks_in
         try:
             for number, disk in enumerate(self.disks):
                 wanted = floppy if number == len(self.disks) - 1 else hard_disks

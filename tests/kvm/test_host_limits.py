@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EXIT_AL, HALT, LIMIT, ROOT, flat
+from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, flat
 
 from pykvm import DeviceError, HostError
 from pykvm.kvm.closing import wait_closed
@@ -216,3 +216,80 @@ def test_what_a_handler_is_refused_is_still_its_own_error() -> None:
 
         with pytest.raises(DeviceError, match="Too many open files"):
             machine.run(10)
+
+
+# File systems that are full or may not be written, in a mount namespace of one process
+
+
+FULL = 'mount -t tmpfs -o size=64k none "$place" && { head -c 1M /dev/zero > "$place/filler" 2>/dev/null || true; }'
+READ_ONLY = 'mount -t tmpfs -o ro none "$place"'
+
+
+def pykvm_with(mounts: dict[str, str], *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command line, with file systems mounted first (by a shell command that knows the `$place`)."""
+    script = "".join(f"place={place}; {how} || exit 99\n" for place, how in mounts.items())
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script + 'cd / && exec "$@"', "sh", *PYKVM, *map(str, arguments)],
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode != 99, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.needs("own-mounts")
+@pytest.mark.parametrize("how", [FULL, READ_ONLY])
+def test_shared_memory_that_is_full_or_read_only_is_not_needed(guest: Guest, how: str) -> None:
+    done = pykvm_with({"/dev/shm": how}, "run", guest("hello64"))
+    assert (done.returncode, done.stdout) == (0, "Hello from 64-bit long mode!\n")
+
+
+@pytest.mark.needs("own-mounts")
+def test_a_disk_with_nowhere_to_keep_its_writes_is_a_sentence(guest: Guest) -> None:
+    image = guest("hello64")  # any file: it is only read
+    nowhere = dict.fromkeys(("/tmp", "/var/tmp", "/mnt"), READ_ONLY)
+    for directory in ("/usr/tmp", "/"):  # where Python looks, too
+        if os.access(directory, os.W_OK):
+            nowhere[directory] = 'mount -o remount,ro,bind "$place" 2>/dev/null || mount --bind -o ro "$place" "$place"'
+    done = pykvm_with(
+        nowhere, "run", image, "--disk", f"{image},discard,format=raw", TMPDIR="/mnt", PYTHONDONTWRITEBYTECODE="1"
+    )
+    assert done.returncode == 2
+    assert "TMPDIR" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.needs("own-mounts")
+def test_a_tmpdir_that_becomes_full_is_a_bad_disk_to_the_guest(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "small").mkdir()
+    done = pykvm_with(
+        {str(tmp_path / "small"): 'mount -t tmpfs -o size=4k none "$place"'},
+        "run", guest("disk"), "--disk", f"{tmp_path}/disk.img,discard", "--timeout", 10, TMPDIR=str(tmp_path / "small"),
+    )  # fmt: skip
+    assert "disk: ok" not in done.stdout
+    assert done.returncode not in (0, 2)
+
+
+WRITERS = [
+    ["snapshot", "{guest}", "/mnt/saved", "--at", "Hello"],
+    ["run", "{guest}", "--snapshot-at", "Hello", "--snapshot-to", "/mnt/saved"],
+    ["screenshot", "{guest}", "/mnt/shot.png"],
+    ["trace", "{guest}", "-o", "/mnt/trace.json"],
+    ["coverage", "{guest}", "-o", "/mnt/lcov.info"],
+    ["run", "{guest}", "--nic", "none,pcap=/mnt/frames.pcap"],
+    ["run", "{guest}", "--gdb", "/mnt/gdb"],
+]
+
+
+@pytest.mark.needs("own-mounts")
+@pytest.mark.parametrize("arguments", WRITERS, ids=lambda arguments: f"{arguments[0]} {arguments[-2]}")
+def test_a_directory_that_cannot_be_written_is_a_sentence(guest: Guest, arguments: list[str]) -> None:
+    done = pykvm_with({"/mnt": READ_ONLY}, *(part.format(guest=guest("hello64")) for part in arguments))
+    assert done.returncode == 2
+    assert "Read-only file system" in done.stderr

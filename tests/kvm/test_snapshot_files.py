@@ -69,7 +69,7 @@ def test_another_process_goes_on_to_the_same_hash(guest: Guest, tmp_path: Path) 
 
 
 def test_many_processes_go_on_from_one_directory_at_once(guest: Guest, tmp_path: Path) -> None:
-    machine, snapshot = at_text(guest("hash"), "step 8\n", memory="8M")
+    machine, snapshot = at_text(guest("hash"), "step 24\n", memory="8M")
     with machine:
         snapshot.save(tmp_path / "a.pykvm")
     before = {path.name: path.read_bytes() for path in (tmp_path / "a.pykvm").iterdir()}

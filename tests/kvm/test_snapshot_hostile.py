@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,40 @@ def test_a_disk_image_beside_the_files_needs_no_confirmation(saved: Path) -> Non
         Snapshot.load(saved).fork()
 
 
-def test_the_command_line_names_what_to_say(saved: Path) -> None:
+@pytest.mark.parametrize("swapped", ["image", "directory"])
+def test_what_counts_is_the_disk_image_that_is_opened(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    """Between the look at a name and the opening of it the file, or the snapshot's directory, becomes a link."""
+    (saved.parent / "disk.img").rename(saved / "disk.img")
+    rewrite(saved, lambda state: state["disks"][1].update(path="disk.img"))
+    snapshot, look = Snapshot.load(saved), os.path.realpath
+    there = saved.parent / "elsewhere"
+    there.mkdir()
+    shutil.copy2(saved / "disk.img", there)
+
+    def look_and_swap(path: str) -> str:
+        seen = look(path)
+        place = saved / "disk.img" if swapped == "image" else saved
+        place.rename(saved.parent / "before")
+        place.symlink_to(there / "disk.img" if swapped == "image" else there)
+        return seen
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "realpath", look_and_swap)
+        with pytest.raises(SnapshotError, match="trust"):
+            snapshot.fork()
+    with pytest.raises(SnapshotError, match="trust"):
+        snapshot.fork()
+
+
+@pytest.mark.parametrize("command", ["restore", "inspect"])
+def test_the_command_line_names_what_to_say(saved: Path, command: str) -> None:
+    if command == "inspect":
+        done = subprocess.run(
+            [*PYKVM, command, str(saved), "--part", "cpu"], cwd=ROOT, capture_output=True, timeout=LIMIT, check=False
+        )
+        assert (done.returncode, b"--trust-disks" in done.stderr) == (2, True)
     command = [*PYKVM, "restore", str(saved), "--quiet"]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (refused.returncode, "--trust-disks" in refused.stderr) == (2, True)

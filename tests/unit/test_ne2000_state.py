@@ -28,18 +28,6 @@ from ne2000_rig import (
     frame_to,
 )
 
-
-@pytest.fixture
-def rig() -> Rig:
-    return Rig()
-
-
-@pytest.fixture
-def running(rig: Rig) -> Rig:
-    rig.start()
-    return rig
-
-
 # -- Hostile guests ---------------------------------------------------------------------------------------------------
 
 
@@ -54,36 +42,36 @@ LIKELY = st.tuples(
 @settings(max_examples=200)
 @given(st.lists(st.one_of(ACCESS, LIKELY, st.integers(0, 1600)), max_size=60), st.booleans())
 def test_no_access_raises(steps: list[tuple[int, int, int] | int], started: bool) -> None:
-    rig = Rig()
+    ne2000 = Rig()
     if started:
-        rig.start(0x1C)
+        ne2000.start(0x1C)
     for step in steps:
         if isinstance(step, int):
-            rig.wire.arrive(frame_to(BROADCAST, 60)[:step] + bytes(max(0, step - 60)))
+            ne2000.wire.arrive(frame_to(BROADCAST, 60)[:step] + bytes(max(0, step - 60)))
             continue
         offset, size, value = step
-        rig.bus.write(BASE + offset, size, value & (1 << 8 * size) - 1)
-        assert 0 <= rig.bus.read(BASE + offset, size) < 1 << 8 * size
-        assert len(rig.bus.read_block(BASE + offset, size, 3)) == 3 * size
-        rig.bus.write_block(BASE + offset, size, bytes(3 * size))
-    assert all(14 <= len(frame) <= 1514 for frame in rig.wire.sent)
-    assert rig.irq.level == (rig.device.chip.isr & rig.device.chip.imr != 0)
-    rig.device.restore(rig.device.save())
-    rig.device.reset()
-    assert rig.inb(CR) == 0x21
+        ne2000.bus.write(BASE + offset, size, value & (1 << 8 * size) - 1)
+        assert 0 <= ne2000.bus.read(BASE + offset, size) < 1 << 8 * size
+        assert len(ne2000.bus.read_block(BASE + offset, size, 3)) == 3 * size
+        ne2000.bus.write_block(BASE + offset, size, bytes(3 * size))
+    assert all(14 <= len(frame) <= 1514 for frame in ne2000.wire.sent)
+    assert ne2000.irq.level == (ne2000.device.chip.isr & ne2000.device.chip.imr != 0)
+    ne2000.device.restore(ne2000.device.save())
+    ne2000.device.reset()
+    assert ne2000.inb(CR) == 0x21
 
 
 # -- Snapshots --------------------------------------------------------------------------------------------------------
 
 
-def test_save_and_restore_in_the_middle_of_a_transfer(running: Rig) -> None:
+def test_save_and_restore_in_the_middle_of_a_transfer(running_ne2000: Rig) -> None:
     frame = frame_to(MAC, 200, 9)
-    running.wire.arrive(frame)
-    running.remote(0x4C04, 200, 0x0A)
-    head = running.ins(DATA, 10, 2)
+    running_ne2000.wire.arrive(frame)
+    running_ne2000.remote(0x4C04, 200, 0x0A)
+    head = running_ne2000.ins(DATA, 10, 2)
 
     other = Rig()
-    state = running.save_into(other)
+    state = running_ne2000.save_into(other)
     assert other.irq.level
     assert head + other.ins(DATA, 90, 2) == frame
     assert other.device.save()["ram"] == state["ram"]
@@ -110,5 +98,5 @@ def test_save_and_restore_in_the_middle_of_a_transfer(running: Rig) -> None:
         lambda state: state | {"chip": {"command": 1}},
     ],
 )
-def test_a_hostile_state_is_refused_and_changes_nothing(running: Rig, spoil: Any) -> None:
-    running.refuses(spoil(running.device.save()), "ne0")
+def test_a_hostile_state_is_refused_and_changes_nothing(running_ne2000: Rig, spoil: Any) -> None:
+    running_ne2000.refuses(spoil(running_ne2000.device.save()), "ne0")

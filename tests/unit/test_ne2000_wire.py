@@ -37,83 +37,82 @@ from ne2000_rig import (
 )
 
 from pykvm.devices.dp8390_registers import frame_check_sequence, multicast_hash
+from pykvm.devices.ne2000 import FRAMES_AT_ONCE
 from pykvm.net.loopback import Loopback
-
-
-@pytest.fixture
-def rig() -> Rig:
-    return Rig()
-
-
-@pytest.fixture
-def running(rig: Rig) -> Rig:
-    rig.start()
-    return rig
-
 
 # -- Transmission -----------------------------------------------------------------------------------------------------
 
 
-def test_transmit(running: Rig) -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_block_of_transmit_commands_sends_a_bounded_number(running_ne2000: Rig, size: int) -> None:
+    frame = frame_to(OTHER)
+    running_ne2000.transmit(frame)
+    running_ne2000.outs(CR, bytes((0x26, 0x4C)[:size]) * 4096, size)
+    assert running_ne2000.wire.sent == [frame] * (1 + FRAMES_AT_ONCE)
+    running_ne2000.outs(CR, bytes((0x26, 0x4C)[:size]) * 3, size)
+    assert len(running_ne2000.wire.sent) == 1 + FRAMES_AT_ONCE + 3
+
+
+def test_transmit(running_ne2000: Rig) -> None:
     frame = frame_to(OTHER, 61, 0x5A)
-    running.transmit(frame)
-    assert running.wire.sent == [frame]
-    assert running.inb(CR) == 0x22  # TXP is gone
-    assert running.inb(TSR) == 0x01
-    assert running.inb(ISR) == PTX
-    assert running.irq.level
+    running_ne2000.transmit(frame)
+    assert running_ne2000.wire.sent == [frame]
+    assert running_ne2000.inb(CR) == 0x22  # TXP is gone
+    assert running_ne2000.inb(TSR) == 0x01
+    assert running_ne2000.inb(ISR) == PTX
+    assert running_ne2000.irq.level
 
 
 @pytest.mark.parametrize(("size", "sent"), [(0, 0), (13, 0), (14, 1), (1514, 1), (1515, 0), (0xFFFF, 0)])
-def test_only_frames_reach_the_wire(running: Rig, size: int, sent: int) -> None:
-    running.out((TPSR, 0xFE), (TBCR0, size & 0xFF), (TBCR1, size >> 8), (CR, 0x26))
-    assert [len(frame) for frame in running.wire.sent] == [size] * sent
-    assert running.inb(ISR) == PTX
+def test_only_frames_reach_the_wire(running_ne2000: Rig, size: int, sent: int) -> None:
+    running_ne2000.out((TPSR, 0xFE), (TBCR0, size & 0xFF), (TBCR1, size >> 8), (CR, 0x26))
+    assert [len(frame) for frame in running_ne2000.wire.sent] == [size] * sent
+    assert running_ne2000.inb(ISR) == PTX
 
 
-def test_a_driver_may_bring_its_own_fcs(running: Rig) -> None:
+def test_a_driver_may_bring_its_own_fcs(running_ne2000: Rig) -> None:
     # The FCS of 802.3 makes the CRC register's final value 0xDEBB20E3 (reflected), whatever the frame.
     frame = frame_to(OTHER)
-    running.outb(TCR, 0x01)
-    running.transmit(frame + bitwise_crc32(frame).to_bytes(4, "little"))
-    running.transmit(frame + b"\0\0\0\0")
-    assert running.wire.sent == [frame]
+    running_ne2000.outb(TCR, 0x01)
+    running_ne2000.transmit(frame + bitwise_crc32(frame).to_bytes(4, "little"))
+    running_ne2000.transmit(frame + b"\0\0\0\0")
+    assert running_ne2000.wire.sent == [frame]
 
 
 @pytest.mark.parametrize(("mode", "tsr"), [(1, 0x53), (2, 0x43), (3, 0x03)])
-def test_loopback(running: Rig, mode: int, tsr: int) -> None:
-    running.outb(TCR, mode << 1)
-    running.inb(FIFO)
+def test_loopback(running_ne2000: Rig, mode: int, tsr: int) -> None:
+    running_ne2000.outb(TCR, mode << 1)
+    running_ne2000.inb(FIFO)
     frame = frame_to(MAC, 69) + b"\x11\x22\x33\x44"  # 8 * 9 + 5 bytes with the FCS: the FIFO ends with the length
     fcs = bitwise_crc32(frame).to_bytes(4, "little")
-    running.transmit(frame)
-    running.wire.arrive(frame_to(MAC))
-    assert running.wire.sent == []
-    assert running.inb(TSR) == tsr
-    assert running.inb(RSR) == 0x02
-    assert running.inb(ISR) == PTX
-    assert bytes(running.inb(FIFO) for _ in range(8)) == b"\x44" + fcs + b"\x4d\x00\x00"
-    assert running.receive() == []
+    running_ne2000.transmit(frame)
+    running_ne2000.wire.arrive(frame_to(MAC))
+    assert running_ne2000.wire.sent == []
+    assert running_ne2000.inb(TSR) == tsr
+    assert running_ne2000.inb(RSR) == 0x02
+    assert running_ne2000.inb(ISR) == PTX
+    assert bytes(running_ne2000.inb(FIFO) for _ in range(8)) == b"\x44" + fcs + b"\x4d\x00\x00"
+    assert running_ne2000.receive() == []
 
 
 @pytest.mark.parametrize(
     ("destination", "good", "rsr"),
     [(MAC, True, 0x01), (MAC, False, 0x02), (OTHER, False, 0x01), (BROADCAST, True, 0x21), (BROADCAST, False, 0x22)],
 )
-def test_loopback_checks_address_and_crc(running: Rig, destination: bytes, good: bool, rsr: int) -> None:
-    running.outb(TCR, 0x03)
+def test_loopback_checks_address_and_crc(running_ne2000: Rig, destination: bytes, good: bool, rsr: int) -> None:
+    running_ne2000.outb(TCR, 0x03)
     frame = frame_to(destination)
-    running.transmit(frame + (bitwise_crc32(frame) ^ (not good)).to_bytes(4, "little"))
-    assert running.inb(RSR) == rsr
+    running_ne2000.transmit(frame + (bitwise_crc32(frame) ^ (not good)).to_bytes(4, "little"))
+    assert running_ne2000.inb(RSR) == rsr
 
 
 def test_a_backend_may_answer_from_within_send() -> None:
-    rig = Rig(Loopback())
-    rig.start()
+    ne2000 = Rig(Loopback())
+    ne2000.start()
     frame = frame_to(MAC, 100, 7)
-    rig.transmit(frame)
-    assert rig.inb(ISR) == PTX | PRX
-    assert rig.receive() == [frame]
+    ne2000.transmit(frame)
+    assert ne2000.inb(ISR) == PTX | PRX
+    assert ne2000.receive() == [frame]
 
 
 # -- Reception --------------------------------------------------------------------------------------------------------
@@ -139,27 +138,27 @@ def test_multicast_hash(address: bytes) -> None:
     assert multicast_hash(address) == bitwise_hash(address)
 
 
-def test_what_a_frame_looks_like_in_the_ring(running: Rig) -> None:
+def test_what_a_frame_looks_like_in_the_ring(running_ne2000: Rig) -> None:
     frame = frame_to(MAC, 300, 0x33)
-    running.wire.arrive(frame)
-    assert running.inb(ISR) == PRX
-    assert running.current() == 0x4E  # 4 + 300 + 4 bytes: two pages
-    assert running.dma_read(0x4C00, 4) == bytes((0x01, 0x4E, 304 & 0xFF, 304 >> 8))
-    assert running.dma_read(0x4C04, 304) == frame + bitwise_crc32(frame).to_bytes(4, "little")
+    running_ne2000.wire.arrive(frame)
+    assert running_ne2000.inb(ISR) == PRX
+    assert running_ne2000.current() == 0x4E  # 4 + 300 + 4 bytes: two pages
+    assert running_ne2000.dma_read(0x4C00, 4) == bytes((0x01, 0x4E, 304 & 0xFF, 304 >> 8))
+    assert running_ne2000.dma_read(0x4C04, 304) == frame + bitwise_crc32(frame).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize(("size", "pages"), [(60, 1), (248, 1), (249, 2), (504, 2), (505, 3), (1514, 6)])
-def test_pages_of_a_frame(running: Rig, size: int, pages: int) -> None:
-    running.wire.arrive(frame_to(MAC, size))
-    assert running.current() == 0x4C + pages
+def test_pages_of_a_frame(running_ne2000: Rig, size: int, pages: int) -> None:
+    running_ne2000.wire.arrive(frame_to(MAC, size))
+    assert running_ne2000.current() == 0x4C + pages
 
 
-def test_short_frames_are_padded_and_what_is_no_frame_is_not_seen(running: Rig) -> None:
-    running.wire.arrive(frame_to(MAC, 14))
-    running.wire.arrive(MAC + OTHER + b"\x08")
-    running.wire.arrive(frame_to(MAC, 1515))
-    running.wire.arrive(b"")
-    assert running.receive() == [frame_to(MAC, 60)]
+def test_short_frames_are_padded_and_what_is_no_frame_is_not_seen(running_ne2000: Rig) -> None:
+    running_ne2000.wire.arrive(frame_to(MAC, 14))
+    running_ne2000.wire.arrive(MAC + OTHER + b"\x08")
+    running_ne2000.wire.arrive(frame_to(MAC, 1515))
+    running_ne2000.wire.arrive(b"")
+    assert running_ne2000.receive() == [frame_to(MAC, 60)]
 
 
 AB, AM, PRO = 0x04, 0x08, 0x10
@@ -183,98 +182,98 @@ GROUP = bytes.fromhex("01005e000001")
         (AB | AM | PRO, OTHER, True),
     ],
 )
-def test_receive_filter(rig: Rig, rcr: int, destination: bytes, accepted: bool) -> None:
-    rig.start(rcr)
+def test_receive_filter(ne2000: Rig, rcr: int, destination: bytes, accepted: bool) -> None:
+    ne2000.start(rcr)
     bit = bitwise_hash(GROUP)
-    rig.out((CR, 0x62), (8 + (bit >> 3), 1 << (bit & 7)), (CR, 0x22))
-    rig.wire.arrive(frame_to(destination))
-    assert rig.receive() == [frame_to(destination)] * accepted
+    ne2000.out((CR, 0x62), (8 + (bit >> 3), 1 << (bit & 7)), (CR, 0x22))
+    ne2000.wire.arrive(frame_to(destination))
+    assert ne2000.receive() == [frame_to(destination)] * accepted
     if accepted:
-        assert rig.inb(RSR) == (0x21 if destination[0] & 1 else 0x01)
+        assert ne2000.inb(RSR) == (0x21 if destination[0] & 1 else 0x01)
 
 
-def test_monitor_mode_counts_and_buffers_nothing(rig: Rig) -> None:
-    rig.start(0x24)
+def test_monitor_mode_counts_and_buffers_nothing(ne2000: Rig) -> None:
+    ne2000.start(0x24)
     for _ in range(127):
-        rig.wire.arrive(frame_to(MAC))
-    rig.wire.arrive(frame_to(OTHER))
-    assert rig.inb(RSR) == 0x50  # DIS and MPA
-    assert not rig.inb(ISR) & CNT
-    rig.wire.arrive(frame_to(MAC))
-    assert rig.inb(ISR) & CNT
-    assert rig.inb(CNTR2) == 128
-    assert rig.inb(CNTR2) == 0
+        ne2000.wire.arrive(frame_to(MAC))
+    ne2000.wire.arrive(frame_to(OTHER))
+    assert ne2000.inb(RSR) == 0x50  # DIS and MPA
+    assert not ne2000.inb(ISR) & CNT
+    ne2000.wire.arrive(frame_to(MAC))
+    assert ne2000.inb(ISR) & CNT
+    assert ne2000.inb(CNTR2) == 128
+    assert ne2000.inb(CNTR2) == 0
     for _ in range(300):
-        rig.wire.arrive(frame_to(MAC))
-    assert rig.inb(CNTR2) == 192
-    assert rig.receive() == []
+        ne2000.wire.arrive(frame_to(MAC))
+    assert ne2000.inb(CNTR2) == 192
+    assert ne2000.receive() == []
 
 
-def test_overflow_and_the_recovery_of_the_data_sheet(running: Rig) -> None:
+def test_overflow_and_the_recovery_of_the_data_sheet(running_ne2000: Rig) -> None:
     frames = [frame_to(MAC, 1514, number) for number in range(9)]
     for frame in frames:
-        running.wire.arrive(frame)
-    assert running.inb(ISR) == PRX | RXE | OVW | RST
-    assert running.inb(RSR) == 0x11  # the last good frame's, and MPA
-    assert running.inb(CNTR2) == 1
+        running_ne2000.wire.arrive(frame)
+    assert running_ne2000.inb(ISR) == PRX | RXE | OVW | RST
+    assert running_ne2000.inb(RSR) == 0x11  # the last good frame's, and MPA
+    assert running_ne2000.inb(CNTR2) == 1
     # 51 pages from 0x4C to BNRY = 0x7F, 6 a frame: 8 fit, the ninth would end at 0x82.
-    assert running.current() == 0x7C
+    assert running_ne2000.current() == 0x7C
 
     # ei_rx_overrun of Linux.
-    assert not running.inb(CR) & 0x04
-    running.outb(CR, 0x21)
-    running.out((RBCR0, 0), (RBCR1, 0), (TCR, 0x02), (CR, 0x22))
-    assert running.receive() == frames[:8]
-    running.out((ISR, OVW), (TCR, 0x00))
-    assert running.inb(ISR) == 0
-    assert not running.irq.level
-    running.wire.arrive(frames[8])
-    assert running.receive() == [frames[8]]
+    assert not running_ne2000.inb(CR) & 0x04
+    running_ne2000.outb(CR, 0x21)
+    running_ne2000.out((RBCR0, 0), (RBCR1, 0), (TCR, 0x02), (CR, 0x22))
+    assert running_ne2000.receive() == frames[:8]
+    running_ne2000.out((ISR, OVW), (TCR, 0x00))
+    assert running_ne2000.inb(ISR) == 0
+    assert not running_ne2000.irq.level
+    running_ne2000.wire.arrive(frames[8])
+    assert running_ne2000.receive() == [frames[8]]
 
 
 @pytest.mark.parametrize(("size", "fits"), [(504, True), (505, False)])
-def test_the_last_page_before_the_boundary_stays_free(running: Rig, size: int, fits: bool) -> None:
+def test_the_last_page_before_the_boundary_stays_free(running_ne2000: Rig, size: int, fits: bool) -> None:
     for _ in range(8):
-        running.wire.arrive(frame_to(MAC, 1514))
-    running.wire.arrive(frame_to(MAC, size))  # 2 or 3 pages where 3 are left
-    assert running.inb(ISR) & OVW == (0 if fits else OVW)
+        running_ne2000.wire.arrive(frame_to(MAC, 1514))
+    running_ne2000.wire.arrive(frame_to(MAC, size))  # 2 or 3 pages where 3 are left
+    assert running_ne2000.inb(ISR) & OVW == (0 if fits else OVW)
 
 
-def test_once_around_the_ring(running: Rig) -> None:
+def test_once_around_the_ring(running_ne2000: Rig) -> None:
     for number in range(110):
-        assert running.current() == 0x4C + number % 52
-        running.wire.arrive(frame_to(MAC, 60, number))
-        assert running.receive() == [frame_to(MAC, 60, number)]
+        assert running_ne2000.current() == 0x4C + number % 52
+        running_ne2000.wire.arrive(frame_to(MAC, 60, number))
+        assert running_ne2000.receive() == [frame_to(MAC, 60, number)]
 
 
-def test_removing_a_packet_takes_back_the_reset_bit_of_an_overflow(running: Rig) -> None:
-    while not running.inb(ISR) & OVW:
-        running.wire.arrive(frame_to(MAC, 1514))
-    assert running.inb(ISR) & RST
-    running.outb(BNRY, 0x51)
-    assert not running.inb(ISR) & RST
+def test_removing_a_packet_takes_back_the_reset_bit_of_an_overflow(running_ne2000: Rig) -> None:
+    while not running_ne2000.inb(ISR) & OVW:
+        running_ne2000.wire.arrive(frame_to(MAC, 1514))
+    assert running_ne2000.inb(ISR) & RST
+    running_ne2000.outb(BNRY, 0x51)
+    assert not running_ne2000.inb(ISR) & RST
 
 
-def test_a_boundary_equal_to_the_current_page_is_an_empty_ring(running: Rig) -> None:
+def test_a_boundary_equal_to_the_current_page_is_an_empty_ring(running_ne2000: Rig) -> None:
     # The data sheet's own initialization (section 7), kept by drivers whose BNRY is the next page to read.
-    running.outb(BNRY, 0x4C)
+    running_ne2000.outb(BNRY, 0x4C)
     frame = frame_to(MAC, 1514)
     for number in range(12):
-        assert not running.inb(ISR) & OVW, number
-        running.wire.arrive(frame)
-        page = running.inb(BNRY)
-        following = running.dma_read(page << 8, 4)[1]
-        assert running.dma_read((page << 8) + 4, 1514) == frame
-        running.outb(BNRY, following)
+        assert not running_ne2000.inb(ISR) & OVW, number
+        running_ne2000.wire.arrive(frame)
+        page = running_ne2000.inb(BNRY)
+        following = running_ne2000.dma_read(page << 8, 4)[1]
+        assert running_ne2000.dma_read((page << 8) + 4, 1514) == frame
+        running_ne2000.outb(BNRY, following)
 
 
-def test_a_boundary_one_below_the_ring_protects_it_too(running: Rig) -> None:
+def test_a_boundary_one_below_the_ring_protects_it_too(running_ne2000: Rig) -> None:
     # Linux writes PSTART - 1 after the frame that ends at PSTOP.
-    running.outb(BNRY, 0x4B)
+    running_ne2000.outb(BNRY, 0x4B)
     for _ in range(100):
-        running.wire.arrive(frame_to(MAC, 1514))
-    assert running.current() == 0x7C
-    assert running.inb(CNTR2) == 92
+        running_ne2000.wire.arrive(frame_to(MAC, 1514))
+    assert running_ne2000.current() == 0x7C
+    assert running_ne2000.inb(CNTR2) == 92
 
 
 SIZES = st.one_of(st.sampled_from((14, 60, 248, 249, 1514)), st.integers(60, 1514))
@@ -283,20 +282,20 @@ SIZES = st.one_of(st.sampled_from((14, 60, 248, 249, 1514)), st.integers(60, 151
 @settings(max_examples=50)
 @given(st.lists(st.tuples(SIZES, st.integers(0, 9)), max_size=80), st.integers())
 def test_ring_keeps_frames_whole_and_in_order(arrivals: list[tuple[int, int]], seed: int) -> None:
-    rig = Rig()
-    rig.start()
+    ne2000 = Rig()
+    ne2000.start()
     content = random.Random(seed)
     inside: deque[bytes] = deque()
     for size, drain in arrivals:
         frame = frame_to(MAC, 14) + content.randbytes(size - 14)
-        rig.wire.arrive(frame)
-        if rig.inb(CNTR2):
+        ne2000.wire.arrive(frame)
+        if ne2000.inb(CNTR2):
             # Dropped because all the pages between, but the one that tells full from empty, are too few.
             used = sum((len(kept) + 8 + 255) // 256 for kept in inside)
             assert used + (max(size, 60) + 8 + 255) // 256 >= 51
         else:
             inside.append(frame.ljust(60, b"\0"))
         if not drain:
-            assert rig.receive() == list(inside)
+            assert ne2000.receive() == list(inside)
             inside.clear()
-    assert rig.receive() == list(inside)
+    assert ne2000.receive() == list(inside)
