@@ -63,8 +63,8 @@ class KeyboardPort:
 class VgaTerminal:
     """Shows `machine`'s screen on standard output, and types what comes from standard input, from `begin` to `close`.
 
-    Made with the machine's lock held, before the run, as `begin` is called. Ctrl-A X ends the run. Where standard output
-    is no terminal, or a dumb one, only the last picture is shown. ConfigError for a machine without a screen.
+    Made with the machine's lock held, before the run, as `begin` is called. Ctrl-A X ends the run. Where standard
+    output is no terminal, or a dumb one, only the last picture is shown. ConfigError for a machine without a screen.
     """
 
     def __init__(self, machine: Machine, environ: Mapping[str, str] = os.environ) -> None:
