@@ -35,6 +35,7 @@ from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
 
 if TYPE_CHECKING:
+    from .cdrom import CdRom
     from .crash.post_mortem import PostMortem
     from .debug.gdb import GdbServer
     from .display import Screen
@@ -214,6 +215,11 @@ class Machine(Handlers):
     def keyboard(self) -> Keyboard:
         """The keyboard: `type`, `press`, `release`."""
         return Keyboard(self.lock, self.pc.keyboard)
+
+    @property
+    def cdroms(self) -> list[CdRom]:
+        """The CD-ROM drives: `eject`, `insert`, `medium`, `is_open`, `is_locked`."""
+        return self.pc.cdroms
 
     @property
     def no_reboot(self) -> bool:

@@ -11,7 +11,7 @@ from ..typed import NamedTuple
 from . import EntryState, ImageError, Options, firmware
 from .format import Format
 
-DISK, FLAT = "disk", "flat"
+CD, DISK, FLAT = "cd", "disk", "flat"
 
 
 class Entry(NamedTuple):
@@ -28,13 +28,20 @@ def _is_elf(image: bytes) -> bool:
     return image[:4] == b"\x7fELF"
 
 
-def _has_boot_sector(image: bytes) -> bool:
+def is_cd(image: bytes) -> bool:
+    """Whether the image, of which the first 64 KiB are enough, is of a CD to start from."""
+    return FORMATS[CD].sign(image) and get(CD).matches(image)
+
+
+def has_boot_sector(image: bytes) -> bool:
+    """Whether the first sector ends as a boot sector does."""
     return image[0x1FE:0x200] == b"\x55\xaa"
 
 
 FORMATS: dict[str, Entry] = {
-    "floppy": Entry("bios", _has_boot_sector),
-    DISK: Entry("bios", _has_boot_sector),
+    CD: Entry("cd", lambda image: image[0x8001:0x8006] == b"CD001"),
+    "floppy": Entry("bios", has_boot_sector),
+    DISK: Entry("bios", has_boot_sector),
     "multiboot2": Entry("multiboot2", lambda image: b"\xd6\x50\x52\xe8" in image[:32768]),
     "multiboot": Entry("multiboot1", lambda image: b"\x02\xb0\xad\x1b" in image[:8192]),
     "pvh": Entry("pvh", lambda image: _is_elf(image) and b"Xen\0" in image),
