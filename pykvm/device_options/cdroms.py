@@ -21,6 +21,7 @@ class Cdroms(DeviceOption):
 
     name = "cdrom"
     default = ()
+    absent = 0
     flags = ("--cdrom",)
     multiple = True
     metavar = "FILE[,ro]"

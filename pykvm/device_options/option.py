@@ -41,6 +41,8 @@ class DeviceOption:
     """The keyword, and the key in a snapshot's table "machine"."""
     default: Any
     """The value if nobody says anything."""
+    absent: Any = None
+    """What `build` returns where there are no such devices: what a snapshot has that is older than the option."""
     flags: tuple[str, ...] = ()
     """The option's names on the command line; none if it has none there."""
     multiple = False
