@@ -16,7 +16,7 @@ from ..memory import GuestMemory
 from ..typed import Any, NamedTuple
 from .call import Call, linear
 from .disk import CD, HARD_DISK, INVALID, OK, Disks, Drive, Geometry, floppy, hard_disk
-from .el_torito import FLOPPY_SIZES, NO_EMULATION, BootEntry, boot_entry
+from .el_torito import FLOPPY_SIZES, NO_EMULATION, BootEntry, NotBootable, boot_entry
 
 _PACKET = struct.Struct("<BBBBIHHHHBBB")
 """Size, media, drive, controller, first block, device, buffer, segment, sectors; cylinders, sectors, heads as INT 13h
@@ -98,6 +98,8 @@ class Cds:
         NotBootable if the CD cannot be started; OSError if it cannot be read.
         """
         medium = self._media[number]
+        if not medium.size:
+            raise NotBootable("there is no CD in the drive")
         entry = boot_entry(medium)
         content = medium.read_at(entry.block * CD_SECTOR, entry.sectors * SECTOR)
         self._memory.write(entry.segment << 4, content)

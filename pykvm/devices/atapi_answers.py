@@ -72,9 +72,7 @@ def sense_data(key: int, code: int, qualifier: int) -> bytes:
 
 def mode_sense(page: int, long: bool, locked: bool, has_medium: bool, is_open: bool) -> bytes:
     """Header and pages: 01h (error recovery), 2Ah (capabilities), or both (3Fh); by MODE SENSE (10) if `long`."""
-    capabilities = struct.pack(
-        ">BBBBBBBBHHHHBB", 0x2A, 18, 0x0B, 0, 0, 0, 0x29 | locked << 1, 0, _SPEED, 0, 0, _SPEED, 0, 0
-    )
+    capabilities = struct.pack(">BBBxxxBxHxxxxH4x", 0x2A, 18, 0x0B, 0x29 | locked << 1, _SPEED, _SPEED)
     pages = {0x01: bytes((0x01, 6, 0, 5, 0, 0, 0, 0)), 0x2A: capabilities}
     if page != 0x3F and page not in pages:
         raise ValueError
