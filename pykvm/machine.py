@@ -167,7 +167,7 @@ class Machine(Handlers):
         self, image: ImageSource, options: boot.Options | None = None, format: str | None = None
     ) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
-        content, options = read_image(image), options or boot.Options()
+        content, options = detect.unpacked(read_image(image), format), options or boot.Options()
         kind = detect.choose(content, options, format, file_name(image))
         return self.engine.load(partial(detect.load, content, self.memory, options, kind))
 

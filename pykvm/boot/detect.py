@@ -52,6 +52,8 @@ FORMATS: dict[str, Entry] = {
 }
 """Every format by its name. The first that matches wins; the last one always does."""
 
+_PACKED = (b"\x1f\x8b", b"\xfd7", b"\x28\xb5")
+"""The first bytes of compressed images."""
 _WHAT = {"command_line": "a command line", "modules": "an initrd or modules"}
 """Options that have another name for the user than for us."""
 
@@ -72,6 +74,22 @@ def recognise(image: bytes, file_name: str | None = None) -> str:
     """
     name = next(name for name, entry in FORMATS.items() if entry.sign(image) and get(name).matches(image))
     return _believed(name, image, file_name)
+
+
+def unpacked(image: bytes, format_name: str | None = None) -> bytes:
+    """The image itself where it is packed (see `packed`) and has a mark of its own; ImageError if unpacking fails.
+
+    What has none, and so may be anything, stays packed, and `recognise` refuses it.
+    """
+    if image[:2] not in _PACKED or format_name in (FLAT, DISK, "floppy", CD):
+        return image
+    from .packed import unpacked
+
+    content = unpacked(image)
+    if format_name is not None:
+        return content
+    name = next(name for name, entry in FORMATS.items() if entry.sign(content) and get(name).matches(content))
+    return image if name == FLAT else content
 
 
 def _believed(name: str, image: bytes, file_name: str | None) -> str:

@@ -33,7 +33,7 @@ _MAGIC = (
     (0, b"!<arch>\n", "a library of object files (ar)", "link it into an executable"),
     (0, b"070701", "a cpio archive, such as Linux has for an initrd", "give the kernel, and this by --initrd"),
     (0, b"070702", "a cpio archive, such as Linux has for an initrd", "give the kernel, and this by --initrd"),
-    (0x8001, b"CD001", "an ISO 9660 image (a CD) from which no PC can start: it has no El Torito boot record",
+    (0x8001, b"CD001", "an ISO 9660 image (a CD) without an El Torito boot record, from which no PC can start",
      "give the kernel that is in it, and the image by --cdrom; or make one with grub-mkrescue"),
     (40, b"_FVH", "a UEFI firmware volume", "give it by --firmware"),
     (0, b"\xcf\xfa\xed\xfe", "a Mach-O file", "make an ELF file, as by: clang -target x86_64-unknown-none-elf"),

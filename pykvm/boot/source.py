@@ -111,9 +111,12 @@ class BootSource:
     def __init__(self, source: ImageSource | None, options: Options, format: str | None, rom: Rom | None) -> None:
         self._source, self._options, self._rom = source, options, rom
         self._content: bytes | None = None
+        self._unpacked = False
         self._format: Format | None = None
         if source is not None:
-            self._content = read_image(source, cd_head=format in (None, detect.CD))
+            packed = read_image(source, cd_head=format in (None, detect.CD))
+            self._content = detect.unpacked(packed, format)
+            self._unpacked = self._content is not packed
             self._format = detect.get(detect.choose(self._content, options, format, file_name(source)))
         elif format is not None:
             self._format = detect.get(format)
@@ -142,12 +145,15 @@ class BootSource:
         from ..disk.memory import MemoryDisk
         from ..disk.overlay import OverlayDisk
 
+        if (
+            isinstance(self._source, bytes)
+            or self._unpacked
+            or (self.kind != detect.CD and len(self._content) % SECTOR)
+        ):
+            disk = MemoryDisk(self._content)
+            return disk if self.kind == detect.CD else OverlayDisk(disk)
         if self.kind == detect.CD:
-            return (
-                MemoryDisk(self._content) if isinstance(self._source, bytes) else open_disk(self._source, "ro", "raw")
-            )
-        if isinstance(self._source, bytes) or len(self._content) % SECTOR:
-            return OverlayDisk(MemoryDisk(self._content))
+            return open_disk(self._source, "ro", "raw")
         # It has a boot sector where a raw image has one.
         return open_disk(self._source, "discard", format="raw")
 
