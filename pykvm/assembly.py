@@ -56,14 +56,16 @@ class Assembly:
             system = open_system()
             ram = self._own(memory if isinstance(memory, GuestMemory) else GuestMemory(memory))
             rom = None if firmware is None else self._own(Rom(read_image(firmware)))
+            values = {}
             for option in all_device_options():
-                for backend in option.owned(device_options.get(option.name, option.default)):
+                values[option.name] = value = option.opened(device_options.get(option.name, option.default))
+                for backend in option.owned(value):
                     self._own(backend)
             self.disks = [self._own_disk(disk) for disk in disks]
             """The hard disks, by their places."""
             self.floppy = self._own_disk(floppy)
             source = BootSource(image, options, format, rom)
-            self._insert(source)
+            self._insert(source, values)
             self.board = Board(system, ram, rom, options.cpus, self._resources)
             self.engine = self._engine = Engine(self.board, Gate())
             self.pc = Pc(
@@ -74,13 +76,14 @@ class Assembly:
                 self.engine.aside,
                 disks=self.disks,
                 floppy=self.floppy,
-                options=device_options,
+                options=values,
                 has_bios=source.has_bios,
+                cds_first=source.kind == detect.CD,
             )
             self.engine.on_end.append(self.pc.end_consoles)
             if firmware is not None:
                 self.pc.vga_bios = find_vga_bios(firmware)
-            loader = self.engine.loader = source.loader(ram, (self.floppy, *self.disks))
+            loader = self.engine.loader = source.loader(ram, (self.floppy, *self.disks), self.pc.trays)
             if loader is not None and not ram.private:  # RAM that begins as an image has it all
                 self.engine.load(loader)
         except BaseException as error:
@@ -102,10 +105,14 @@ class Assembly:
             disk = open_disk(disk)
         return self._own(disk)
 
-    def _insert(self, source: BootSource) -> None:
-        """Attach the image that is a disk to start from."""
+    def _insert(self, source: BootSource, values: dict[str, Any]) -> None:
+        """Attach the image that is a disk or a CD to start from."""
         disk = self._own(source.open_disk())
-        if disk is not None and source.kind == detect.DISK:
+        if disk is not None and source.kind == detect.CD:
+            from .disk.tray import Tray
+
+            values["cdrom"] = [self._own(Tray(disk)), *values["cdrom"]]
+        elif disk is not None and source.kind == detect.DISK:
             self.disks.insert(0, disk)
         elif disk is not None:
             if self.floppy is not None:

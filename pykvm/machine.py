@@ -35,6 +35,7 @@ from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
 
 if TYPE_CHECKING:
+    from .cdrom import CdRom
     from .crash.post_mortem import PostMortem
     from .debug.gdb import GdbServer
     from .display import Screen
@@ -166,7 +167,7 @@ class Machine(Handlers):
         self, image: ImageSource, options: boot.Options | None = None, format: str | None = None
     ) -> boot.EntryState:
         """Load an image into RAM and have the first CPU start in it. Before `start`."""
-        content, options = read_image(image), options or boot.Options()
+        content, options = detect.unpacked(read_image(image), format), options or boot.Options()
         kind = detect.choose(content, options, format, file_name(image))
         return self.engine.load(partial(detect.load, content, self.memory, options, kind))
 
@@ -214,6 +215,11 @@ class Machine(Handlers):
     def keyboard(self) -> Keyboard:
         """The keyboard: `type`, `press`, `release`."""
         return Keyboard(self.lock, self.pc.keyboard)
+
+    @property
+    def cdroms(self) -> list[CdRom]:
+        """The CD-ROM drives: `eject`, `insert`, `medium`, `is_open`, `is_locked`."""
+        return self.pc.cdroms
 
     @property
     def no_reboot(self) -> bool:

@@ -34,10 +34,15 @@ from .typed import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from .bios.call import Call
     from .bios.service import Bios
+    from .cdrom import CdRom
+    from .disk.tray import Tray
     from .outcome import Outcome
 
 ATA_CHANNELS = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))
 """Primary and secondary: (command block, control block, IRQ)."""
+CD_PLACES = (2, 3, 1, 0)
+"""Where CD-ROM drives go, as far as no disk is there: secondary master, secondary slave, primary slave, primary
+master."""
 KEYBOARD_IRQ, RTC_IRQ, MOUSE_IRQ = 1, 8, 12
 SCI_IRQ = 9
 """The ACPI interrupt, which shares its line with the first NIC, as it does on real boards."""
@@ -154,7 +159,8 @@ class Signals(Protocol):
 class Pc(Bench):
     """The devices of one machine, which stand on `board` and speak to `signals`; `aside` does what takes long.
 
-    `disks` are up to four. `floppy` is known to the BIOS alone, which is there with `has_bios`. `options` are values of
+    `disks` are up to four, those on the left of CD-ROM drives' places included. `floppy` is known to the BIOS alone,
+    which is there with `has_bios` and starts from CDs before disks with `cds_first`. `options` are values of
     `device_options` by name. ConfigError for what cannot be.
     """
 
@@ -170,6 +176,7 @@ class Pc(Bench):
         floppy: Disk | None = None,
         options: Mapping[str, Any] = {},
         has_bios: bool = False,
+        cds_first: bool = False,
     ) -> None:
         super().__init__(board, lock, loop, aside)
         self.debug_console = ConsolePort(lock.condition(), "debug console")
@@ -180,8 +187,10 @@ class Pc(Bench):
             option.name: option.build(options.get(option.name, option.default), self) for option in device_options()
         }
         """The device options in the form in which a snapshot has them."""
+        self.cdroms: list[CdRom] = []
+        """The host's sides of the CD-ROM drives."""
         self._add_disks(disks)
-        self._add_board(signals, has_disks=any(disks))
+        self._add_board(signals, has_disks=bool(any(disks) or self.trays))
         board.add(DebugExit(signals.exited))
         board.add(DebugExit(signals.exited, *PINTOS_EXIT))
         board.add(DebugConsole(self.debug_console.write))
@@ -189,7 +198,7 @@ class Pc(Bench):
         self._vga_bios: bytes | None = None
         self.bios: Bios | None = None
         if has_bios:
-            self._add_bios(signals, disks, floppy)
+            self._add_bios(signals, disks, floppy, cds_first=cds_first)
 
     @property
     def all_consoles(self) -> list[ConsolePort]:
@@ -237,17 +246,37 @@ class Pc(Bench):
             console.end(f"the run has ended ({outcome})")
 
     def _add_disks(self, present: Sequence[Disk | None]) -> None:
-        if not any(present):
+        if not any(present) and not self.trays:
             return
         from .devices.ata import AtaChannel
 
         disks = [*present, *[None] * (2 * len(ATA_CHANNELS) - len(present))]
+        places = self._places(disks)
         for number, (base, control, irq) in enumerate(ATA_CHANNELS):
             master, slave = disks[2 * number : 2 * number + 2]
             line = self.board.irq(irq)
-            self.board.add(AtaChannel(f"ATA{number}", base, control, line, master, slave, self.aside))
+            trays = {place % 2: tray for place, tray in places.items() if place // 2 == number}
+            channel = AtaChannel(f"ATA{number}", base, control, line, master, slave, self.aside, trays)
+            self.board.add(channel)
+            for drive in channel.cd_drives:
+                from .cdrom import CdRom
 
-    def _add_bios(self, signals: Signals, disks: Sequence[Disk | None], floppy: Disk | None) -> None:
+                self.cdroms.append(CdRom(self.lock, drive))
+        self.cdroms.sort(key=lambda cdrom: self.trays.index(cdrom.tray))
+
+    def _places(self, disks: Sequence[Disk | None]) -> dict[int, Tray]:
+        """Which tray is in which place: the second channel's first, as PCs have had it."""
+        free = [place for place in CD_PLACES if disks[place] is None]
+        if len(self.trays) > len(free):
+            raise ConfigError(
+                f"{len(self.trays)} CD-ROM drives and {len(disks) - len(free)} disks are not possible: "
+                f"a PC has places for {len(disks)}"
+            )
+        return dict(zip(free, self.trays, strict=False))
+
+    def _add_bios(
+        self, signals: Signals, disks: Sequence[Disk | None], floppy: Disk | None, *, cds_first: bool
+    ) -> None:
         from .bios.disk import floppy as floppy_drive
         from .bios.disk import hard_disk
         from .bios.service import Bios
@@ -256,11 +285,19 @@ class Pc(Bench):
         board = self.board
         drives = [] if floppy is None else [floppy_drive(0, floppy)]
         drives += [hard_disk(number, disk) for number, disk in enumerate(filter(None, disks))]
+        boot = [drive.number for drive in drives[:1]]
+        if self.trays:
+            from .bios.cd import cd_drive
+
+            cds = [cd_drive(number, tray) for number, tray in enumerate(self.trays)]
+            drives += cds
+            numbers = [drive.number for drive in cds]
+            boot = [*numbers, *boot] if cds_first else [*boot, *numbers]
         self.bios = Bios(
             board.memory,
             board.ports,
             drives=drives,
-            boot=drives[0].number if drives else 0,
+            boot=boot,
             memory_map=memory_map(board.memory),
             output=(self.consoles or [self.debug_console])[0].write,
             on_reset=signals.rebooted,

@@ -19,7 +19,9 @@ from cache import TIME_LIMIT, Unavailable, cached, output
 KERNEL = "linux-image-cloud-amd64"
 """Linux in Debian's flavour for virtual machines: `boot/vmlinuz-*`, and unpacked from it `boot/vmlinux`."""
 
-PACKAGES = (KERNEL, "busybox-static", "grub-rescue-pc", "memtest86+", "multiboot", "seabios")
+PACKAGES = (
+    KERNEL, "busybox-static", "grub-rescue-pc", "isolinux", "memtest86+", "multiboot", "seabios", "syslinux-common",
+)  # fmt: skip
 """Every package that a test takes something from."""
 
 DECOMPRESSORS = {b"\x02\x21\x4c\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}

@@ -42,6 +42,8 @@ EBDA = 0x9FC00
 CONVENTIONAL_KIB = EBDA >> 10
 
 EQUIPMENT_FLOPPY, EQUIPMENT_FPU, EQUIPMENT_MOUSE = 1 << 0, 1 << 1, 1 << 2
+EQUIPMENT_DRIVES = EQUIPMENT_FLOPPY | 3 << 6
+"""The bits that say how many floppy drives there are."""
 TICKS_A_DAY = 0x1800B0
 
 
@@ -60,10 +62,7 @@ def write_bda(memory: GuestMemory, com_ports: list[int], floppies: int, disks: i
     for number, port in enumerate(com_ports[:4]):
         put(COM_PORTS + 2 * number, 2, port)
     put(EBDA_SEGMENT, 2, EBDA >> 4)
-    equipment = EQUIPMENT_FPU | min(len(com_ports), 4) << 9
-    if floppies:
-        equipment |= EQUIPMENT_FLOPPY | (floppies - 1) << 6
-    put(EQUIPMENT, 2, equipment)
+    put(EQUIPMENT, 2, EQUIPMENT_FPU | min(len(com_ports), 4) << 9)
     put(MEMORY_KIB, 2, CONVENTIONAL_KIB)
     buffer = KEY_BUFFER - BDA
     for at, value in (
@@ -73,7 +72,16 @@ def write_bda(memory: GuestMemory, com_ports: list[int], floppies: int, disks: i
         (KEY_BUFFER_END, buffer + KEY_BUFFER_SIZE),
     ):
         put(at, 2, value)
-    put(DISK_COUNT, 1, disks)
     put(KEY_FLAGS_3, 1, 0x10)  # an enhanced keyboard
     memory.write(BDA, area)
     memory.write_int(EBDA, 1, 1)
+    write_drives(memory, floppies, disks)
+
+
+def write_drives(memory: GuestMemory, floppies: int, disks: int) -> None:
+    """How many floppy drives and hard disks there are."""
+    equipment = memory.read_int(EQUIPMENT, 2) & ~EQUIPMENT_DRIVES
+    if floppies:
+        equipment |= EQUIPMENT_FLOPPY | min(floppies - 1, 3) << 6
+    memory.write_int(EQUIPMENT, 2, equipment)
+    memory.write_int(DISK_COUNT, 1, disks)

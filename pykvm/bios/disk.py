@@ -1,13 +1,13 @@
 """INT 13h: disks, by cylinder, head and sector or, with the extensions, by block number.
 
 Sources: IBM PC/AT Technical Reference (INT 13h); Phoenix Enhanced Disk Drive specification 3.0 (41h-48h: sections 3.1
-"device address packet", 4.1-4.9); Ralf Brown's Interrupt List for the status codes.
+"device address packet", 4.1-4.9); Ralf Brown's Interrupt List for the status codes. What is about CDs alone is in `cd`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,22 +19,26 @@ from .rom import FLOPPY_PARAMETERS, SEGMENT
 
 MOST_SECTORS = 127
 """A call transfers no more: as the EDD specification has it, and so that no call takes long."""
-HARD_DISK = 0x80
+HARD_DISK, CD = 0x80, 0xE0
+"""The numbers of the first hard disk and of the first CD-ROM drive."""
 
-OK, INVALID, WRITE_PROTECTED, NOT_FOUND, BOUNDARY, FAILED, NO_DRIVE = 0x00, 0x01, 0x03, 0x04, 0x09, 0x20, 0x80
+OK, INVALID, WRITE_PROTECTED, NOT_FOUND, BOUNDARY, FAILED, NO_MEDIUM, NO_DRIVE = (
+    0x00, 0x01, 0x03, 0x04, 0x09, 0x20, 0x31, 0x80,
+)  # fmt: skip
 STATUS = {
     INVALID: "no such function or parameter",
     WRITE_PROTECTED: "write-protected",
     NOT_FOUND: "sector not found",
     BOUNDARY: "buffer outside memory",
     FAILED: "controller failure",
+    NO_MEDIUM: "no medium in the drive",
     NO_DRIVE: "no such drive",
 }
 
 EDD_VERSION = 0x30
 EDD_PACKETS = 1 << 0
 """What of the extensions there is: the packet functions 42h-44h, 47h and 48h."""
-DRIVE_GEOMETRY_VALID = 1 << 1
+DRIVE_GEOMETRY_VALID, DRIVE_REMOVABLE = 1 << 1, 1 << 2
 
 
 class Geometry(NamedTuple):
@@ -67,17 +71,24 @@ def is_floppy_size(size: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A disk with the number under which INT 13h knows it. `floppy_type` is 0 for a hard disk."""
+    """A disk with the number under which INT 13h knows it. `floppy_type` is 0 for a hard disk or CD; a CD has no
+    geometry and a `block_size` of its own, in bytes."""
 
     number: int
     disk: Disk
     geometry: Geometry
     floppy_type: int = 0
+    block_size: int = SECTOR
 
     @property
     def sectors(self) -> int:
-        """How many there are in all."""
-        return self.disk.size // SECTOR
+        """How many blocks there are in all."""
+        return self.disk.size // self.block_size
+
+    @property
+    def is_cd(self) -> bool:
+        """Whether it can be read by blocks alone."""
+        return self.block_size != SECTOR
 
 
 def floppy(number: int, disk: Disk) -> Drive:
@@ -132,16 +143,35 @@ class Disks:
     def __init__(self, memory: GuestMemory, drives: Sequence[Drive]) -> None:
         self._memory = memory
         self.drives = {drive.number: drive for drive in drives}
+        self.emulated: Drive | None = None
+        """What a CD is taken for: the first floppy drive or the first hard disk."""
+        self.about_emulation: Callable[[Call], int] | None = None
+        """Serves the function 4Bh, if there are CDs."""
+
+    @property
+    def _all(self) -> list[Drive]:
+        return [*self.drives.values(), *([] if self.emulated is None else [self.emulated])]
 
     @property
     def floppies(self) -> int:
         """How many floppy drives there are."""
-        return sum(number < HARD_DISK for number in self.drives)
+        return sum(drive.number < HARD_DISK for drive in self._all)
 
     @property
     def hard_disks(self) -> int:
         """How many hard disks there are."""
-        return len(self.drives) - self.floppies
+        return sum(HARD_DISK <= drive.number < CD for drive in self._all)
+
+    def tell_counts(self) -> None:
+        """Bring the BIOS data area up to how many drives there are."""
+        data.write_drives(self._memory, self.floppies, self.hard_disks)
+
+    def find(self, number: int) -> Drive | None:
+        """The drive that a program calls by this number."""
+        emulated = self.emulated
+        if emulated is None or number >= CD or (number < HARD_DISK) != (emulated.number < HARD_DISK):
+            return self.drives.get(number)
+        return emulated if number == emulated.number else self.drives.get(number - 1)
 
     def serve(self, call: Call) -> None:
         function = call.ah
@@ -157,20 +187,22 @@ class Disks:
         call.carry = status != OK
 
     def _serve(self, call: Call) -> int:
-        drive = self.drives.get(call.dl)
+        drive = self.find(call.dl)
         function = call.ah
         if function == 0x15:
             return self._type(call, drive)
+        if function == 0x4B and self.about_emulation is not None:
+            return self.about_emulation(call)
         if drive is None:
             return INVALID if call.dl >= HARD_DISK else NO_DRIVE
         match function:
             case 0x00 | 0x0C | 0x0D | 0x10 | 0x11 | 0x14 | 0x47:
                 return OK
-            case 0x02 | 0x03 | 0x04:
+            case 0x02 | 0x03 | 0x04 if not drive.is_cd:
                 return self._by_chs(call, drive)
             case 0x05 if drive.floppy_type:
                 return self._format(call, drive)
-            case 0x08:
+            case 0x08 if not drive.is_cd:
                 return self._parameters(call, drive)
             case 0x16 | 0x17 | 0x18 if drive.floppy_type:
                 if function == 0x18:
@@ -219,11 +251,13 @@ class Disks:
         return OK
 
     def _type(self, call: Call, drive: Drive | None) -> int:
-        """AH=15h: 0 no drive, 1 floppy without change line, 3 hard disk of CX:DX sectors."""
+        """AH=15h: 0 no drive, 1 floppy without change line, 2 removable, 3 hard disk of CX:DX sectors."""
         call.carry = False
         call.ah = 0
         if drive is not None and drive.floppy_type:
             call.ah = 1
+        elif drive is not None and drive.is_cd:
+            call.ah = 2
         elif drive is not None:
             call.ah = 3
             total = min(drive.sectors, 0xFFFFFFFF)
@@ -261,7 +295,8 @@ class Disks:
         if size < 26:
             return INVALID
         cylinders, heads, sectors = drive.geometry
-        fields = (26, DRIVE_GEOMETRY_VALID, cylinders, heads, sectors, drive.sectors, SECTOR)
+        flags = DRIVE_REMOVABLE if drive.is_cd else DRIVE_GEOMETRY_VALID
+        fields = (26, flags, cylinders, heads, sectors, drive.sectors, drive.block_size)
         self._memory.write(buffer, struct.pack("<HHIIIQH", *fields))
         return OK
 
@@ -269,15 +304,19 @@ class Disks:
 
     def _transfer(self, drive: Drive, direction: int, first: int, count: int, buffer: int) -> int:
         """Read (`direction` 0), write (1) or verify (2) `count` sectors from number `first` on."""
+        if drive.is_cd and not drive.sectors:
+            return NO_MEDIUM
         if first + count > drive.sectors:
             return NOT_FOUND
-        size = count * SECTOR
+        size = count * drive.block_size
         try:
             if direction == 1:
+                if drive.disk.read_only:
+                    return WRITE_PROTECTED
                 return self._write(drive, first, self._memory.read(buffer, size))
             if direction == 0:
                 self._memory.offset(buffer, size)
-                self._memory.write(buffer, drive.disk.read_at(first * SECTOR, size))
+                self._memory.write(buffer, drive.disk.read_at(first * drive.block_size, size))
         except GuestMemoryError:
             return BOUNDARY
         except OSError:
@@ -295,13 +334,12 @@ class Disks:
             return FAILED
         return OK
 
-    def boot_sector(self, number: int) -> bytes | None:
-        """The first sector of drive `number` if it can be started from."""
+    def boot_sector(self, number: int) -> bytes:
+        """The first sector of drive `number`. OSError if it cannot be read, or is none to start from."""
         drive = self.drives.get(number)
         if drive is None or not drive.sectors:
-            return None
-        try:
-            sector = drive.disk.read_at(0, SECTOR)
-        except OSError:
-            return None
-        return sector if sector[510:] == b"\x55\xaa" else None
+            raise OSError("there is no such drive")
+        sector = drive.disk.read_at(0, SECTOR)
+        if sector[510:] != b"\x55\xaa":
+            raise OSError("no 55AA at the end of its first sector")
+        return sector

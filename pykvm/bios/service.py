@@ -7,18 +7,22 @@ from collections.abc import Callable, Sequence
 
 from ..bus import PortBus
 from ..device import Device, Range, State
-from ..errors import ConfigError
+from ..errors import ConfigError, PykvmError
 from ..memory import GuestMemory, GuestMemoryError
+from ..typed import TYPE_CHECKING
 from . import data, trace
 from .call import DONE, Call
 from .clock import Clock
-from .disk import HARD_DISK, Disks, Drive
+from .disk import CD, HARD_DISK, Disks, Drive
 from .keyboard import Keys, waiting_keys
 from .redirect import Redirect
 from .rom import BASE, EXCEPTIONS, POST_CALL, RESET_CALL, SEGMENT, SIZE, TRAP_PORT, rom
 from .serial import Serial
 from .system import System
 from .video import Video
+
+if TYPE_CHECKING:
+    from .cd import Cds
 
 BOOT_SECTOR = 0x7C00
 REAL_MODE_TOP = 0x110000
@@ -29,10 +33,10 @@ COM_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
 class Bios(Device):
     """Answers the stubs in the ROM (see `rom`), which whoever loads the guest puts into memory.
 
-    `drives` are what INT 13h knows, and `boot` the number of the one to start from. `memory_map` lists (address, size,
-    E820 type). What INT 10h prints goes to `output`, too. `on_reset` is called with a sentence when the guest jumps to
-    the reset vector or Ctrl-Alt-Del is pressed, and `on_exception` with the frame of an exception that the program has
-    left to the BIOS. `now` gives nanoseconds of a monotonic clock.
+    `drives` are what INT 13h knows, and `boot` the numbers of those to start from, the first that can be. `memory_map`
+    lists (address, size, E820 type). What INT 10h prints goes to `output`, too. `on_reset` is called with a sentence
+    when the guest jumps to the reset vector or Ctrl-Alt-Del is pressed, and `on_exception` with the frame of an
+    exception that the program has left to the BIOS. `now` gives nanoseconds of a monotonic clock.
 
     ConfigError if `memory` has not the whole first MiB, where a BIOS and its data are.
     """
@@ -47,7 +51,7 @@ class Bios(Device):
         ports: PortBus,
         *,
         drives: Sequence[Drive] = (),
-        boot: int = HARD_DISK,
+        boot: Sequence[int] = (HARD_DISK,),
         memory_map: Sequence[tuple[int, int, int]] = (),
         output: Callable[[bytes], None],
         on_reset: Callable[[str], None],
@@ -66,6 +70,11 @@ class Bios(Device):
         redirect = self._redirect = Redirect(ports, output)
         self._video = Video(memory, ports, redirect)
         self._disks = Disks(memory, drives)
+        self._cds: Cds | None = None
+        if any(drive.is_cd for drive in drives):
+            from .cd import Cds
+
+            self._cds = Cds(memory, self._disks)
         self._keys = Keys(memory, ports, redirect)
         self._clock = Clock(memory, ports)
         system = self._system = System(memory, ports, memory_map, now)
@@ -142,20 +151,35 @@ class Bios(Device):
         self._bootstrap(call)
 
     def _bootstrap(self, call: Call) -> None:
-        """INT 19h: the first sector goes to 0000:7C00, where it finds the number of its drive in DL."""
-        sector = self._disks.boot_sector(self._boot)
-        if sector is None:
-            self._no_disk(call)
+        """INT 19h: the first sector goes to 0000:7C00, where it finds the number of its drive in DL; of a CD, what its
+        boot catalog says."""
+        if self._cds is not None:
+            self._cds.forget()
+        failures = []
+        for number in self._boot:
+            try:
+                address, drive = self._load(number)
+            except (PykvmError, OSError) as error:
+                failures.append(f"drive {number:02X}h cannot be started from: {error}")
+                continue
+            self._disks.tell_counts()
+            call.eax = call.ebx = call.ecx = call.esi = call.edi = call.ebp = 0
+            call.edx = drive
+            call.ds = call.es = 0
+            call.go_to(address >> 4 & 0xF000, address & 0xFFFF, interrupts=True)
             return
-        self._memory.write(BOOT_SECTOR, sector)
-        call.eax = call.ebx = call.ecx = call.esi = call.edi = call.ebp = 0
-        call.edx = self._boot
-        call.ds = call.es = 0
-        call.go_to(0, BOOT_SECTOR, interrupts=True)
+        self._halt(call, "; ".join(failures) or "there is no drive to start from")
+
+    def _load(self, number: int) -> tuple[int, int]:
+        """Load what drive `number` has to start: its address, and the number that the program finds in DL."""
+        if self._cds is not None and number >= CD:
+            return self._cds.start(number)
+        self._memory.write(BOOT_SECTOR, self._disks.boot_sector(number))
+        return BOOT_SECTOR, number
 
     def _no_disk(self, call: Call) -> None:
         """INT 18h: there is nothing to start."""
-        self._halt(call, f"drive {self._boot:02X}h cannot be started from: no 55AA at the end of its first sector")
+        self._halt(call, "the program found nothing to start")
 
     def _reset(self, call: Call) -> None:
         call.go_to(SEGMENT, rom().halt, interrupts=False)
@@ -184,13 +208,17 @@ class Bios(Device):
     # State
 
     def save(self) -> State:
-        return {**self._redirect.save(), "keys": list(self._keys.waiting), "wait_left": self._system.wait_left}
+        cds = {} if self._cds is None else self._cds.save()
+        return {**self._redirect.save(), "keys": list(self._keys.waiting), "wait_left": self._system.wait_left, **cds}
 
     def restore(self, state: State) -> None:
         wait_left = state.get("wait_left")
         if type(wait_left) is not int or not 0 <= wait_left < 1 << 43:
             raise ValueError(f"BIOS: state field 'wait_left' is {wait_left!r}, not a time in nanoseconds")
         keys = waiting_keys(state)
+        started = None if self._cds is None else self._cds.checked(state)
         self._redirect.restore(state)
+        if self._cds is not None:
+            self._cds.restore(started)
         self._keys.waiting = keys
         self._system.wait_left = wait_left

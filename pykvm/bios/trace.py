@@ -118,6 +118,7 @@ _CALLS: dict[tuple[int, int | None], tuple[str, Words, Words]] = {
     (0x13, 0x43): ("extended write", _packet, _nothing),
     (0x13, 0x44): ("extended verify", _packet, _nothing),
     (0x13, 0x48): ("extended geometry", _drive, _nothing),
+    (0x13, 0x4B): ("CD emulation", lambda call: f"{'end' if call.al == 0 else 'what?'}, {_drive(call)}", _nothing),
     (0x14, 0x00): ("set up COM", lambda call: f"{call.dx + 1}", _nothing),
     (0x14, 0x01): ("send", lambda call: f"{_text(call.al)!r} on COM{call.dx + 1}", _nothing),
     (0x14, 0x02): ("receive", lambda call: f"from COM{call.dx + 1}", lambda call: f"{_text(call.al)!r}"),

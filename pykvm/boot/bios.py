@@ -6,6 +6,8 @@ into memory here is the BIOS; the sector itself it gets from the drive, as it do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..bios.disk import is_floppy_size
 from ..bios.rom import BASE, POST, SEGMENT, rom
 from ..disk import SECTOR
@@ -44,13 +46,21 @@ def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
         raise ImageError(
             "the first sector (file offset 0) is no boot sector: 55AA (file offset 0x1fe) is missing at its end"
         )
+    return put_bios(memory, "disk", [Span(BOOT_SECTOR, BOOT_SECTOR, SECTOR)])
+
+
+def put_bios(memory: GuestMemory, kind: str, spans: Sequence[Span] = ()) -> EntryState:
+    """Put the BIOS into memory, to be started where its power-on self-test begins; it loads the program's `spans`.
+
+    ImageError if the machine has less than 1 MiB of memory.
+    """
     if memory.size < NEEDED:
-        raise ImageError(f"a disk needs a BIOS, and that 1M of memory, not {memory.size >> 10}K")
+        raise ImageError(f"a {kind} needs a BIOS, and that 1M of memory, not {memory.size >> 10}K")
     memory.write(BASE, rom().image)
     registers, system = start.real_mode(BASE + POST, BOOT_SECTOR)
     system.cs.selector, system.cs.base = SEGMENT, BASE
     registers.rip = POST
-    return EntryState(registers, system, "disk", spans=[Span(BOOT_SECTOR, BOOT_SECTOR, SECTOR)])
+    return EntryState(registers, system, kind, spans=list(spans))
 
 
 FORMATS = (

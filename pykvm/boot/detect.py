@@ -11,7 +11,7 @@ from ..typed import NamedTuple
 from . import EntryState, ImageError, Options, firmware
 from .format import Format
 
-DISK, FLAT = "disk", "flat"
+CD, DISK, FLAT = "cd", "disk", "flat"
 
 
 class Entry(NamedTuple):
@@ -28,13 +28,20 @@ def _is_elf(image: bytes) -> bool:
     return image[:4] == b"\x7fELF"
 
 
-def _has_boot_sector(image: bytes) -> bool:
+def is_cd(image: bytes) -> bool:
+    """Whether the image, of which the first 64 KiB are enough, is of a CD to start from."""
+    return FORMATS[CD].sign(image) and get(CD).matches(image)
+
+
+def has_boot_sector(image: bytes) -> bool:
+    """Whether the first sector ends as a boot sector does."""
     return image[0x1FE:0x200] == b"\x55\xaa"
 
 
 FORMATS: dict[str, Entry] = {
-    "floppy": Entry("bios", _has_boot_sector),
-    DISK: Entry("bios", _has_boot_sector),
+    CD: Entry("cd", lambda image: image[0x8001:0x8006] == b"CD001"),
+    "floppy": Entry("bios", has_boot_sector),
+    DISK: Entry("bios", has_boot_sector),
     "multiboot2": Entry("multiboot2", lambda image: b"\xd6\x50\x52\xe8" in image[:32768]),
     "multiboot": Entry("multiboot1", lambda image: b"\x02\xb0\xad\x1b" in image[:8192]),
     "pvh": Entry("pvh", lambda image: _is_elf(image) and b"Xen\0" in image),
@@ -45,6 +52,8 @@ FORMATS: dict[str, Entry] = {
 }
 """Every format by its name. The first that matches wins; the last one always does."""
 
+_PACKED = (b"\x1f\x8b", b"\xfd7", b"\x28\xb5")
+"""The first bytes of compressed images."""
 _WHAT = {"command_line": "a command line", "modules": "an initrd or modules"}
 """Options that have another name for the user than for us."""
 
@@ -65,6 +74,22 @@ def recognise(image: bytes, file_name: str | None = None) -> str:
     """
     name = next(name for name, entry in FORMATS.items() if entry.sign(image) and get(name).matches(image))
     return _believed(name, image, file_name)
+
+
+def unpacked(image: bytes, format_name: str | None = None) -> bytes:
+    """The image itself where it is packed (see `packed`) and has a mark of its own; ImageError if unpacking fails.
+
+    What has none, and so may be anything, stays packed, and `recognise` refuses it.
+    """
+    if image[:2] not in _PACKED or format_name in (FLAT, DISK, "floppy", CD):
+        return image
+    from .packed import unpacked
+
+    content = unpacked(image)
+    if format_name is not None:
+        return content
+    name = next(name for name, entry in FORMATS.items() if entry.sign(content) and get(name).matches(content))
+    return image if name == FLAT else content
 
 
 def _believed(name: str, image: bytes, file_name: str | None) -> str:

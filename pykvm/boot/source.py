@@ -10,9 +10,13 @@ from functools import partial
 from ..disk import SECTOR, Disk
 from ..errors import ConfigError
 from ..memory import GuestMemory
+from ..typed import TYPE_CHECKING
 from . import EntryState, Options, detect
 from .format import Format
 from .rom import Rom
+
+if TYPE_CHECKING:
+    from ..disk.tray import Tray
 
 ImageSource = str | os.PathLike[str] | bytes
 """The path of an image, or its content."""
@@ -36,8 +40,10 @@ def file_name(source: ImageSource) -> str | None:
     return None if isinstance(source, bytes) else os.path.basename(os.fspath(source))
 
 
-def read_image(source: ImageSource) -> bytes:
+def read_image(source: ImageSource, *, cd_head: bool = False) -> bytes:
     """The whole image, read and not mapped: whoever changes the file later changes nothing here.
+
+    With `cd_head`, of a CD's image file only the beginning, by which it is recognised: it may be larger than memory.
 
     ConfigError if it cannot be read, is absurdly large, or is neither a regular file nor a FIFO that is written to.
     """
@@ -51,7 +57,7 @@ def read_image(source: ImageSource) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
                 raise ConfigError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}")
-            content = _read_in_parts(path, file.fileno())
+            content = _read_in_parts(path, file.fileno(), cd_head and stat.S_ISREG(mode))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     if len(content) > IMAGE_LIMIT:
@@ -64,7 +70,7 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
 
 
-def _read_in_parts(path: str, fd: int) -> bytes:
+def _read_in_parts(path: str, fd: int, cd_head: bool) -> bytes:
     """All of a file; of a FIFO what is written until its writers close it, as after `pykvm run <(zcat vmlinux.gz)`.
 
     To ask for all that there may be at once would take that much address space first.
@@ -81,6 +87,8 @@ def _read_in_parts(path: str, fd: int) -> bytes:
         if not data:
             break
         content += data
+        if cd_head and len(content) == len(data) and detect.is_cd(data):
+            break
     return bytes(content)
 
 
@@ -103,9 +111,12 @@ class BootSource:
     def __init__(self, source: ImageSource | None, options: Options, format: str | None, rom: Rom | None) -> None:
         self._source, self._options, self._rom = source, options, rom
         self._content: bytes | None = None
+        self._unpacked = False
         self._format: Format | None = None
         if source is not None:
-            self._content = read_image(source)
+            packed = read_image(source, cd_head=format in (None, detect.CD))
+            self._content = detect.unpacked(packed, format)
+            self._unpacked = self._content is not packed
             self._format = detect.get(detect.choose(self._content, options, format, file_name(source)))
         elif format is not None:
             self._format = detect.get(format)
@@ -134,21 +145,35 @@ class BootSource:
         from ..disk.memory import MemoryDisk
         from ..disk.overlay import OverlayDisk
 
-        if isinstance(self._source, bytes) or len(self._content) % SECTOR:
-            return OverlayDisk(MemoryDisk(self._content))
+        if (
+            isinstance(self._source, bytes)
+            or self._unpacked
+            or (self.kind != detect.CD and len(self._content) % SECTOR)
+        ):
+            disk = MemoryDisk(self._content)
+            return disk if self.kind == detect.CD else OverlayDisk(disk)
+        if self.kind == detect.CD:
+            return open_disk(self._source, "ro", "raw")
         # It has a boot sector where a raw image has one.
         return open_disk(self._source, "discard", format="raw")
 
-    def loader(self, memory: GuestMemory, disks: Sequence[Disk | None]) -> Loader | None:
+    def loader(self, memory: GuestMemory, disks: Sequence[Disk | None], trays: Sequence[Tray] = ()) -> Loader | None:
         """What puts it into memory, as often as it is called; None if there is nothing to start.
 
-        `disks` are the machine's, the floppy disk first: the first one there is, is started. ConfigError without any.
+        `disks` are the machine's, the floppy disk first: the first one there is, is started, or else the first CD in
+        one of `trays`. A CD as the image goes before all. ConfigError without any.
         """
         if self._rom is not None:
             return partial(self._rom.load, memory)
         if self.has_bios:
             present = [disk for disk in disks if disk is not None]
+            first = present[0].read_at(0, SECTOR) if present else b""
+            media = [tray.medium for tray in trays if tray.medium is not None]
+            if media and (self.kind == detect.CD or not detect.has_boot_sector(first)):
+                from . import cd
+
+                return partial(cd.load_from, media[0], memory)
             if not present:
                 raise ConfigError("there is no disk to start from")
-            return partial(detect.load, present[0].read_at(0, SECTOR), memory, self._options, detect.DISK)
+            return partial(detect.load, first, memory, self._options, detect.DISK)
         return None if self._content is None else partial(detect.load, self._content, memory, self._options, self.kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from ..boot import detect
 from ..boot.source import read_image
 from ..errors import ConfigError
 from ..machine import DeviceError, Machine
@@ -70,7 +71,7 @@ def command(
             executed = counts.relocated(entry.spans, entry.symbols.bias if entry.symbols is not None else 0)
         else:
             executed = counts.relocated((), 0)
-        functions = [(symbol.name, symbol.address) for symbol in SymbolTable(read_image(path))]
+        functions = [(symbol.name, symbol.address) for symbol in SymbolTable(detect.unpacked(read_image(path)))]
         files = cover(rows, executed, functions)
         if out is not None:
             _write(out, files, os.path.basename(path))

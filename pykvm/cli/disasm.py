@@ -44,7 +44,7 @@ def command(
     bits = int(mode) if mode else None
     ram = GuestMemory(memory)
     try:
-        image, options = read_image(kernel), Options(mode=bits, load=load)
+        image, options = detect.unpacked(read_image(kernel), image_format), Options(mode=bits, load=load)
         image_format = detect.choose(image, options, image_format, file_name(kernel))
         if detect.get(image_format).from_disk:
             image_format = detect.FLAT  # the first sector is code, and where a BIOS puts it

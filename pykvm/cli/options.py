@@ -147,8 +147,8 @@ class MachineSpec(NamedTuple):
         """The machine, with the image loaded. Raises what Machine raises, and ConfigError for a bad disk or NIC."""
         image_format = self.image_format
         if self.kernel is None and self.firmware is None and image_format is None:
-            if not self.disks and self.floppy is None:
-                raise ConfigError("nothing to run: give a KERNEL, or a disk to start from by --disk or --floppy")
+            if not (self.disks or self.floppy is not None or self.device_options.get("cdrom")):
+                raise ConfigError("nothing to run: give a KERNEL, or what to start from by --disk, --floppy or --cdrom")
             image_format = detect.DISK
         if self.kernel is not None and stat.S_ISFIFO(os.stat(self.kernel).st_mode):
             ui.echo(f"pykvm: {self.kernel} is a pipe: waiting for who writes the image into it", err=True)

@@ -10,8 +10,8 @@ _NOT_NEEDED = "leave it out: it is always so"
 ANSWERS = {
     "accel": _NOT_NEEDED, "enable-kvm": _NOT_NEEDED, "nographic": "leave it out: COM1 is on this terminal",
     "no-acpi": "leave it out",
-    "bios": "give '--firmware FILE'", "boot": "leave it out: the first disk or the floppy is started",
-    "cdrom": "there is none: give a raw image by '--disk FILE'",
+    "bios": "give '--firmware FILE'", "boot": "leave it out: the floppy, the first disk or the CD is started",
+    "cdrom": "give '--cdrom FILE', or the image alone to start from it",
     "cpu": "leave it out: the guest has the host's CPU", "debugcon": "leave it out: port 0xE9 is always there",
     "device": "give '--disk' or '--nic'; the exit port 0xF4 is always there",
     "drive": _DISK, "hda": _DISK, "hdb": _DISK, "hdc": _DISK, "hdd": _DISK,

@@ -16,6 +16,7 @@ from .option import DeviceOption
 MODULES = [
     ".serial_ports",
     ".nics",
+    ".cdroms",
 ]
 """In the order in which they are built. A name with a dot in front is a file here, any other a module elsewhere."""
 

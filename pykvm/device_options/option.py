@@ -9,7 +9,10 @@ from ..device import Aside, at_once
 from ..engine.board import Board
 from ..engine.eventloop import EventLoop
 from ..engine.gate import FairLock
-from ..typed import Any, Protocol
+from ..typed import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..disk.tray import Tray
 
 
 class Closeable(Protocol):
@@ -25,6 +28,8 @@ class Bench:
         self.board, self.lock, self.loop, self.aside = board, lock, loop, aside
         self.consoles: list[ConsolePort] = []
         """The host's sides of COM1 onwards."""
+        self.trays: list[Tray] = []
+        """Those of the CD-ROM drives, which are put onto the ATA channels with the disks."""
 
 
 class DeviceOption:
@@ -36,6 +41,8 @@ class DeviceOption:
     """The keyword, and the key in a snapshot's table "machine"."""
     default: Any
     """The value if nobody says anything."""
+    absent: Any = None
+    """What `build` returns where there are no such devices: what a snapshot has that is older than the option."""
     flags: tuple[str, ...] = ()
     """The option's names on the command line; none if it has none there."""
     multiple = False
@@ -48,8 +55,12 @@ class DeviceOption:
         """A value, or one item of it, from the command line; ConfigError if the text makes no sense."""
         raise NotImplementedError
 
+    def opened(self, value: Any) -> Any:
+        """The value with back ends in place of what only names them; ConfigError if one cannot be had."""
+        return value
+
     def owned(self, value: Any) -> Iterable[Closeable]:
-        """The back ends in a value: the machine closes them."""
+        """The back ends in a value, as `opened` returns it: the machine closes them."""
         return ()
 
     def build(self, value: Any, bench: Bench) -> Any:

@@ -1,8 +1,9 @@
-"""An ATA channel of a PC: the ports and the interrupt that two disks share.
+"""An ATA channel of a PC: the ports and the interrupt that two drives share.
 
 Implements: ATA/ATAPI-6 (T13/1410D) section 7 (registers), 9.2 (software reset), 9.10 (EXECUTE DEVICE DIAGNOSTIC) and
 9.16 (one device on the cable), at the PC's two places: 1F0h/3F6h with IRQ 14, and 170h/376h with IRQ 15. The disks
-themselves are in `ata_drive`, what they say of themselves in `ata_identify`. Transfers are PIO only.
+themselves are in `ata_drive`, what they say of themselves in `ata_identify`, CD-ROM drives in `atapi_drive`. Transfers
+are PIO only.
 
 Both disks hear what is written to the Command Block; the selected one executes commands and owns data port and INTRQ.
 Device 0 answers for a missing device 1, with a Status of 0. A channel or a device 0 that is missing reads all zeros,
@@ -14,11 +15,17 @@ asks for ("indeterminate", section 7), and a software reset through the Control 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..device import Aside, Device, IrqLine, Range, State, at_once, bit_names
 from ..disk import Disk
+from ..typed import TYPE_CHECKING
 from .ata_drive import AtaDrive
 from .ata_registers import BSY, COMMAND_NAMES, DEVICE, DEVICE_OBSOLETE
-from .ata_state import check
+
+if TYPE_CHECKING:
+    from ..disk.tray import Tray
+    from .atapi_drive import AtapiDrive
 
 PRIMARY = (0x1F0, 0x3F6)
 """Command Block and Control Block of the primary channel, IRQ 14."""
@@ -45,8 +52,8 @@ _BITS = {
 class AtaChannel(Device):
     """The channel whose Command Block is at port `base` and whose Control Block is at port `control`.
 
-    `master` is device 0 and `slave` device 1; None where no disk is. Disks are flushed through `aside`. ConfigError
-    for a disk whose size cannot be.
+    `master` is device 0 and `slave` device 1; None where no disk is. `trays` are the CD-ROM drives', by the number of
+    the device. Disks are flushed through `aside`. ConfigError for a disk whose size cannot be.
     """
 
     width = 4
@@ -61,17 +68,26 @@ class AtaChannel(Device):
         master: Disk | None,
         slave: Disk | None = None,
         aside: Aside = at_once,
+        trays: Mapping[int, Tray] = {},
     ) -> None:
         self.name = name
         self.ports = (Range(base, 8), Range(control, 1))
         self._alternate = control - base
         self._irq = irq
         disks = (master, slave)
-        both = master is not None and slave is not None
-        self._units = tuple(
+        both = all(disk is not None or unit in trays for unit, disk in enumerate(disks))
+        self._units: list[AtaDrive | AtapiDrive | None] = [
             None if disk is None else AtaDrive(disk, unit, f"PYKVM-{base:03X}-{unit}", both, self._finished, aside)
             for unit, disk in enumerate(disks)
-        )
+        ]
+        self.cd_drives: list[AtapiDrive] = []
+        if trays:
+            from .atapi_drive import AtapiDrive
+
+            for unit, tray in trays.items():
+                made = AtapiDrive(tray, unit, f"PYKVM-{base:03X}-{unit}", both, self._finished)
+                self.cd_drives.append(made)
+                self._units[unit] = made
         self._drives = [drive for drive in self._units if drive is not None]
         self._control = 0
         self._select(0)
@@ -178,7 +194,7 @@ class AtaChannel(Device):
             raise ValueError(f"{self.name}: the state is of a channel with other disks")
         pairs = [(drive, entry) for drive, entry in zip(self._units, drives, strict=True) if drive is not None]
         for drive, entry in pairs:
-            check(entry, drive.total)
+            drive.check(entry)
         for drive, entry in pairs:
             drive.restore(entry)
         self._control = control
@@ -188,7 +204,9 @@ class AtaChannel(Device):
     def _select(self, unit: int) -> None:
         self._unit = unit
         self._selected = self._units[unit]
-        self._answering = self._selected or self._units[0]
+        self._answering = self._selected
+        if self._selected is None and self._units[0] not in self.cd_drives:
+            self._answering = self._units[0]
         self._update_irq()
 
     def _update_irq(self) -> None:

@@ -49,7 +49,7 @@ from .ata_registers import (
     UNC,
     WP,
 )
-from .ata_state import Task
+from .ata_state import Task, check
 
 VERIFY_CHUNK, VERIFY_AT_ONCE = 128, 2048
 """Sectors that READ VERIFY reads from the backend at a time, and before it lets others have their turn."""
@@ -430,6 +430,10 @@ class AtaDrive:
             "task": int(self._task), "current": bytes(self.current), "previous": bytes(self.previous),
             "reading": self._reading, "writing": bytes(self._writing),
         }  # fmt: skip
+
+    def check(self, state: State) -> None:
+        """ValueError unless `state` can be that of this disk."""
+        check(state, self.total)
 
     def restore(self, state: State) -> None:
         """Take back what `save` returned and `check` passed."""

@@ -14,14 +14,15 @@ UNC, WP, IDNF, ABRT = 0x40, 0x40, 0x10, 0x04
 PASSED = 0x01
 """The diagnostic code of a healthy disk."""
 
-DEVICE_LBA, DEVICE_OBSOLETE = 0x40, 0xA0
-"""Device register: LBA instead of CHS; the two bits that always read one."""
+DEVICE_LBA, DEVICE_OBSOLETE, DEVICE_UNIT = 0x40, 0xA0, 0x10
+"""Device register: LBA instead of CHS; the two bits that always read one; which device is selected."""
 
 # What CHECK POWER MODE answers. Sleep never answers: it has no code of its own.
 POWER_ACTIVE, POWER_IDLE, POWER_STANDBY, POWER_SLEEP = 0xFF, 0x80, 0x00, 0x01
 
 COMMAND_NAMES = {
-    0x00: "NOP", 0x20: "READ SECTORS", 0x21: "READ SECTORS", 0x24: "READ SECTORS EXT", 0x25: "READ DMA EXT",
+    0x00: "NOP", 0x08: "DEVICE RESET",
+    0x20: "READ SECTORS", 0x21: "READ SECTORS", 0x24: "READ SECTORS EXT", 0x25: "READ DMA EXT",
     0x27: "READ NATIVE MAX ADDRESS EXT", 0x29: "READ MULTIPLE EXT", 0x30: "WRITE SECTORS", 0x31: "WRITE SECTORS",
     0x34: "WRITE SECTORS EXT", 0x35: "WRITE DMA EXT", 0x39: "WRITE MULTIPLE EXT", 0x40: "READ VERIFY SECTORS",
     0x41: "READ VERIFY SECTORS", 0x42: "READ VERIFY SECTORS EXT", 0x70: "SEEK", 0x90: "EXECUTE DEVICE DIAGNOSTIC",

@@ -15,8 +15,9 @@ class Disk(Protocol):
     guest in its own terms.
     """
 
-    size: int
-    """Capacity, a multiple of `SECTOR`."""
+    @property
+    def size(self) -> int:
+        """Capacity, a multiple of `SECTOR`."""
 
     read_only: bool
     """True if `write_at` refuses with PermissionError."""

@@ -63,6 +63,8 @@ class Contents:
     disks: list[SavedDisk | None]
     """The hard disks, then the floppy disk."""
     image: Image
+    media: list[SavedDisk | None] = field(default_factory=list)
+    """What lies on the trays of the CD-ROM drives."""
     firmware: Firmware | None = None
     no_reboot: bool = False
     """Whether a reset by the guest ends the run."""
@@ -85,6 +87,11 @@ class Contents:
     """How the image was loaded, with its symbols: not part of a saved snapshot."""
     home: str | None = None
     """The directory that it was saved to or loaded from."""
+
+    @property
+    def within(self) -> str | None:
+        """The directory outside which no file is opened for it; None if any may be."""
+        return None if self.trusted or self.trust_disks else self.disks_in
 
     def __repr__(self) -> str:
         taken = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.created))

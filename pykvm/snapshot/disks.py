@@ -11,6 +11,7 @@ from typing import Any
 from ..disk import Disk
 from ..disk.overlay import CLUSTER, OverlayDisk
 from ..disk.raw import RawDisk
+from ..disk.tray import Tray
 from .errors import SnapshotError
 from .fields import as_table, file_name, flag, number
 
@@ -138,6 +139,34 @@ def restore_disk(state: SavedDisk | None, disk: Disk | None) -> None:
         # Long runs come from files, in which they may be holes; what is there already takes up no room.
         if len(data) <= CLUSTER or disk.read_at(offset, len(data)) != data:
             disk.write_at(offset, data)
+
+
+def save_medium(tray: Tray) -> SavedDisk | None:
+    """The medium on a tray, by its image file; what it stands for, if a fork was given it in place of that."""
+    if isinstance(tray.stands_for, SavedDisk):
+        return tray.stands_for
+    medium = save_disk(tray.medium)
+    if medium is not None:
+        medium.read_only, medium.written = True, None
+    return medium
+
+
+def check_media(saved: Sequence[SavedDisk | None], trays: Sequence[Tray], within: str | None) -> None:
+    """SnapshotError unless the trays have these media, or can be given them."""
+    for place, (state, tray) in enumerate(zip(saved, trays, strict=True)):
+        if state is None or state == save_medium(tray):
+            if state is not None and (tray.medium is None or tray.medium.size != state.size):
+                raise SnapshotError(f"the CD in drive {place} is not of {state.size} bytes, as the snapshot's is")
+        elif state.path is None:
+            raise SnapshotError(f"the snapshot has a CD in drive {place} that has no file of its own: insert it first")
+        else:
+            state.open(within).close()
+
+
+def restore_medium(state: SavedDisk | None, tray: Tray, within: str | None) -> None:
+    """Put the medium of a snapshot onto the tray, unless it is there; after `check_media`."""
+    if state != save_medium(tray):
+        tray.put(None if state is None else state.open(within))
 
 
 def written_through(disks: Sequence[Disk | None]) -> list[str]:

@@ -176,6 +176,9 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
     disks = [_disk(home, place, disk, path) for place, disk in enumerate(items(state, "disks"))]
     if not 0 < len(disks) <= 2 * len(ATA_CHANNELS) + 1:
         raise ValueError("there are not as many disks as places")
+    media = [_medium(medium, path) for medium in (items(state, "media") if "media" in state else [])]
+    if len(media) != shape.options["cdrom"]:
+        raise ValueError("there are not as many CDs as drives")
     with ExitStack() as stack:
         layer = _layer(stack, home, path, state)
         image = assemble([*reversed(_ancestors(stack, layer)), layer], verify)
@@ -188,6 +191,7 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
         lines={int(irq): _levels(levels) for irq, levels in table(state, "lines").items()},
         consoles=_consoles(home, state, shape),
         disks=disks,
+        media=media,
         image=image,
         firmware=_firmware(home, state, shape),
         no_reboot=flag(table(state, "machine"), "no_reboot"),
@@ -222,6 +226,18 @@ def _disk(home: int, place: int, state: Any, path: str) -> SavedDisk | None:
                 written = {offset: data for offset, data in written.items() if data != zeros(len(data))}
             disk.written = written
     return disk
+
+
+def _medium(state: Any, path: str) -> SavedDisk | None:
+    if state is None:
+        return None
+    medium = SavedDisk.from_plain(state)
+    if medium.written is not None:
+        raise ValueError("a CD is said to have been written")
+    medium.read_only = True  # it is never opened in any other way
+    if medium.path is not None:
+        medium.path = os.path.join(path, medium.path)
+    return medium
 
 
 def _consoles(home: int, state: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
@@ -259,7 +275,7 @@ def _without(option: DeviceOption) -> Any:
     """What a snapshot has that is older than the option: a machine without such devices."""
     if option.default:
         raise ValueError(f"{option.name} is missing")
-    return option.default
+    return option.absent
 
 
 def _parent(state: dict[str, Any]) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..console.port import ConsolePort
 from ..device import Device
 from ..disk import Disk
+from ..disk.tray import Tray
 from ..engine.board import Board
 from ..engine.engine import Engine
 from ..pc import Pc
@@ -23,6 +24,8 @@ class Parts:
     """The debug console, then COM1 onwards."""
     disks: Sequence[Disk | None]
     """The hard disks, then the floppy disk."""
+    trays: Sequence[Tray]
+    """The CD-ROM drives'."""
     shape: Shape
     firmware: Firmware | None
     screen: Callable[[], str]
@@ -59,4 +62,4 @@ def parts_of(
         pc.bios is not None,
         digest,
     )
-    return Parts(engine, pc.all_consoles, [*disks, floppy], shape, firmware, screen)
+    return Parts(engine, pc.all_consoles, [*disks, floppy], pc.trays, shape, firmware, screen)

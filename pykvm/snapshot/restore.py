@@ -14,7 +14,7 @@ from ..disk.overlay import OverlayDisk
 from ..kvm.dirty import DirtyLog, address_of
 from ..kvm.rewind import Rewinder
 from ..memory import PAGE_SIZE
-from .disks import restore_disk
+from .disks import restore_disk, restore_medium
 from .parts import Parts
 from .snapshot import Snapshot
 
@@ -38,6 +38,8 @@ class Restore:
         self._disks = list(zip(parts.disks, snapshot.disks, strict=True))
         self._overlays = [(disk, saved) for disk, saved in self._disks if isinstance(disk, OverlayDisk)]
         self._writes: list[int] = []
+        self._trays = list(zip(parts.trays, snapshot.media, strict=True))
+        self._changes: list[int] = []
         self._consoles = list(zip(parts.consoles, snapshot.consoles, strict=True))
         states = [(device, snapshot.devices[key]) for key, device in parts.devices().items()]
         self._states = [(device, state) for device, state in states if type(device).restore is not Device.restore]
@@ -84,6 +86,10 @@ class Restore:
         )
 
     def _restore_disks(self, everything: bool) -> None:
+        if everything or [tray.changes for tray, _ in self._trays] != self._changes:
+            for tray, medium in self._trays:
+                restore_medium(medium, tray, self._snapshot.within)
+            self._changes = [tray.changes for tray, _ in self._trays]
         if everything:
             for disk, saved in self._disks:
                 restore_disk(saved, disk)

@@ -108,6 +108,7 @@ def _write(snapshot: Contents, work: str, parent: Contents | None, link: dict[st
         "exits": snapshot.exits,
         "memory": _write_extents(os.path.join(work, MEMORY), shape.memory, contents),
         "disks": disks,
+        "media": [_medium(medium) for medium in snapshot.media],
         **_write_firmware(work, snapshot.firmware),
         "cpuid": [asdict(entry) for entry in snapshot.cpuid],
         "features": features.as_plain(snapshot.features),
@@ -121,6 +122,14 @@ def _write(snapshot: Contents, work: str, parent: Contents | None, link: dict[st
         raise ValueError(f"the state is longer than {STATE_LIMIT >> 20} MiB")
     _write_file(os.path.join(work, STATE), raw)
     _write_file(os.path.join(work, CHECKSUM), f"{hashlib.sha256(raw).hexdigest()}  {STATE}\n".encode())
+
+
+def _medium(medium: SavedDisk | None) -> dict[str, Any] | None:
+    if medium is None:
+        return None
+    state = medium.as_plain()
+    SavedDisk.from_plain(state)
+    return state
 
 
 def _machine(shape: Shape, *, no_reboot: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..disk.tray import Tray
 from .contents import Contents
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Snapshot(Contents):
         """Another machine that goes on from here; its RAM is shared with the snapshot until it is written.
 
         The disks' image files are opened anew with their writes discarded, unless `disks` and `floppy` give others;
-        what had been written to a copy-on-write disk is put onto it. NICs have no cable unless `nics` gives them one;
+        what had been written to a copy-on-write disk is put onto it. The CD-ROM drives have the media that they had,
+        or those that `cdrom` gives. NICs have no cable unless `nics` gives them one;
         so do other `device_options` for theirs. `prepare(machine)` adds what the first machine had besides: devices and
         handlers of your own. The machine has not been started. Raises SnapshotError if the snapshot does not fit this
         host or that machine, and if a loaded one names a disk image outside its directory that nobody has confirmed
@@ -44,7 +46,9 @@ class Snapshot(Contents):
 
         shape, firmware = self.shape, self.firmware
         for option in all_device_options():
-            if option.name not in device_options:
+            if option.name == "cdrom" and option.name not in device_options:
+                device_options[option.name] = self._open_trays()
+            elif option.name not in device_options:
                 device_options[option.name] = option.from_snapshot(shape.options[option.name])
         *hard_disks, floppy_disk = self._open_disks(disks is None, floppy is None)
         machine = Machine(
@@ -60,6 +64,8 @@ class Snapshot(Contents):
         try:
             if firmware is not None and firmware.vga_bios is not None:
                 machine.pc.vga_bios = firmware.vga_bios
+            for tray, saved in zip(machine.pc.trays, self.media, strict=False):
+                tray.stands_for = saved
             if prepare is not None:
                 prepare(machine)
             machine.timeline.begin(self)
@@ -68,14 +74,24 @@ class Snapshot(Contents):
             raise
         return machine
 
+    def _open_trays(self) -> list[Tray]:
+        trays: list[Tray] = []
+        try:
+            for medium in self.media:
+                trays.append(Tray(None if medium is None else medium.open(self.within)))
+        except BaseException:
+            for tray in trays:
+                tray.close()
+            raise
+        return trays
+
     def _open_disks(self, hard_disks: bool, floppy: bool) -> list[Disk | None]:
         """Those that are asked for, in the order of `disks`; None in place of the others."""
         opened: list[Disk | None] = []
-        within = None if self.trusted or self.trust_disks else self.disks_in
         try:
             for number, disk in enumerate(self.disks):
                 wanted = floppy if number == len(self.disks) - 1 else hard_disks
-                opened.append(disk.open(within) if wanted and disk is not None else None)
+                opened.append(disk.open(self.within) if wanted and disk is not None else None)
         except BaseException:
             for made in opened:
                 if made is not None:

@@ -17,7 +17,7 @@ from ..engine.run import DeviceError
 from ..errors import PykvmError
 from ..kvm.dirty import DirtyLog, LoggedSlot
 from ..kvm.saved import SavedState, copy_pages, state_msrs
-from .disks import check_disks, save_disk, written_through
+from .disks import check_disks, check_media, save_disk, save_medium, written_through
 from .errors import SnapshotError
 from .features import Features, both, check, features
 from .image import Image, bitmap, fill, freeze, pages_of
@@ -109,6 +109,7 @@ class Timeline:
             lines={number: [line.level for line in lines] for number, lines in board.lines.items()},
             consoles=[console.save() for console in parts.consoles],
             disks=[save_disk(disk) for disk in parts.disks],
+            media=[save_medium(tray) for tray in parts.trays],
             image=image,
             firmware=parts.firmware,
             no_reboot=engine.no_reboot,
@@ -195,6 +196,7 @@ class Timeline:
         if snapshot.shape != self.parts.shape:
             raise SnapshotError(f"the snapshot is of another machine: {snapshot.shape}, this one is {self.parts.shape}")
         check_disks(snapshot.disks, self.parts.disks)
+        check_media(snapshot.media, self.parts.trays, snapshot.within)
         if difference := snapshot.devices.keys() ^ self.parts.devices().keys():
             raise SnapshotError(
                 f"the snapshot is of a machine with other devices: {', '.join(sorted(difference))}; "

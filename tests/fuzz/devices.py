@@ -28,6 +28,7 @@ from pykvm.devices.uart16550 import Uart16550
 from pykvm.devices.vga import Vga, text_screen
 from pykvm.disk.memory import MemoryDisk
 from pykvm.disk.overlay import OverlayDisk
+from pykvm.disk.tray import Tray
 from pykvm.memory import GuestMemory
 from pykvm.net.loopback import Loopback
 from pykvm.snapshot import plain
@@ -42,6 +43,28 @@ STATE_LIMIT = 64 << 10
 RAM = 1 << 20
 READ, WRITE, READ_BLOCK, WRITE_BLOCK, OTHER = range(5)
 KEY_NAMES = sorted(KEYS)
+PACKETS = (
+    0x00,
+    0x03,
+    0x12,
+    0x1A,
+    0x1B,
+    0x1E,
+    0x25,
+    0x28,
+    0x28,
+    0x28,
+    0x2B,
+    0x43,
+    0x46,
+    0x4A,
+    0x51,
+    0x5A,
+    0xA8,
+    0xBD,
+    0xFF,
+)
+"""Commands of a CD-ROM drive."""
 
 
 def nothing(*_: object) -> None:
@@ -147,6 +170,31 @@ def _ata(bench: Bench, aside: Aside | None = None) -> Device:
     return AtaChannel("ATA0", 0x1F0, 0x3F6, line(), *disks, aside)
 
 
+def _atapi(bench: Bench) -> Device:
+    """A CD-ROM drive with a medium that somebody changes, and a disk beside it; packets that mean something come often."""
+    tray = Tray(MemoryDisk(bytes(range(256)) * 800))
+    device = AtaChannel("ATA0", 0x1F0, 0x3F6, line(), None, MemoryDisk(bytes(1 << 16)), trays={0: tray})
+    (drive,) = device.cd_drives
+
+    def change(value: int) -> None:
+        tray.put((None, MemoryDisk(bytes(3000)), _BadDisk(bytes(1 << 16)), MemoryDisk(bytes(1 << 16)))[value & 3])
+        drive.changed()
+
+    def packet(value: int) -> None:
+        opcode, limit = PACKETS[value % len(PACKETS)], (0xFFFE, 0, 7, 2048)[value >> 8 & 3]
+        rest = (value >> 16).to_bytes(8, "big")
+        fields = bytes(
+            (opcode, rest[0] & 3, 0 if rest[1] & 1 else rest[1], 0, rest[2], rest[3] & 31, 0, 0, rest[4], 0, 0, 0)
+        )
+        for port, content in ((0x1F6, 0xA0), (0x1F1, 0), (0x1F4, limit & 0xFF), (0x1F5, limit >> 8), (0x1F7, 0xA0)):
+            bench.bus.write(port, 1, content)
+        bench.bus.write_block(0x1F0, 2, fields)
+
+    bench.hosts["change"], bench.hosts["packet"] = change, packet
+    bench.hosts["button"] = lambda value: drive.ask_to_eject()
+    return device
+
+
 class _BadDisk(MemoryDisk):
     """A disk of which every other sector cannot be used."""
 
@@ -238,6 +286,7 @@ MAKERS: dict[str, Callable[[Bench], Device]] = {
     "ata": _ata,
     "ata-aside": lambda bench: _ata(bench, bench.aside),
     "ata-failing": _bad_ata,
+    "atapi": _atapi,
     "cmos": lambda bench: Cmos(line(), lambda: bench.time / 1e9, RAM),
     "i8042": _keyboard,
     "port92": lambda bench: Port92(nothing, nothing),
@@ -257,6 +306,7 @@ COMMON = {
         0x20, 0x24, 0x29, 0x30, 0x34, 0x39, 0x40, 0x42, 0x70, 0x90, 0x91, 0xC4, 0xC5, 0xC6, 0xE7, 0xEA, 0xEC, 0xEF,
         0xF8, 0xA0, 0xB0, 0xE0, 0xF0, 0x08, 0x10, 0x27,
     ),
+    "atapi": (0xA0, 0xA1, 0xEC, 0x08, 0x90, 0xEF, 0xB0, 0x28, 0x43, 0x10, 0x04, 0),
     "ne2000": (0x21, 0x22, 0x0A, 0x12, 0x26, 0x61, 0x62, 0xA1, 0x40, 0x46, 0x4C, 0x60, 0x80, 0x1E),
 }  # fmt: skip
 """Bytes that mean much to a device: its commands."""

@@ -7,11 +7,17 @@ from typing import Any
 
 import test_boot_foreign as foreign_images
 from elf_writer import GLOBAL_FUNC, Name, Part, elf
+from iso_writer import BLOCK, entry, iso, validation
 from test_boot_fuzz import mended, seeds
 
+from pykvm.bios.cd import Cds, cd_drive
+from pykvm.bios.disk import Disks
+from pykvm.bios.el_torito import NotBootable
 from pykvm.boot import ImageError, Module, Options, detect
 from pykvm.boot.misplaced import misplaced_header
 from pykvm.crash.source import SourceLines
+from pykvm.disk.memory import MemoryDisk
+from pykvm.disk.tray import Tray
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
 from pykvm.x86.symbols import SymbolTable
@@ -120,6 +126,42 @@ class Recogniser(Parser):
         wrong = misplaced_header(image)
         assert wrong is None or wrong.isprintable()
         assert detect.recognise(image, name) in detect.FORMATS
+
+
+class ElTorito(Parser):
+    """What a BIOS starts of a CD, and the disk that it takes a part of it for."""
+
+    name = "el-torito"
+    share = 1.0
+    errors = (NotBootable,)
+    count = 300
+
+    def one(self, source: Random) -> Input:
+        started = BOOT_SECTOR + source.randbytes(64)
+        platform, media = source.choice((0, 0, 0xEF)), source.randrange(6)
+        entries = validation(platform) + entry(media, sectors=source.randrange(6), block=source.choice((20, 20, 25)))
+        entries += bytes((0x91, source.choice((0, 0xEF)))) + bytes(30) + entry(2, sectors=1)
+        image = iso(started, catalog=entries)
+        head, catalog = image[: 16 * BLOCK], image[16 * BLOCK :]
+        return head + (mutate(source, catalog, WORDS) if source.randrange(4) else catalog), number(source, 32)
+
+    def feed(self, given: Input) -> None:
+        image, place = given
+        tray = Tray(MemoryDisk(image)) if image else Tray()
+        detect.is_cd(image)
+        memory = GuestMemory("1M")
+        try:
+            disks = Disks(memory, [cd_drive(0, tray)])
+            cds = Cds(memory, disks)
+            address, _ = cds.start(0xE0)
+            memory.offset(address, 512)
+            assert cds.checked(cds.save()) is not None
+            if disks.emulated is not None:
+                total = disks.emulated.sectors
+                assert total > 0
+                assert len(disks.emulated.disk.read_at(place % total * 512, 512)) == 512
+        finally:
+            memory.close()
 
 
 class Symbols(Parser):
@@ -233,4 +275,4 @@ class Lines(Parser):
 
 def targets() -> list[Target]:
     formats = sorted({seed.format for seed in seeds().values()})
-    return [*(Loader(name) for name in [*formats, "disk"]), Recogniser(), Symbols(), Lines()]
+    return [*(Loader(name) for name in [*formats, "disk"]), Recogniser(), ElTorito(), Symbols(), Lines()]

@@ -226,7 +226,7 @@ def test_a_read_only_disk_is_an_error_of_the_guests(disk: Path) -> None:
 def test_nothing_to_start(disk: Path, guest: Guest) -> None:
     check_mistakes(
         [
-            (["run"], "nothing to run: give a KERNEL, or a disk to start from by --disk or --floppy"),
+            (["run"], "nothing to run: give a KERNEL, or what to start from by --disk, --floppy or --cdrom"),
             (["run", "-d", "none"], "there is no disk to start from"),
             (["run", "--floppy", "none"], "there is no disk to start from"),
             (["run", guest("hello64"), "--floppy", disk], "only pykvm's own BIOS knows a floppy disk"),

@@ -59,7 +59,7 @@ class Pc:
             self.memory,
             self.bus,
             drives=[hard_disk(0, MemoryDisk(BOOT_SECTOR + bytes(1 << 20)))] if drives is None else drives,
-            boot=boot,
+            boot=(boot,),
             memory_map=MEMORY_MAP,
             output=self.console.write,
             on_reset=self.resets.append,

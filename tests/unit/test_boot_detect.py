@@ -155,7 +155,7 @@ def test_options_are_refused_by_what_a_format_declares() -> None:
         choose(b"TOY!", Options(entry=0), "toy")
     with pytest.raises(ConfigError, match="'flat', which has no place for a command line: only toy, multiboot2"):
         choose(b"", Options(command_line="x"))
-    with pytest.raises(ConfigError, match=r"There are:\n  toy +TOY! at its beginning\n  floppy"):
+    with pytest.raises(ConfigError, match=r"There are:\n  toy +TOY! at its beginning\n  cd"):
         detect.get("tape")
     assert choose(b"TOY!", Options(mode=16)) == "flat"
 
