@@ -177,11 +177,11 @@ class Machine(Handlers):
 
     @property
     def screen(self) -> Screen:
-        """What the VGA shows now: `text`, `lines`, `find`, `png()`, `save`, `ansi`.
+        """What a monitor at the VGA shows now: `text`, `lines`, `find`; `png()`, `save`, `size`, `pixels`; `ansi`.
 
         ConfigError if the machine's RAM has no room for video memory.
         """
-        from .devices.vga import text_screen
+        from .devices.vga_picture import text_screen
 
         with self.lock:
             try:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pykvm.bios.call import DONE, SPIN, Call
 from pykvm.bios.video import CHARACTERS_AT_ONCE
-from pykvm.devices.vga import text_screen
+from pykvm.devices.vga_picture import text_screen
 from pykvm.display import Screen
 
 SCREEN = 0xB8000
