@@ -208,6 +208,12 @@ class VideoMemory:
         self.words[at] = self.words[at] & ~keep & _ALL | data & keep
         self._by_host = True
 
+    def put(self, at: int, bits: int, colour: int) -> None:
+        """Give the dots of `bits` in a byte of all planes a colour, a bit a plane."""
+        bits *= 0x01010101
+        self.words[at & 0xFFFF] = self.words[at & 0xFFFF] & ~bits & _ALL | _LANES[colour & 15] & bits
+        self._by_host = True
+
     # The frame buffer
 
     def place(self, gpa: int | None) -> None:

@@ -61,8 +61,13 @@ def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
     rows = min(max((shown + 1) // scans, 1), MAX_ROWS)
     palette = tuple(_rgb(vga, number) for number in range(16))
     blink = bool(attribute[0x10] & MODE_BLINK)
+    is_graphics = (
+        vga.dispi[DISPI_ENABLE] & DISPI_ENABLED or vga.graphics.values[6] & 1 or attribute[0x10] & MODE_GRAPHICS
+    )
+    if is_graphics:
+        vga.need_memory()
     memory = vga.look()
-    if vga.dispi[DISPI_ENABLE] & DISPI_ENABLED or vga.graphics.values[6] & 1 or attribute[0x10] & MODE_GRAPHICS:
+    if is_graphics:
         empty = Screen(columns, rows, b" \x07" * (columns * rows), palette=palette, blink=blink, blank=True)
         if memory is None:
             return empty
