@@ -77,6 +77,7 @@ class Assembly:
                 options=device_options,
                 has_bios=source.has_bios,
             )
+            self.engine.on_load.append(self.pc.show_mode)
             self.engine.on_end.append(self.pc.end_consoles)
             if firmware is not None:
                 self.pc.vga_bios = find_vga_bios(firmware)

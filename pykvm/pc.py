@@ -35,6 +35,7 @@ from .typed import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from .bios.call import Call
     from .bios.service import Bios
+    from .boot import EntryState
     from .devices.vga_memory import VideoMemory
     from .outcome import Outcome
 
@@ -233,6 +234,13 @@ class Pc(Bench):
         from .engine.video_slots import VideoSlots
 
         return VideoMemory(vga, VideoSlots(self.board, MEMORY_SIZE), self.board.memory)
+
+    def show_mode(self, entry: EntryState) -> None:
+        """Show the mode that a loaded kernel has been promised."""
+        if entry.video is not None:
+            from .bios.vbe import set_linear
+
+            set_linear(self.vga, *entry.video)
 
     def _move_frame_buffer(self, registers: Sequence[int]) -> None:
         """The guest has written to the display's PCI registers."""

@@ -20,7 +20,7 @@ from .video import Video
 OK, NOT_HERE, FAILED = 0x004F, 0x0100, 0x014F
 SIZES = (
     (640, 400), (640, 480), (800, 600), (1024, 768), (1280, 1024), (320, 200), (1600, 1200), (1152, 864), (1280, 720),
-    (1280, 800), (1366 // 8 * 8, 768), (1440, 900), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (2560, 1600),
+    (1280, 800), (1360, 768), (1440, 900), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (2560, 1600),
 )  # fmt: skip
 _STANDARD = {
     0x100: (640, 400, 8), 0x101: (640, 480, 8), 0x103: (800, 600, 8), 0x105: (1024, 768, 8), 0x107: (1280, 1024, 8),
@@ -38,7 +38,7 @@ for _size in SIZES:
             MODES[_number] = (*_size, _depth)
             _number += 1
 USE_LFB, KEEP, CRTC_GIVEN = 1 << 14, 1 << 15, 1 << 11
-_FIELDS = {
+FIELDS = {
     8: (0, 0, 0, 0, 0, 0, 0, 0), 15: (5, 10, 5, 5, 5, 0, 1, 15), 16: (5, 11, 6, 5, 5, 0, 0, 0),
     24: (8, 16, 8, 8, 8, 0, 0, 0), 32: (8, 16, 8, 8, 8, 0, 8, 24),
 }  # fmt: skip
@@ -102,20 +102,27 @@ def _mode_information(found: _Card, call: Call) -> int:
     mode = MODES.get(call.cx & 0x1FF)
     if mode is None:
         return FAILED
-    width, height, depth = mode
+    found.memory.write(linear(call.es, call.di), mode_block(*mode, found.vga.frame_buffer))
+    return OK
+
+
+def mode_block(width: int, height: int, depth: int, frame_buffer: int) -> bytes:
+    """The ModeInfoBlock of a mode, 256 bytes."""
     pitch = width * (depth + 7 >> 3)
     pages = max(min(card.MEMORY_SIZE // (pitch * height), 256) - 1, 0)
-    frame_buffer = found.vga.frame_buffer
-    fields = _FIELDS[depth]
-    block = (
-        struct.pack("<HBBHHHHIH", 0x1B | (0x80 if frame_buffer else 0), 7, 0, 64, 64, 0xA000, 0, 0, pitch)
-        + struct.pack("<HHBBBBBBBBB", width, height, 8, 16, 1, depth, 1, 4 if depth == 8 else 6, 0, pages, 1)
-        + bytes(fields)
-        + struct.pack("<BIIH", 2 if depth == 32 else 0, frame_buffer, 0, 0)
+    attributes = 0x1B | (0x80 if frame_buffer else 0)
+    model = 4 if depth == 8 else 6
+    fields = bytes(FIELDS[depth])
+    parts = (
+        struct.pack("<HBBHHHHIH", attributes, 7, 0, 64, 64, 0xA000, 0, 0, pitch),
+        struct.pack("<HHBBBBBBBBB", width, height, 8, 16, 1, depth, 1, model, 0, pages, 1),
+        fields,
+        struct.pack("<BIIH", 2 if depth == 32 else 0, frame_buffer, 0, 0),
+        struct.pack("<HBB", pitch, pages, pages),
+        fields,
+        struct.pack("<I", 230_000_000),
     )
-    block += struct.pack("<HBB", pitch, pages, pages) + bytes(fields) + struct.pack("<I", 230_000_000)
-    found.memory.write(linear(call.es, call.di), block.ljust(_MODE_INFO, b"\0"))
-    return OK
+    return b"".join(parts).ljust(_MODE_INFO, b"\0")
 
 
 def _set_mode(found: _Card, call: Call) -> int:

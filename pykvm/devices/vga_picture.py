@@ -48,9 +48,10 @@ _SPREAD = [bytes(byte >> bit & 1 for bit in range(7, -1, -1)) for byte in range(
 _PAIRS = [bytes(byte >> bit & 3 for bit in (6, 4, 2, 0)) for byte in range(256)]
 
 
-def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
+def text_screen(vga: Vga, read: Callable[[int, int], bytes], pictures: bool = True) -> Screen:
     """What the screen shows: the registers of `vga` applied to the video memory, which `read(gpa, size)` gives.
 
+    Without `pictures` only text is looked for.
     Raises what `read` raises.
     """
     crtc, attribute = vga.crtc.values, vga.attribute.values
@@ -64,13 +65,13 @@ def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
     is_graphics = (
         vga.dispi[DISPI_ENABLE] & DISPI_ENABLED or vga.graphics.values[6] & 1 or attribute[0x10] & MODE_GRAPHICS
     )
-    if is_graphics:
+    if is_graphics and pictures:
         vga.need_memory()
-    memory = vga.look()
+    memory = vga.look() if pictures or vga.mirror.kind != ODD_EVEN else None
     if is_graphics:
         empty = Screen(columns, rows, b" \x07" * (columns * rows), palette=palette, blink=blink, blank=True)
-        if memory is None:
-            return empty
+        if memory is None or not pictures:
+            return replace(empty, graphics=True)
         return replace(empty, picture=graphics(vga, memory), graphics=True)
 
     start = crtc[0x0C] << 8 | crtc[0x0D]
@@ -104,7 +105,7 @@ def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
         or vga.sequencer.values[0] != 3
         or not crtc[0x17] & CRTC_RUN,
     )
-    if memory is None or screen.blank:
+    if memory is None or screen.blank or not pictures:
         return screen
     return replace(screen, picture=_text_picture(vga, memory, screen, height, (first, last)))
 

@@ -242,6 +242,48 @@ def test_a_linear_frame_buffer_costs_no_exits() -> None:
     assert not any(screen.pixels[len(want) + 3 :])
 
 
+def multiboot_kernel(version: int) -> bytes:
+    """A kernel that asks for 800 by 600 pixels, fills the frame buffer with EAX and more, and halts."""
+    code = hexcode("""
+        bf 00 00 00 fd 31 c0       ; mov edi, 0xfd000000; xor eax, eax
+        89 07 05 03 05 07 00       ; next: mov [edi], eax; add eax, 0x070503
+        83 c7 04                   ; add edi, 4
+        81 ff 00 00 02 fd 75 ee    ; cmp edi, 0xfd020000; jne next
+        fa f4                      ; cli; hlt
+    """)
+    base = 0x100000
+    if version == 1:
+        flags = 0x10004
+        words = [0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, base, base, 0, 0, base + 48, 0, 800, 600, 32]
+        return b"".join(word.to_bytes(4, "little") for word in words) + code
+    tags = [2, 24, base, base, 0, 0, 3, 12, base + 88, 0, 5, 20, 800, 600, 32, 0, 0, 8]
+    head = [0xE85250D6, 0, 88, -(0xE85250D6 + 88) & 0xFFFFFFFF]
+    return b"".join(word.to_bytes(4, "little") for word in head + tags) + code
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_multiboot_kernel_that_asks_gets_a_frame_buffer(version: int) -> None:
+    with Machine(multiboot_kernel(version), memory="16M") as machine:
+        assert machine.entry is not None
+        assert machine.entry.video == (800, 600, 32)
+        information = machine.vcpus[0].get_registers().rbx
+        block = machine.memory.read(information, 1024)
+        assert (0xFD000000).to_bytes(8, "little") + (3200).to_bytes(4, "little") in block
+        before = machine.snapshot()
+        outcome = machine.run(LIMIT)
+        assert outcome.ending is Ending.HALTED, outcome
+        screen = machine.screen
+        machine.restore(before)
+        assert not any(machine.screen.pixels), "the frame buffer has gone back, too"
+        machine.run(LIMIT)
+        again = machine.screen
+    memory = frame(0x20000)
+    want = b"".join(memory[at : at + 3][::-1] for at in range(0, len(memory), 4))
+    assert screen.size == (800, 600)
+    same(screen.pixels[: len(want)], want)
+    same(again.pixels, screen.pixels)
+
+
 # QEMU's own picture
 
 
