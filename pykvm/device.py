@@ -131,6 +131,9 @@ class Device:
     """Whether anything but the guest's accesses can have changed the state since the last `restore`: time, a cable, a
     person. Where it is False, a machine that goes back leaves out a device that the guest has not accessed."""
 
+    has_state: bool = True
+    """Whether `save` has anything: False for ports of another device, whose state has all of it."""
+
     def read(self, offset: int, size: int) -> int:
         """Return what the guest reads: an unsigned integer of `size` bytes (1, 2, 4 or 8, at most `width`)."""
         return (1 << 8 * size) - 1

@@ -178,15 +178,18 @@ class Machine(Handlers):
 
     @property
     def screen(self) -> Screen:
-        """What the VGA shows now: `text`, `lines`, `find`, `png()`, `save`, `ansi`.
+        """What a monitor at the VGA shows now: `text`, `lines`, `find`; `png()`, `save`, `size`, `pixels`; `ansi`.
 
         ConfigError if the machine's RAM has no room for video memory.
         """
-        from .devices.vga import text_screen
+        return self._look(pictures=True)
+
+    def _look(self, pictures: bool) -> Screen:
+        from .devices.vga_picture import text_screen
 
         with self.lock:
             try:
-                return text_screen(self.pc.vga, self.memory.read)
+                return text_screen(self.pc.vga, self.memory.read, pictures)
             except GuestMemoryError as error:
                 have = self.memory.size >> 10
                 raise ConfigError(f"there is no screen: video memory ends at 768K, RAM at {have}K") from error
@@ -203,9 +206,9 @@ class Machine(Handlers):
         with self.lock:
             while True:
                 ended = self.outcome
-                screen = self.screen
+                screen = self._look(pictures=False)
                 if screen.find(text) is not None:
-                    return screen
+                    return self.screen
                 if ended is not None or (limit is not None and time.monotonic() >= limit):
                     why = f"the run has ended ({ended})" if ended else f"{timeout:g} s are over"
                     raise WaitFailed(f"{text!r} did not come on the screen: {why}. It shows:\n{screen.text}")
@@ -363,7 +366,7 @@ class Machine(Handlers):
 
     def _screen_text(self) -> str:
         try:
-            return self.screen.text
+            return self._look(pictures=False).text
         except ConfigError:
             return ""
 

@@ -21,20 +21,23 @@ from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from .devices.fw_cfg import FwCfg
 from .devices.i8042 import I8042, Port92
-from .devices.pci import HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
+from .devices.pci import DISPLAY, HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
 from .devices.reset_control import ResetControl
-from .devices.vga import Vga
+from .devices.vga import FRAME_BUFFER_PCI, MEMORY_SIZE, Dispi, Vga, VgaWindow
 from .disk import Disk
 from .engine.board import Board
 from .engine.eventloop import EventLoop, Timer
 from .engine.gate import FairLock
 from .errors import ConfigError
+from .memory import LOW_LIMIT
 from .typed import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .bios.call import Call
     from .bios.service import Bios
+    from .boot import EntryState
     from .cdrom import CdRom
+    from .devices.vga_memory import VideoMemory
     from .disk.tray import Tray
     from .outcome import Outcome
 
@@ -217,9 +220,15 @@ class Pc(Bench):
         board.add(self.keyboard)
         board.add(Port92(partial(signals.rebooted, "reset by port 0x92"), _keep_a20_open))
         bridge = HOST_BRIDGE if board.rom is None else HOST_BRIDGE_AT_RESET
-        board.add(PciHost((bridge, ISA_BRIDGE, POWER_MANAGEMENT, *([IDE] if has_disks else []))))
-        self.vga = Vga(time.monotonic_ns)
+        self.vga = Vga(time.monotonic_ns, self._video_memory)
+        functions = [bridge, ISA_BRIDGE, POWER_MANAGEMENT, *([IDE] if has_disks else [])]
+        if board.rom is None:  # the VGA BIOS that firmware has is that of a card without PCI
+            functions.append(DISPLAY)
+            self.vga.frame_buffer = FRAME_BUFFER_PCI
+        board.add(PciHost(functions, self._move_frame_buffer))
         board.add(self.vga)
+        board.add(Dispi(self.vga))
+        board.mmio.attach(VgaWindow(self.vga))  # at RAM, which answers all accesses that do not need it
         board.add(ResetControl(signals.rebooted))
         self.fw_cfg = FwCfg(board.memory.read, board.memory.write)
         self.fw_cfg.add_item(FW_CFG_RAM_SIZE, board.memory.size.to_bytes(8, "little"))
@@ -228,6 +237,25 @@ class Pc(Bench):
         ram = b"".join(_E820_ENTRY.pack(region.gpa, region.size, E820_RAM) for region in board.memory.regions)
         self.fw_cfg.add_file("etc/e820", ram)
         board.add(self.fw_cfg)
+
+    def _video_memory(self, vga: Vga) -> VideoMemory:
+        from .devices.vga_memory import VideoMemory
+        from .engine.video_slots import VideoSlots
+
+        return VideoMemory(vga, VideoSlots(self.board, MEMORY_SIZE), self.board.memory)
+
+    def show_mode(self, entry: EntryState) -> None:
+        """Show the mode that a loaded kernel has been promised."""
+        if entry.video is not None:
+            from .bios.vbe import set_linear
+
+            set_linear(self.vga, *entry.video)
+
+    def _move_frame_buffer(self, registers: Sequence[int]) -> None:
+        """The guest has written to the display's PCI registers."""
+        base = registers[0x10 // 4] & ~0xF
+        usable = registers[1] & 2 and LOW_LIMIT <= base <= FRAME_BUFFER_PCI
+        self.vga.move_frame_buffer(base if usable else 0)
 
     @property
     def vga_bios(self) -> bytes | None:

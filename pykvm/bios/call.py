@@ -61,7 +61,7 @@ class Call:
 
     __slots__ = (
         "address", "cs", "ds", "eax", "ebp", "ebx", "ecx", "edi", "edx", "es", "esi", "esp", "flags", "ip",
-        "memory", "vector", "wait", "waited",
+        "memory", "unanswered", "vector", "wait", "waited",
     )  # fmt: skip
 
     ax, bx, cx, dx = _Part("eax", 0, 16), _Part("ebx", 0, 16), _Part("ecx", 0, 16), _Part("edx", 0, 16)
@@ -82,6 +82,8 @@ class Call:
         """Whether the same call was here before and was told to wait. POPAD passes over the frame's ESP, so that what a
         service leaves there is there when it is asked again."""
         self.wait = DONE
+        self.unanswered = False
+        """Whether the service has no such function, and did nothing: for those who trace."""
 
     def finish(self) -> None:
         """Write the frame back."""

@@ -201,6 +201,8 @@ class Log:
             return
         if call.carry and call.vector in _TELLS_BY_CARRY:
             result = f"error {call.ah:02X}h {STATUS.get(call.ah, '') if call.vector == 0x13 else ''}".strip()
+        elif call.unanswered:
+            result = "no such function here, and nothing done"
         else:
             result = _say(asked.answer, call) or "ok"
         self._line(f"{asked.text} -> {result}")

@@ -1,27 +1,30 @@
 """INT 10h: the screen.
 
 Sources: IBM PS/2 Hardware Interface Technical Reference ("Video Subsystem": the registers in each mode); IBM PS/2 BIOS
-Interface Technical Reference (INT 10h). Modes are 0 to 3 (text) and 13h (320 by 200 dots of 256 colours); setting any
-other leaves the screen as it is. There are no fonts, VESA modes and light pens. Text is put into the video memory,
+Interface Technical Reference (INT 10h). The graphics modes are `video_modes`'s, those of VESA `vbe`'s; setting one that
+there is not leaves the screen as it is. There are no light pens. Text is put into the video memory,
 which is plain RAM; the VGA's registers are told where the cursor is and which page is shown.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..bus import PortBus
+from ..devices.vga import DISPI_ENABLE, DISPI_PORT, Vga
 from ..memory import GuestMemory
 from . import data
 from .call import SPIN, Call, linear
 from .redirect import Redirect
 
-TEXT, GRAPHICS = 0xB8000, 0xA0000
+if TYPE_CHECKING:
+    from .video_modes import Canvas
+
+TEXT = 0xB8000
 WINDOW = 0x8000
 """Bytes of video memory for text."""
 PAGES = 8
-GRAPHICS_MODE = 0x13
-WIDTH, HEIGHT = 320, 200
+TEXT_MODES = (0, 1, 2, 3, 7)
 
 CHARACTERS_AT_ONCE = 64
 """What function 13h writes before it has the stub call again: each may scroll the screen, and all else waits."""
@@ -29,8 +32,8 @@ CHARACTERS_AT_ONCE = 64
 BELL, BACKSPACE, LINE_FEED, RETURN = 0x07, 0x08, 0x0A, 0x0D
 BLANK = 0x20
 
-MISC, SEQUENCER, GRAPHICS_CONTROLLER, ATTRIBUTE, DAC_WRITE, DAC_DATA, CRTC, STATUS_1 = (
-    0x3C2, 0x3C4, 0x3CE, 0x3C0, 0x3C8, 0x3C9, 0x3D4, 0x3DA,
+MISC, SEQUENCER, GRAPHICS_CONTROLLER, ATTRIBUTE, PEL_MASK, DAC_READ, DAC_WRITE, DAC_DATA, CRTC, STATUS_1 = (
+    0x3C2, 0x3C4, 0x3CE, 0x3C0, 0x3C6, 0x3C7, 0x3C8, 0x3C9, 0x3D4, 0x3DA,
 )  # fmt: skip
 SCREEN_ON = 0x20
 """Bit of the attribute controller's index."""
@@ -46,9 +49,9 @@ class Mode(NamedTuple):
     attribute: bytes
 
 
-_EGA_PALETTE = bytes.fromhex("00 01 02 03 04 05 14 07 38 39 3A 3B 3C 3D 3E 3F")
+EGA_PALETTE = bytes.fromhex("00 01 02 03 04 05 14 07 38 39 3A 3B 3C 3D 3E 3F")
 _TEXT_GRAPHICS = bytes.fromhex("00 00 00 00 00 10 0E 00 FF")
-_TEXT_ATTRIBUTE = _EGA_PALETTE + bytes.fromhex("0C 00 0F 08 00")
+_TEXT_ATTRIBUTE = EGA_PALETTE + bytes.fromhex("0C 00 0F 08 00")
 _TEXT_40 = Mode(
     0x67,
     bytes.fromhex("03 08 03 00 02"),
@@ -68,14 +71,15 @@ MODES = {
     0x01: _TEXT_40,
     0x02: _TEXT_80,
     0x03: _TEXT_80,
-    GRAPHICS_MODE: Mode(
-        0x63,
-        bytes.fromhex("03 01 0F 00 0E"),
-        bytes.fromhex("5F 4F 50 82 54 80 BF 1F 00 41 00 00 00 00 00 00 9C 8E 8F 28 40 96 B9 A3 FF"),
-        bytes.fromhex("00 00 00 00 00 40 05 0F FF"),
-        bytes(range(16)) + bytes.fromhex("41 00 0F 00 00"),
+    0x07: Mode(
+        0x66,
+        bytes.fromhex("03 00 03 00 02"),
+        _TEXT_80.crtc,
+        bytes.fromhex("00 00 00 00 00 10 0A 00 FF"),
+        bytes.fromhex("00 08 08 08 08 08 08 08 10 18 18 18 18 18 18 18 0E 00 0F 08 00"),
     ),
 }
+"""The text modes; the others are in `video_modes`."""
 
 
 class Video:
@@ -105,7 +109,21 @@ class Video:
 
     @property
     def _is_text(self) -> bool:
-        return self._byte(data.VIDEO_MODE) != GRAPHICS_MODE
+        return self._byte(data.VIDEO_MODE) in TEXT_MODES
+
+    @property
+    def _canvas(self) -> Canvas | None:
+        """The dots of the mode that the data area names, if it is one of graphics."""
+        from .video_modes import MODES as GRAPHICS_MODES
+        from .video_modes import Canvas
+
+        mode = GRAPHICS_MODES.get(self._byte(data.VIDEO_MODE))
+        return None if mode is None else Canvas(mode, self._vga, self._memory)
+
+    @property
+    def _vga(self) -> Vga | None:
+        claim = self._ports.find(CRTC)
+        return claim.device if claim is not None and isinstance(claim.device, Vga) else None
 
     def _cell(self, page: int, row: int, column: int) -> int:
         """The address of a cell; whatever the numbers, it is in the video memory."""
@@ -145,10 +163,19 @@ class Video:
     def _present(self) -> bool:
         return self._ports.find(CRTC) is not None
 
-    def set_mode(self, number: int, *, clear: bool = True) -> None:
-        """Set the VGA and the data area for a mode of `MODES`."""
-        memory, mode = self._memory, MODES[number]
-        columns = 40 if mode.sequencer[1] & 8 or number == GRAPHICS_MODE else 80
+    def set_mode(self, number: int, *, clear: bool = True) -> bool:
+        """Set the VGA and the data area for a mode; False if there is no such mode."""
+        memory, vga = self._memory, self._vga
+        if number in MODES:
+            mode, columns, rows, height = MODES[number], 40 if number < 2 else 80, 25, 16
+        else:
+            from .video_modes import MODES as GRAPHICS_MODES
+
+            if number not in GRAPHICS_MODES:
+                return False
+            graphics = GRAPHICS_MODES[number]
+            mode, columns, height = graphics.registers, graphics.width // 8, graphics.character
+            rows = graphics.height // height
         for address, size, value in (
             (data.VIDEO_MODE, 1, number),
             (data.COLUMNS, 2, columns),
@@ -157,9 +184,9 @@ class Video:
             (data.CURSORS, 16, 0),
             (data.CURSOR_SHAPE, 2, 0x0D0E),
             (data.ACTIVE_PAGE, 1, 0),
-            (data.CRTC_PORT, 2, CRTC),
-            (data.ROWS_LESS_1, 1, 24),
-            (data.CHARACTER_HEIGHT, 2, 8 if number == GRAPHICS_MODE else 16),
+            (data.CRTC_PORT, 2, CRTC if mode.misc & 1 else CRTC - 0x20),
+            (data.ROWS_LESS_1, 1, rows - 1),
+            (data.CHARACTER_HEIGHT, 2, height),
             (data.VIDEO_CONTROL, 1, 0x60 if clear else 0xE0),
             (data.VIDEO_SWITCHES, 1, 0xF9),
             (data.VIDEO_FLAGS, 1, 0x51),
@@ -168,14 +195,28 @@ class Video:
             memory.write_int(address, size, value)
         equipment = memory.read_int(data.EQUIPMENT, 1) & ~0x30
         memory.write_int(data.EQUIPMENT, 1, equipment | (0x20 if columns == 80 else 0x10))
-        if clear:
-            if number == GRAPHICS_MODE:
-                memory.write(GRAPHICS, bytes(0x10000))
-            else:
-                memory.write(TEXT, b"\x20\x07" * (WINDOW // 2))
-        if self._present:
+        if vga is not None:
+            if vga.dispi[DISPI_ENABLE]:
+                self._ports.write(DISPI_PORT, 2, DISPI_ENABLE)
+                self._ports.write(DISPI_PORT + 1, 2, 0)
             self._program(mode)
+            if number not in MODES:
+                vga.need_memory()
+            if vga.memory is not None:
+                from .video_modes import default_dac
+
+                vga.dac[:] = default_dac(number)
+
+                vga.pel_mask = 0xFF
+            if clear:
+                vga.clear()
+        if clear:
+            if number in MODES:
+                memory.write(0xB0000 if number == 7 else TEXT, b"\x20\x07" * (WINDOW // 2))
+            elif vga is None and number == 0x13:
+                memory.write(0xA0000, bytes(0x10000))
         self._redirect.cleared()
+        return True
 
     def _program(self, mode: Mode) -> None:
         write = self._ports.write
@@ -220,6 +261,8 @@ class Video:
             self._memory.write_int(cell, 1, character)
             if attribute is not None:
                 self._memory.write_int(cell + 1, 1, attribute)
+        elif (canvas := self._canvas) is not None:
+            canvas.character(row, column, character, 7 if attribute is None else attribute)
         if page == self._page:
             self._redirect.print(row, column, character)
 
@@ -253,6 +296,11 @@ class Video:
     def _scroll(self, page: int, lines: int, window: tuple[int, int, int, int], attribute: int) -> None:
         """Move the text in a window (top, left, bottom, right) up, or down if `lines` is negative; 0 clears it."""
         if not self._is_text:
+            if (canvas := self._canvas) is not None:
+                top, left, bottom, right = window
+                bottom, right = min(bottom, self._rows - 1), min(right, self._columns - 1)
+                if top <= bottom and left <= right:
+                    canvas.scroll(top, left, bottom, right, lines, attribute)
             return
         top, left, bottom, right = window
         columns = self._columns
@@ -285,7 +333,14 @@ class Video:
         """Functions 09h and 0Ah: CX characters from the cursor on, which stays where it is."""
         page = call.bh % PAGES
         row, column = self._cursor(page)
-        if not self._is_text or not call.cx:
+        if not call.cx:
+            return
+        if not self._is_text:
+            if (canvas := self._canvas) is not None:
+                for place in range(row * self._columns + column, row * self._columns + column + min(call.cx, 80)):
+                    canvas.character(*divmod(place, self._columns), call.al, call.bl)
+            if call.cx == 1 and page == self._page:
+                self._redirect.print(row, column, call.al)
             return
         # No further than the end of the screen.
         count = min(call.cx, max(self._rows * self._columns - (row * self._columns + column), 0))
@@ -325,25 +380,28 @@ class Video:
     # Dots
 
     def _dot(self, call: Call) -> None:
-        if self._is_text or call.cx >= WIDTH or call.dx >= HEIGHT:
+        canvas = self._canvas
+        if canvas is None:
             return
-        at = GRAPHICS + WIDTH * call.dx + call.cx
         if call.ah == 0x0D:
-            call.al = self._byte(at)
+            if call.cx < canvas.mode.width and call.dx < canvas.mode.height:
+                call.al = canvas.get(call.cx, call.dx)
         else:
-            self._memory.write_int(at, 1, call.al)
+            canvas.put(call.cx, call.dx, call.al)
 
     # INT 10h
 
     def serve(self, call: Call) -> None:
         match call.ah:
             case 0x0E:
-                self.write(call.al)  # to the page that is shown, as all BIOSes do: BH is often garbage
+                # To the page that is shown, as all BIOSes do: BH is often garbage. In graphics BL is the colour.
+                self.write(call.al, attribute=None if self._is_text else call.bl)
             case 0x00:
                 number = call.al & 0x7F
-                if number in MODES:
-                    self.set_mode(number, clear=not call.al & 0x80)
-                    call.al = 0x20 if number == GRAPHICS_MODE else 0x30
+                if self.set_mode(number, clear=not call.al & 0x80):
+                    call.al = 0x20 if number > 7 else 0x3F if number == 6 else 0x30
+                else:
+                    call.unanswered = True
             case 0x01:
                 self._memory.write_int(data.CURSOR_SHAPE, 2, call.cx)
                 if self._present:
@@ -379,6 +437,12 @@ class Video:
                 self._string(call)
             case 0x1A if call.al == 0x00:
                 call.al, call.bx = 0x1A, 0x0008  # VGA with a colour monitor, no second one
+            case 0x4F:
+                from .vbe import serve
+
+                serve(self, call, self._vga, self._ports, self._memory)
+            case _:
+                call.unanswered = True
 
     def _palette(self, call: Call) -> None:
         """Function 10h: colours of the attribute controller and the DAC."""
@@ -402,6 +466,19 @@ class Video:
                 write(DAC_WRITE, 1, call.bl)
                 for value in colours:
                     write(DAC_DATA, 1, value)
+            case 0x15:
+                write(DAC_READ, 1, call.bl)
+                call.dh, call.ch, call.cl = (self._ports.read(DAC_DATA, 1) for _ in range(3))
+            case 0x17:
+                write(DAC_READ, 1, call.bl)
+                values = bytes(self._ports.read(DAC_DATA, 1) for _ in range(3 * min(call.cx, 256)))
+                self._memory.write(linear(call.es, call.dx), values)
+            case 0x18:
+                write(PEL_MASK, 1, call.bl)
+            case 0x19:
+                call.bl = self._ports.read(PEL_MASK, 1)
+            case _:
+                call.unanswered = True
 
     def _attribute(self, register: int, value: int) -> None:
         self._ports.read(STATUS_1, 1)

@@ -52,12 +52,20 @@ class Span(NamedTuple):
     size: int
 
 
+class Video(NamedTuple):
+    """A mode with a linear frame buffer: pixels a line, lines, bits a pixel."""
+
+    width: int
+    height: int
+    depth: int
+
+
 class EntryState(Data):
     """Where the first CPU starts, once the image is in memory.
 
     `spans` are the image's own parts in memory. `reserved` lists (gpa, size) of what the loader put into RAM
     besides the image itself: page tables, descriptor
-    tables, the initial stack.
+    tables, the initial stack. `video` is the mode that the kernel finds the screen in; None: text.
     """
 
     registers: Registers
@@ -66,3 +74,4 @@ class EntryState(Data):
     symbols: SymbolTable | None = None
     reserved: list[tuple[int, int]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    video: Video | None = None

@@ -16,7 +16,7 @@ from ..memory import GuestMemory
 from ..x86 import paging, start
 from ..x86.registers import Registers, SystemRegisters
 from ..x86.symbols import SymbolTable
-from . import EntryState, ImageError, Module, Options, Span, e820, elf, firmware
+from . import EntryState, ImageError, Module, Options, Span, Video, e820, elf, firmware
 from .format import COMMAND_LINE, Format
 from .layout import STACK_SIZE, Layout, c_string
 from .record import Record
@@ -101,6 +101,7 @@ def _load_bzimage(image: bytes, memory: GuestMemory, options: Options) -> EntryS
         raise _HEADER.error(
             "cmdline_size", SETUP, f"the command line has {len(command_line) - 1} bytes, and this kernel takes {limit}"
         )
+    video = _video(page, options.command_line)
     registers, system = _enter(
         layout,
         address + ENTRY_64 if is_64 else address,
@@ -113,7 +114,7 @@ def _load_bzimage(image: bytes, memory: GuestMemory, options: Options) -> EntryS
     with memoryview(image) as view:
         memory.write(address, view[kernel_at:])
     spans = [Span(address, address, size)]
-    return EntryState(registers, system, "linux", None, layout.reserved, spans)
+    return EntryState(registers, system, "linux", None, layout.reserved, spans, video)
 
 
 def _check(fields: dict[str, int], file_size: int) -> int:
@@ -169,10 +170,11 @@ def _load_vmlinux(image: bytes, memory: GuestMemory, options: Options) -> EntryS
     struct.pack_into("<H", page, 0x1FE, BOOT_FLAG)
     struct.pack_into("<I", page, 0x202, MAGIC)
     command_line = c_string(options.command_line, "command line")
+    video = _video(page, options.command_line)
     registers, system = _enter(layout, program.entry, page, command_line, options.modules, 64, INITRD_LIMIT)
     program.write(image, memory)
     symbols = SymbolTable(image, program.bias)
-    return EntryState(registers, system, "linux", symbols, layout.reserved, program.spans)
+    return EntryState(registers, system, "linux", symbols, layout.reserved, program.spans, video)
 
 
 def _enter(
@@ -217,10 +219,22 @@ def _enter(
     return registers, system
 
 
+def _video(page: bytearray, command_line: str) -> Video | None:
+    """The mode that `vga=` asks the boot loader for, told in the zero page."""
+    if "vga=" not in command_line:
+        return None
+    from . import video
+
+    mode = video.linux_mode(command_line)
+    if mode is not None:
+        video.describe_to_linux(page, mode)
+    return mode
+
+
 def _describe_machine(page: bytearray, memory: GuestMemory) -> None:
     """Fill in the zero page what does not come from the kernel's file: the screen, the RSDP, the memory map."""
     page[0x06], page[0x07], page[0x0E] = 3, 80, 25  # video mode, columns, lines
-    page[0x0F], page[0x10] = 1, 16  # a VGA, lines of a character
+    page[0x0F], page[0x10] = page[0x0F] or 1, 16  # a VGA, if nobody has asked for more; lines of a character
     struct.pack_into("<Q", page, 0x70, firmware.rsdp(memory))
     areas = e820.memory_map(memory)
     page[0x1E8] = len(areas)

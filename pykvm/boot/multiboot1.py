@@ -12,7 +12,7 @@ import struct
 
 from ..memory import GuestMemory
 from ..x86.symbols import SymbolTable
-from . import EntryState, ImageError, Options, e820, elf
+from . import EntryState, ImageError, Options, Video, e820, elf
 from .format import COMMAND_LINE, Format
 from .layout import Block, Layout, Loaded, c_string, enter_protected, place_modules, write_modules
 from .multiboot import (
@@ -40,10 +40,13 @@ _REQUIRED = 0xFFFF
 """A loader that does not know one of these flags must not load the image."""
 
 _HEADER = Record("III", "magic flags checksum")
+_GRAPHICS = Record("IIII", "mode_type width height depth")
+_GRAPHICS_AT = 32
+LINEAR_GRAPHICS = 0
 _ADDRESSES = Record("IIIII", "header_addr load_addr load_end_addr bss_end_addr entry_addr")
 
 INFO_MEMORY, INFO_COMMAND_LINE, INFO_MODULES, INFO_ELF_SECTIONS = 1 << 0, 1 << 2, 1 << 3, 1 << 5
-INFO_MEMORY_MAP, INFO_LOADER_NAME, INFO_FRAMEBUFFER = 1 << 6, 1 << 9, 1 << 12
+INFO_MEMORY_MAP, INFO_LOADER_NAME, INFO_VBE, INFO_FRAMEBUFFER = 1 << 6, 1 << 9, 1 << 11, 1 << 12
 _INFO_SIZE = 116
 
 
@@ -86,9 +89,10 @@ def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
         program.claim(layout)
         sections = place_sections(image, layout)
         symbols = SymbolTable(image, program.bias)
+    video = _wanted(image, at) if flags & VIDEO_MODE else None
     modules = place_modules(layout, options.modules)
     command_line = c_string(options.command_line, "command line")
-    size = len(_information(0, memory, command_line, modules, sections))
+    size = len(_information(0, memory, command_line, modules, sections, video))
     base = layout.place(size, "Multiboot information")
     registers, system = enter_protected(layout, program.entry)
     registers.rax, registers.rbx = LOADER_MAGIC, base
@@ -96,12 +100,29 @@ def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     write_modules(layout, modules)
     if sections is not None:
         sections.write(image, memory)
-    memory.write(base, _information(base, memory, command_line, modules, sections))
-    return EntryState(registers, system, "multiboot", symbols, layout.reserved, program.spans)
+    memory.write(base, _information(base, memory, command_line, modules, sections, video))
+    return EntryState(registers, system, "multiboot", symbols, layout.reserved, program.spans, video)
+
+
+def _wanted(image: bytes, at: int) -> Video | None:
+    """The mode for the kernel whose header is at `at` and has a wish; None: text."""
+    if at + _GRAPHICS_AT + _GRAPHICS.size > len(image):
+        raise _HEADER.error("flags", at, "bit 2 announces a video mode, but the file ends before it")
+    wish = _GRAPHICS.read(image, at + _GRAPHICS_AT)
+    if wish["mode_type"] != LINEAR_GRAPHICS:
+        return None
+    from . import video
+
+    return video.choose(wish["width"], wish["height"], wish["depth"])
 
 
 def _information(
-    base: int, memory: GuestMemory, command_line: bytes, modules: list[Loaded], sections: Sections | None
+    base: int,
+    memory: GuestMemory,
+    command_line: bytes,
+    modules: list[Loaded],
+    sections: Sections | None,
+    mode: Video | None,
 ) -> bytes:
     """The information structure, to be written to `base`, with all that it points to behind it."""
     block = Block(base)
@@ -117,6 +138,12 @@ def _information(
         flags |= INFO_ELF_SECTIONS
         table = block.add(sections.table)
         struct.pack_into("<IIII", block.data, 28, sections.number, sections.entry_size, table, sections.names)
+    vbe_at = 0
+    if mode is not None:
+        from . import video
+
+        flags |= INFO_VBE
+        vbe_at = block.add(video.mode_block(*mode, video.FRAME_BUFFER_PCI))
     addresses = [block.add(part) for part in (command_line, module_list, memory_map, LOADER_NAME)]
     command_line_at, module_list_at, memory_map_at, name_at = addresses
     data = block.data
@@ -124,6 +151,10 @@ def _information(
     struct.pack_into("<III", data, 16, command_line_at, len(modules), module_list_at)
     struct.pack_into("<II", data, 44, len(memory_map), memory_map_at)
     struct.pack_into("<I", data, 64, name_at)
+    if mode is not None:
+        data[88 : 88 + 28] = (video.framebuffer(mode) + video.colours(mode)).ljust(28, b"\0")
+        struct.pack_into("<IH", data, 76, vbe_at, video.mode_number(mode))
+        return bytes(data)
     struct.pack_into("<QIIIBB", data, 88, EGA_TEXT, EGA_PITCH, EGA_COLUMNS, EGA_ROWS, EGA_BITS, EGA_TEXT_TYPE)
     return bytes(data)
 

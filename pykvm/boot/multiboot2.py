@@ -4,7 +4,7 @@ Source: Multiboot specification 2.0: 3.1 (OS image format), 3.3 (i386 machine st
 where the text and GRUB's multiboot2.h differ (ELF sections), the latter, since kernels are written against GRUB.
 
 The image is an ELF file of either class, entered in 32-bit protected mode, or what the address tags describe. The
-screen is EGA text, 80 by 25, whatever mode the kernel would prefer. There is no EFI here: tags about it say nothing.
+screen is EGA text, 80 by 25, but for a kernel with a framebuffer tag. There is no EFI here: tags about it say nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 
 from ..memory import PAGE_SIZE, GuestMemory
 from ..x86.symbols import SymbolTable
-from . import EntryState, ImageError, Options, acpi, e820, elf, firmware
+from . import EntryState, ImageError, Options, Video, acpi, e820, elf, firmware
 from .elf import Program
 from .format import COMMAND_LINE, Format
 from .layout import Layout, Loaded, c_string, enter_protected, place_modules, write_modules
@@ -40,9 +40,9 @@ I386 = 0
 OPTIONAL = 1 << 0
 """The flag of a header tag that a loader may ignore."""
 TAG_END, TAG_INFORMATION_REQUEST, TAG_ADDRESS, TAG_ENTRY, TAG_CONSOLE = 0, 1, 2, 3, 4
-TAG_RELOCATABLE = 10
+TAG_FRAMEBUFFER, TAG_RELOCATABLE = 5, 10
 _KNOWN_TAGS = range(11)
-"""Beside those above: framebuffer, module alignment, and three about EFI."""
+"""Beside those above: module alignment, and three about EFI."""
 CONSOLE_REQUIRED, CONSOLE_EGA_TEXT = 1 << 0, 1 << 1
 LOWEST, HIGHEST = 1, 2
 """Where in its range a relocatable image would like to be."""
@@ -56,6 +56,7 @@ _CONTENTS = {
     TAG_ADDRESS: Record("IIII", "header_addr load_addr load_end_addr bss_end_addr"),
     TAG_ENTRY: Record("I", "entry_addr"),
     TAG_CONSOLE: Record("I", "console_flags"),
+    TAG_FRAMEBUFFER: Record("III", "width height depth"),
     TAG_RELOCATABLE: Record("IIII", "min_addr max_addr align preference"),
 }
 """What follows a tag's first 8 bytes."""
@@ -97,7 +98,12 @@ def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
         sections = place_sections(image, layout)
         symbols = SymbolTable(image, program.bias)
     modules = place_modules(layout, options.modules)
-    information = _information(memory, options, modules, sections)
+    mode = None
+    if TAG_FRAMEBUFFER in tags:
+        from . import video
+
+        mode = video.choose(*_contents(image, tags[TAG_FRAMEBUFFER], TAG_FRAMEBUFFER).values())
+    information = _information(memory, options, modules, sections, mode)
     if TAG_RELOCATABLE in tags:
         information += _info(INFO_LOAD_BASE, struct.pack("<I", _extent(program)[0]))
     information = _complete(information)
@@ -109,7 +115,7 @@ def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
     if sections is not None:
         sections.write(image, memory)
     memory.write(base, information)
-    return EntryState(registers, system, "multiboot2", symbols, layout.reserved, program.spans)
+    return EntryState(registers, system, "multiboot2", symbols, layout.reserved, program.spans, mode)
 
 
 # The kernel's header
@@ -236,7 +242,9 @@ def _complete(tags: bytes) -> bytes:
     return struct.pack("<II", 8 + len(tags), 0) + tags
 
 
-def _information(memory: GuestMemory, options: Options, modules: list[Loaded], sections: Sections | None) -> bytes:
+def _information(
+    memory: GuestMemory, options: Options, modules: list[Loaded], sections: Sections | None, mode: Video | None
+) -> bytes:
     tags = [
         _info(INFO_COMMAND_LINE, c_string(options.command_line, "command line")),
         _info(INFO_LOADER_NAME, LOADER_NAME),
@@ -248,6 +256,10 @@ def _information(memory: GuestMemory, options: Options, modules: list[Loaded], s
     areas = b"".join(struct.pack("<QQI4x", *area) for area in e820.memory_map(memory))
     tags.append(_info(INFO_MEMORY_MAP, struct.pack("<II", 24, 0) + areas))
     screen = struct.pack("<QIIIBBxx", EGA_TEXT, EGA_PITCH, EGA_COLUMNS, EGA_ROWS, EGA_BITS, EGA_TEXT_TYPE)
+    if mode is not None:
+        from . import video
+
+        screen = video.framebuffer(mode) + bytes(2) + video.colours(mode)
     tags.append(_info(INFO_FRAMEBUFFER, screen))
     if sections is not None:
         head = struct.pack("<III", sections.number, sections.entry_size, sections.names)

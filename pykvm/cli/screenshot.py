@@ -1,4 +1,4 @@
-"""`pykvm screenshot`: a picture of the text screen."""
+"""`pykvm screenshot`: a picture of the screen."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ DEFAULT_TIMEOUT = 10.0
     help="Take it after so many seconds at the latest.",
 )  # fmt: skip
 @ui.option("--scale", type=ui.IntRange(1, 8), default=1, show_default=True, help="Size of a dot in pixels.")
+@ui.option("--aspect", is_flag=True, help="As wide and high as on a monitor: 640x400 dots become 640x480.")
 @ui.option("--text", "as_text", is_flag=True, help="Save the screen's text, and no picture.")
 @force_option
 def command(
@@ -36,6 +37,7 @@ def command(
     keys: str | None,
     timeout: float,
     scale: int,
+    aspect: bool,
     as_text: bool,
     force: bool,
 ) -> int:
@@ -47,7 +49,7 @@ def command(
     require_replaceable(picture, None if as_text else PNG, "screen's text" if as_text else "picture", force)
     with spec.make() as machine:
         screen, found = take(machine, at, keys, timeout)
-        content = f"{screen.text}\n".encode() if as_text else screen.png(scale)
+        content = f"{screen.text}\n".encode() if as_text else screen.png(scale, aspect=aspect)
         _save(picture, content)
     if not found:
         ui.echo(f"pykvm: {at!r} did not come on the screen; the picture shows the last one", err=True)

@@ -1,9 +1,10 @@
-"""`--display terminal`: the VGA text screen on this terminal, whose keys go to the guest's keyboard."""
+"""`--display terminal`: the VGA's screen on this terminal, whose keys go to the guest's keyboard."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -71,7 +72,7 @@ class VgaTerminal:
         self._machine = machine
         self._shown = machine.screen
         self._terminal = Terminal(KeyboardPort(machine), machine.engine.loop, machine.request_stop)
-        truecolor = environ.get("COLORTERM") in ("truecolor", "24bit")
+        truecolor = self._truecolor = environ.get("COLORTERM") in ("truecolor", "24bit")
         self._display = TerminalDisplay(self._write, truecolor=truecolor, colours=ui.shows_colours(sys.stdout))
         self._timer: Timer | None = None
         self._live = sys.stdout.isatty() and not ui.is_dumb()
@@ -123,4 +124,16 @@ class VgaTerminal:
             self._stop_showing()
             self._shown = self._machine.screen
         self._terminal.close(deadline)
+        if self._shown.graphics:
+            return self._last_picture()
         return self._shown.ansi(truecolor=False) if ui.shows_colours(sys.stdout) else self._shown.text + "\n"
+
+    def _last_picture(self) -> str:
+        from ..display.blocks import NO_COLOURS, half_blocks
+
+        picture = self._shown.picture
+        if picture is None or not ui.shows_colours(sys.stdout):
+            return NO_COLOURS + "\n"
+        columns, rows = shutil.get_terminal_size()
+        lines = half_blocks(picture, columns, max(rows - 1, 1), self._truecolor)
+        return "".join(f"{line}\x1b[0m\n" for line in lines)

@@ -9,7 +9,7 @@ would do is either done already, or has no meaning here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..device import Device, Range, State
 from ..typed import NamedTuple
@@ -101,6 +101,21 @@ POWER_MANAGEMENT = Function(
     },
 )
 
+DISPLAY = Function(
+    2,
+    0,
+    {
+        0x00: (0x1111_1234, 0),
+        0x04: (0x0280_0003, 0x0000_0003),
+        0x08: (0x0300_0002, 0),
+        0x10: (0xFD00_0008, 0xFF00_0000),  # 16 MiB of video memory, prefetchable
+        0x2C: (_SUBSYSTEM, 0),
+    },
+)
+"""The VGA, as Bochs's and QEMU's standard one: drivers find its frame buffer here."""
+
+_DISPLAY = DISPLAY.device << 11 | DISPLAY.function << 8
+
 PC_FUNCTIONS = (HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT)
 """Of a machine without disks."""
 
@@ -116,7 +131,11 @@ class PciHost(Device):
     ports = (Range(CONFIG_ADDRESS, 1), Range(CONFIG_ADDRESS + 2, 6))
     width = 4
 
-    def __init__(self, functions: Sequence[Function] = PC_FUNCTIONS) -> None:
+    def __init__(
+        self, functions: Sequence[Function] = PC_FUNCTIONS, moved: Callable[[Sequence[int]], None] | None = None
+    ) -> None:
+        """`moved` is called with `DISPLAY`'s double words when they may have changed."""
+        self._moved = moved
         self._functions = {function.device << 11 | function.function << 8: function for function in functions}
         self._masks = {
             place: [function.registers.get(4 * at, (0, 0))[1] for at in range(_DWORDS)]
@@ -130,6 +149,7 @@ class PciHost(Device):
             place: [function.registers.get(4 * at, (0, 0))[0] for at in range(_DWORDS)]
             for place, function in self._functions.items()
         }
+        self._tell()
 
     def read(self, offset: int, size: int) -> int:
         if offset >= 4:
@@ -154,8 +174,14 @@ class PciHost(Device):
                 shift = 8 * (offset - 4)
                 lanes = ((1 << 8 * size) - 1) << shift & self._masks[place][at]
                 space[at] = space[at] & ~lanes | value << shift & lanes
+                if place == _DISPLAY:
+                    self._tell()
         elif size == 4 and offset == 0:
             self._address = value & ADDRESS_MASK
+
+    def _tell(self) -> None:
+        if self._moved is not None and _DISPLAY in self._spaces:
+            self._moved(self._spaces[_DISPLAY])
 
     def register_name(self, offset: int, size: int, value: int | None) -> str:
         if offset < 4:
@@ -172,6 +198,9 @@ class PciHost(Device):
         address, saved = state.get("address"), state.get("spaces")
         if type(address) is not int or address < 0 or address & ~ADDRESS_MASK:
             raise ValueError(f"{self.name}: state field 'address' is {address!r}, not a configuration address")
+        if isinstance(saved, list) and len(saved) == len(self._spaces) - 1 and _DISPLAY in self._spaces:
+            function = self._functions[_DISPLAY]  # a snapshot from before there was one
+            saved = [*saved, [function.registers.get(4 * at, (0, 0))[0] for at in range(_DWORDS)]]
         if not isinstance(saved, list) or len(saved) != len(self._spaces):
             raise ValueError(f"{self.name}: state field 'spaces' is not that of {len(self._spaces)} functions")
         for place, space in zip(self._functions, saved, strict=True):
@@ -184,6 +213,7 @@ class PciHost(Device):
                     raise ValueError(f"{self.name}: the function {place:#x} cannot have {value!r} at {4 * at:#x}")
         self._address = address
         self._spaces = {place: list(space) for place, space in zip(self._functions, saved, strict=True)}
+        self._tell()
 
 
 def _place(address: int) -> str:

@@ -1,11 +1,13 @@
-"""A VGA as text-mode software sees it: all registers, in the state in which the BIOS leaves them for mode 3.
+"""A VGA: its registers, in the state in which the BIOS leaves them for mode 3, and the Bochs display interface.
 
 Implements: IBM PS/2 Hardware Interface Technical Reference, "Video Subsystem" (registers of the CRT controller,
 sequencer, graphics controller, attribute controller and DAC), with the read-back of all registers that every VGA has
-since; the values are those of mode 3, 80 by 25 characters of 9 by 16 dots, as the PS/2's BIOS sets it.
+since; the values are those of mode 3, 80 by 25 characters of 9 by 16 dots, as the PS/2's BIOS sets it. `Dispi` is the
+interface of Bochs's and QEMU's cards (Bochs, iodev/display/vga.h, "VBE_DISPI"; QEMU, docs/specs/standard-vga.rst) to
+modes of up to 2560 by 1600 pixels with a linear frame buffer.
 
-The video memory at 0xA0000 is ordinary RAM of the guest: what is written there is not seen here, and text mode needs
-no more. `text_screen` puts registers and memory together.
+Text in its window is ordinary RAM of the guest: what is written there is not seen here. All that needs more, the
+planes and their logic, is `vga_memory`, made when a guest first goes there; what a monitor shows is `vga_picture`.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from collections.abc import Callable
 from functools import partial
 
 from ..device import Device, Range, State
-from ..typed import TYPE_CHECKING
+from ..typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ..display import Screen
+    from .vga_memory import VideoMemory
 
 BASE = 0x3B4
 
@@ -61,12 +63,42 @@ LINE_SHOWN_NS = LINE_NS * 640 // 800
 LINES, LINES_SHOWN, RETRACE_LINE, RETRACE_LINES = 449, 400, 412, 2
 FRAME_NS = LINES * LINE_NS
 
-WINDOW = 0x8000
-"""Bytes of video memory in which text wraps around."""
-_WINDOW_BASES = (0xA0000, 0xA0000, 0xB0000, 0xB8000)
-"""Where video memory begins, by the graphics controller's memory map bits."""
-MAX_ROWS = 128
-"""1,024 lines of characters 8 lines high: more is a mode in the making."""
+WINDOW_BASES = (0xA0000, 0xA0000, 0xB0000, 0xB8000)
+"""Where the window into video memory begins, by the graphics controller's memory map bits,"""
+WINDOW_SIZES = (0x20000, 0x10000, 0x8000, 0x8000)
+"""and its bytes."""
+
+ODD_EVEN, CHAIN_4, PLANE_0, BANKED, LINEAR, TRAPPED = range(6)
+"""What a byte of the window is: of planes 0 and 1 in turns; of all four in turns; of plane 0; of all memory, in banks
+of 64 KiB; none, since there is a linear frame buffer; or something that logic decides, for each access."""
+
+
+class Mirror(NamedTuple):
+    """What the window is, at `base` of the guest's addresses; for `BANKED` and `CHAIN_4` from `at` of the memory on."""
+
+    kind: int
+    base: int
+    size: int
+    at: int = 0
+
+
+TEXT_MIRROR = Mirror(ODD_EVEN, 0xB8000, 0x8000)
+
+DISPI_ID, DISPI_X, DISPI_Y, DISPI_BPP, DISPI_ENABLE, DISPI_BANK, DISPI_WIDTH, DISPI_HEIGHT, DISPI_LEFT, DISPI_TOP = (
+    range(10)
+)
+DISPI_MEMORY = 10
+DISPI_PORT = 0x1CE
+DISPI_ENABLED, DISPI_CAPS, DISPI_8_BIT_DAC, DISPI_LFB, DISPI_KEEP = 0x01, 0x02, 0x20, 0x40, 0x80
+DISPI_NEWEST, DISPI_OLDEST = 0xB0C5, 0xB0C0
+DISPI_MOST = (0, 2560, 1600, 32)
+DISPI_DEPTHS = (4, 8, 15, 16, 24, 32)
+MEMORY_SIZE = 16 << 20
+BANK = 0x10000
+FRAME_BUFFER = 0xE000_0000
+"""Where the linear frame buffer is on a card without PCI, for all that Bochs's documentation says."""
+FRAME_BUFFER_PCI = 0xFD00_0000
+"""Where a PC's firmware puts it, usually; and here always, but for a guest that moves it."""
 
 
 class RegisterFile:
@@ -127,8 +159,15 @@ class Vga(Device):
 
     moved_by_host = False  # but for the phase of the retrace, which no guest can hold anybody to
 
-    def __init__(self, now: Callable[[], int]) -> None:
+    def __init__(self, now: Callable[[], int], make_memory: Callable[[Vga], VideoMemory] | None = None) -> None:
         self._now = now
+        self._make_memory = make_memory
+        self.memory: VideoMemory | None = None
+        """Planes and frame buffer; None as long as no guest has needed them."""
+        self.frame_buffer = FRAME_BUFFER
+        """Where the linear frame buffer is, while it is enabled; 0: nowhere."""
+        self.mirror = TEXT_MIRROR
+        """What the window is."""
         self.reset()
 
     def reset(self) -> None:
@@ -149,7 +188,12 @@ class Vga(Device):
         self._start = self._now()
         self._retraces = 0  # begun when status 1 was last read,
         self._retrace_told = False  # and whether it told of one then
+        self.dispi = [DISPI_NEWEST, *[0] * 9]
+        self.dispi_index = 0
         self._connect()
+        if self.memory is not None:
+            self.memory.place(None)
+            self.update()
 
     def _connect(self) -> None:
         """Which function serves which port."""
@@ -177,13 +221,13 @@ class Vga(Device):
             0x3C2: partial(setattr, self, "misc"),
             0x3C3: self._write_video_enable,
             0x3C4: self.sequencer.select,
-            0x3C5: self.sequencer.write,
+            0x3C5: self._write_sequencer,
             0x3C6: partial(setattr, self, "pel_mask"),
             0x3C7: self._write_dac_read,
             0x3C8: self._write_dac_write,
             0x3C9: self._write_dac,
             0x3CE: self.graphics.select,
-            0x3CF: self.graphics.write,
+            0x3CF: self._write_graphics,
             0x3D4: self.crtc.select,
             0x3D5: self.crtc.write,
             0x3DA: self._write_feature,
@@ -217,6 +261,82 @@ class Vga(Device):
             return port if port >= 0x3D0 else 0
         return port + 0x20 if port < 0x3C0 else 0
 
+    # What the window is
+
+    def _write_sequencer(self, value: int) -> None:
+        self.sequencer.write(value)
+        self.update()
+
+    def _write_graphics(self, value: int) -> None:
+        self.graphics.write(value)
+        self.update()
+
+    def _mirrored(self) -> Mirror:
+        """What the window is, as the registers are now."""
+        enable = self.dispi[DISPI_ENABLE]
+        if enable & DISPI_ENABLED:
+            if enable & DISPI_LFB:
+                return Mirror(LINEAR, 0xA0000, BANK)
+            if self.dispi[DISPI_BPP] != 4:
+                return Mirror(BANKED, 0xA0000, BANK, self.dispi[DISPI_BANK] * BANK % MEMORY_SIZE)
+        sequencer, graphics = self.sequencer.values, self.graphics.values
+        choice = graphics[6] >> 2 & 3
+        place, planes = (WINDOW_BASES[choice], WINDOW_SIZES[choice]), sequencer[2] & 15
+        if sequencer[4] & 8:  # the graphics controller has no part in it
+            return Mirror(CHAIN_4 if planes == 15 else TRAPPED, place[0], min(place[1], BANK))
+        plain = not graphics[5] & 0x0B and not graphics[1] & 15 and not graphics[3] and graphics[8] == 0xFF
+        if plain and not sequencer[4] & 4 and planes & 3 == 3 and not graphics[4] & 2:
+            return Mirror(ODD_EVEN, *place)
+        if plain and sequencer[4] & 4 and planes == 1 and not graphics[4] and choice == 3:
+            return Mirror(PLANE_0, *place)
+        return Mirror(TRAPPED, *place)
+
+    def update(self) -> None:
+        """The registers have changed that say what the window is."""
+        mirror = self._mirrored()
+        if mirror != self.mirror:
+            old, self.mirror = self.mirror, mirror
+            memory = self.need_memory()
+            if memory is not None:
+                memory.switch(old, mirror)
+
+    def need_memory(self) -> VideoMemory | None:
+        """The planes and the frame buffer, made now if there are none; None for a card without, in tests."""
+        if self.memory is None and self._make_memory is not None:
+            self.memory = self._make_memory(self)
+            self.moved_by_host = True  # the guest writes to them without asking this device
+        return self.memory
+
+    def look(self) -> VideoMemory | None:
+        """The memory, with what the guest has written to the window in it; None if there are no planes yet."""
+        if self.memory is not None:
+            self.memory.settle(self.mirror)
+        return self.memory
+
+    def clear(self) -> None:
+        """Fill video memory with zeros, but the fonts of a text mode."""
+        if self.memory is not None:
+            self.memory.clear(self.mirror)
+
+    # The Bochs display interface
+
+    def pitch_of(self, width: int) -> int:
+        """Bytes of a line of so many pixels, in the display interface's mode."""
+        depth = self.dispi[DISPI_BPP]
+        return width // 8 if depth == 4 else width * (depth + 7 >> 3)
+
+    def place_frame_buffer(self) -> None:
+        """Have the frame buffer be where the registers say."""
+        enable = self.dispi[DISPI_ENABLE]
+        if self.memory is not None:
+            shown = enable & DISPI_ENABLED and enable & DISPI_LFB and self.frame_buffer
+            self.memory.place(self.frame_buffer if shown else None)
+
+    def move_frame_buffer(self, gpa: int) -> None:
+        """Where the frame buffer is from now on, whenever it is enabled; 0: nowhere."""
+        self.frame_buffer = gpa
+        self.place_frame_buffer()
+
     def _write_attribute(self, value: int) -> None:
         if self._attribute_data:
             self.attribute.write(value)
@@ -247,7 +367,7 @@ class Vga(Device):
         return value
 
     def _write_dac(self, value: int) -> None:
-        self._dac_latch += bytes((value & 0x3F,))
+        self._dac_latch += bytes((value & (0xFF if self.dispi[DISPI_ENABLE] & DISPI_8_BIT_DAC else 0x3F),))
         if len(self._dac_latch) == 3:
             self.dac[self._dac_write : self._dac_write + 3] = self._dac_latch
             self._dac_write = (self._dac_write + 3) % len(self.dac)
@@ -284,6 +404,8 @@ class Vga(Device):
             "dac_latch": self._dac_latch,
             **{name.lstrip("_"): int(getattr(self, name)) for name in _NUMBERS},
             "elapsed": self._now() - self._start,
+            "dispi": list(self.dispi),
+            "memory": None if self.memory is None else self.memory.save(),
         }
 
     def restore(self, state: State) -> None:
@@ -292,12 +414,18 @@ class Vga(Device):
             saved = state.get(name)
             if not isinstance(saved, list) or len(saved) != 2 or not file.fits(*saved):
                 raise ValueError(f"{self.name}: state field {name!r} is not that of its registers and its index")
+        dispi = state.get("dispi", [DISPI_NEWEST, *[0] * 9])  # as in snapshots from before there was one
+        if dispi != self.dispi:
+            from .vga_dispi import check
+
+            check(dispi)
+        most = 0xFF if dispi[DISPI_ENABLE] & DISPI_8_BIT_DAC else 0x3F
         for name, lengths in (("dac", (len(self.dac),)), ("dac_latch", (0, 1, 2))):
             saved = state.get(name)
-            if not isinstance(saved, bytes) or len(saved) not in lengths or any(value > 0x3F for value in saved):
-                raise ValueError(f"{self.name}: state field {name!r} is not bytes of 6 bits, as many as {lengths}")
+            if not isinstance(saved, bytes) or len(saved) not in lengths or any(value > most for value in saved):
+                raise ValueError(f"{self.name}: state field {name!r} is not colours of the DAC, as many as {lengths}")
         for name, allowed in {**_NUMBERS, "elapsed": range(1 << 63)}.items():
-            number = state.get(name.lstrip("_"))
+            number = state.get(name.lstrip("_"), 0 if name == "dispi_index" else None)
             if type(number) is not int or number not in allowed:
                 raise ValueError(f"{self.name}: state field {name!r} is {number!r}")
         for name, file in files.items():
@@ -306,8 +434,71 @@ class Vga(Device):
         self.dac[:] = state["dac"]
         self._dac_latch = state["dac_latch"]
         for name in _NUMBERS:
-            setattr(self, name, state[name.lstrip("_")])
+            setattr(self, name, state.get(name.lstrip("_"), 0))
         self._start = self._now() - state["elapsed"]
+        self.dispi[:] = dispi
+        self.mirror = self._mirrored()
+        content = state.get("memory")
+        memory = self.memory if content is None and self.mirror == TEXT_MIRROR else self.need_memory()
+        if memory is not None:
+            memory.restore(content, self.mirror)
+            self.place_frame_buffer()
+
+
+class Dispi(Device):
+    """The display interface's ports: index and data, which has its place at 0x1CF and at 0x1D0."""
+
+    name = "DISPI"
+    ports = (Range(0x1CE, 1), Range(0x1CF, 1), Range(0x1D0, 1))
+    width = 2
+    moved_by_host = has_state = False
+    register_names = {0: "DISPI index", 1: "DISPI data", 2: "DISPI data"}  # noqa: RUF012
+
+    def __init__(self, vga: Vga) -> None:
+        self._vga = vga
+
+    def read(self, offset: int, size: int) -> int:
+        mask = (1 << 8 * size) - 1
+        if not offset:
+            return self._vga.dispi_index & mask
+        dispi = self._vga.dispi
+        if self._vga.dispi_index == DISPI_MEMORY:
+            return MEMORY_SIZE // BANK & mask
+        if self._vga.dispi_index >= len(dispi):
+            return 0
+        if dispi[DISPI_ENABLE] & DISPI_CAPS and self._vga.dispi_index in (DISPI_X, DISPI_Y, DISPI_BPP):
+            return DISPI_MOST[self._vga.dispi_index] & mask
+        return dispi[self._vga.dispi_index] & mask
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if not offset:
+            self._vga.moved_by_host, self._vga.dispi_index = True, value
+        else:
+            from .vga_dispi import write
+
+            self._vga.moved_by_host = True
+            write(self._vga, self._vga.dispi_index, value)
+
+
+class VgaWindow(Device):
+    """The window into video memory, where accesses to it come here (see `vga_memory`)."""
+
+    name = "VGA memory"
+    mmio = (Range(0xA0000, 0x20000),)
+    width = 1
+    moved_by_host = has_state = False
+
+    def __init__(self, vga: Vga) -> None:
+        self._vga = vga
+
+    def read(self, offset: int, size: int) -> int:
+        memory = self._vga.memory
+        return 0xFF if memory is None else memory.read(offset)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        memory = self._vga.memory
+        if memory is not None:
+            memory.write(offset, value)
 
 
 _NUMBERS = {
@@ -322,6 +513,7 @@ _NUMBERS = {
     "_feature": range(16),
     "_retraces": range(1 << 63),
     "_retrace_told": range(2),
+    "dispi_index": range(0x10000),
 }
 """The state's plain numbers, each with the values that it can have."""
 
@@ -336,61 +528,3 @@ _READ_NAMES = {
     0x3DA: "input status 1",
 }  # fmt: skip
 _WRITE_NAMES = {**_NAMES, 0x3C2: "miscellaneous output", 0x3C7: "DAC read index", 0x3DA: "feature control"}
-
-
-def text_screen(vga: Vga, read: Callable[[int, int], bytes]) -> Screen:
-    """What the screen shows: the registers of `vga` applied to the video memory, which `read(gpa, size)` gives.
-
-    Raises what `read` raises.
-    """
-    from ..display.screen import Screen
-    from ..display.text_mode import CELL_LINES
-
-    crtc, attribute = vga.crtc.values, vga.attribute.values
-    height = (crtc[0x09] & 0x1F) + 1
-    scans = 2 * height if crtc[0x09] & CRTC_DOUBLE_SCAN else height
-    shown = crtc[0x12] | (crtc[0x07] & 0x02) << 7 | (crtc[0x07] & 0x40) << 3
-    columns = crtc[0x01] + 1
-    rows = min(max((shown + 1) // scans, 1), MAX_ROWS)
-    palette = tuple(_rgb(vga, number) for number in range(16))
-    blink = bool(attribute[0x10] & MODE_BLINK)
-    if vga.graphics.values[6] & 1 or attribute[0x10] & MODE_GRAPHICS:
-        return Screen(columns, rows, b" \x07" * (columns * rows), palette=palette, blink=blink, blank=True)
-
-    start = crtc[0x0C] << 8 | crtc[0x0D]
-    pitch = 2 * crtc[0x13]
-    memory = read(_WINDOW_BASES[vga.graphics.values[6] >> 2 & 3], WINDOW) * 2
-    lines = (2 * (start + row * pitch) % WINDOW for row in range(rows))
-    cells = b"".join(memory[at : at + 2 * columns] for at in lines)
-
-    cursor = None
-    place = ((crtc[0x0E] << 8 | crtc[0x0F]) - start) % (WINDOW // 2)
-    first, last = crtc[0x0A] & 0x1F, min(crtc[0x0B] & 0x1F, height - 1)
-    if not crtc[0x0A] & CURSOR_OFF and first <= last and pitch:
-        row, column = divmod(place, pitch)
-        if row < rows and column < columns:
-            cursor = column, row
-    return Screen(
-        columns,
-        rows,
-        cells,
-        cursor,
-        (first * CELL_LINES // height, (last + 1) * CELL_LINES // height - 1),
-        palette,
-        blink,
-        blank=not vga.pas
-        or bool(vga.sequencer.values[1] & CLOCKING_SCREEN_OFF)
-        or vga.sequencer.values[0] != 3
-        or not crtc[0x17] & CRTC_RUN,
-    )
-
-
-def _rgb(vga: Vga, number: int) -> tuple[int, int, int]:
-    """One of the 16 colours: through the attribute controller's palette, then the DAC's, from 6 bits to 8."""
-    attribute = vga.attribute.values
-    colour, select = attribute[number & attribute[0x12] & 0x0F], attribute[0x14]
-    if attribute[0x10] & MODE_P54_SELECT:
-        colour = colour & 0x0F | (select & 0x03) << 4
-    place = 3 * ((colour | (select & 0x0C) << 4) & vga.pel_mask)
-    red, green, blue = (value << 2 | value >> 4 for value in vga.dac[place : place + 3])
-    return red, green, blue

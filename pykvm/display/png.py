@@ -12,10 +12,10 @@ import zlib
 
 from ..errors import ConfigError
 from .font import FONT_SIZE, system_font
+from .picture import MAX_SCALE, Picture, chunk
 from .text_mode import CELL_LINES, TextMode
 
 CELL_WIDTH = 9
-MAX_SCALE = 8
 _LINE_DRAWING = range(0xC0, 0xE0)
 _BLACK = 16
 """Index of the colour of a display that is off, behind the palette's 16."""
@@ -37,7 +37,7 @@ def render(screen: TextMode, scale: int = 1, font: bytes | None = None) -> bytes
     palette = bytes(value for colour in (*screen.palette, (0, 0, 0)) for value in colour)
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        _chunk(kind, data)
+        chunk(kind, data)
         for kind, data in (
             (b"IHDR", header),
             (b"PLTE", palette),
@@ -47,8 +47,18 @@ def render(screen: TextMode, scale: int = 1, font: bytes | None = None) -> bytes
     )
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def picture(screen: TextMode, font: bytes | None = None) -> Picture:
+    """The screen's pixels. Raises FontError if there is no font."""
+    width, height = CELL_WIDTH * screen.columns, CELL_LINES * screen.rows
+    if screen.blank:
+        return Picture(width, height, lambda y: bytes(3 * width), square=False)
+    drawn = _draw(screen, 1, system_font() if font is None else font)
+    colours = [bytes(colour) for colour in screen.palette]
+
+    def line(y: int) -> bytes:
+        return b"".join([colours[pixel] for pixel in drawn[y * (width + 1) + 1 : (y + 1) * (width + 1)]])
+
+    return Picture(width, height, line, square=False)
 
 
 def _draw(screen: TextMode, scale: int, font: bytes) -> bytes:

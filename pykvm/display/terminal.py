@@ -1,4 +1,4 @@
-"""A text screen shown live in a terminal.
+"""A screen shown live in a terminal.
 
 Implements: ECMA-48 cursor positioning (CUP) and the private modes of DEC and xterm that all terminals of today have:
 DECTCEM (25, cursor), DECAWM (7, wrapping) and 1049 (the alternate screen).
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .ansi import RESET, attribute_sequence
 from .text_mode import CP437, TextMode
+
+if TYPE_CHECKING:
+    from .picture import Picture
+    from .screen import Screen
 
 _OPEN = "\x1b[?1049h\x1b[?7l"
 _CLOSE = f"{RESET}\x1b[?7h\x1b[?25h\x1b[?1049l"
@@ -44,9 +49,15 @@ class TerminalDisplay:
         self._open = False
         self._shown: TextMode | None = None
         self._shown_size = (0, 0)
+        self._picture: list[str] | None = None  # the lines of a graphics mode, if that is shown
 
-    def draw(self, screen: TextMode) -> None:
+    def draw(self, screen: Screen) -> None:
         """Make the terminal show `screen`, in one write of no more than what has changed since the last one."""
+        if screen.graphics and screen.picture is not None:
+            self._draw_picture(screen.picture)
+            return
+        if self._picture is not None:
+            self._picture, self._shown = None, None
         size = self._size()
         old = self._shown
         parts = []
@@ -66,6 +77,23 @@ class TerminalDisplay:
             parts.append(_HIDE if cursor is None else f"\x1b[{cursor[1] + 1};{cursor[0] + 1}H{_SHOW}")
             self._write("".join(parts))
         self._shown, self._shown_size = screen, size
+
+    def _draw_picture(self, picture: Picture) -> None:
+        from .blocks import NO_COLOURS, half_blocks
+
+        size = self._size()
+        lines = half_blocks(picture, *size, self._truecolor) if self._colours else [NO_COLOURS[: size[0]]]
+        old = self._picture if self._shown_size == size else None
+        parts = []
+        if old is None or len(old) != len(lines):
+            parts.append(("" if self._open else _OPEN) + _CLEAR + _HIDE)
+            self._open, old = True, None
+        for row, line in enumerate(lines):
+            if old is None or old[row] != line:
+                parts.append(f"\x1b[{row + 1};1H{line}{RESET}")
+        if parts:
+            self._write("".join(parts))
+        self._picture, self._shown, self._shown_size = lines, None, size
 
     def _draw_cells(self, screen: TextMode, old: bytes | None, columns: int, rows: int, parts: list[str]) -> None:
         cells = screen.cells
@@ -91,7 +119,7 @@ class TerminalDisplay:
         """Give the terminal back as it was. May be called twice."""
         if self._open:
             self._open = False
-            self._shown = None
+            self._shown = self._picture = None
             self._write(_CLOSE)
 
     def __enter__(self) -> TerminalDisplay:

@@ -17,7 +17,7 @@ from ..kvm import VM, MsrRange, System
 from ..kvm.exits import PIO_OUTPUT
 from ..kvm.vcpu import CpuidBlock
 from ..memory import GuestMemory
-from ..typed import TYPE_CHECKING
+from ..typed import TYPE_CHECKING, NamedTuple
 from ..x86 import cpuid
 from .power_on import make_vm
 
@@ -30,6 +30,17 @@ MsrHandler = Callable[[int | None], int | None]
 """Called with the value written, or None for a read, whose value it returns."""
 
 INTERRUPT_INPUTS = 24
+RAM_TOP_SLOT = 8
+"""Memory slots from here on are for what is put before the guest later; RAM and ROM at the start have lower numbers."""
+
+
+class RamSlot(NamedTuple):
+    """A memory slot of KVM's with a part of RAM: `size` bytes at guest physical `gpa`, at `offset` of the RAM."""
+
+    slot: int
+    gpa: int
+    size: int
+    offset: int
 
 
 class GeneralProtection(Exception):
@@ -72,18 +83,50 @@ class Board:
         self.lines: dict[int, list[IrqLine]] = {}
         """The interrupt lines by number, those that share one in the order in which they were made."""
         self._msrs: dict[int, MsrHandler] = {}
+        self.when_at_rest: Callable[[Callable[[], None]], None] = lambda callback: callback()
+        """Has a function called with every vCPU out of the guest and the lock held, before the guest goes on."""
+        self.ram_slots = [RamSlot(slot, *region) for slot, region in enumerate(memory.regions)]
+        """Where KVM has the RAM, by rising addresses."""
+        self.ram_layout = 0
+        """How often that has changed."""
         self.vm, self.vcpus = make_vm(system, stack, cpus, self._map_memory)
         self.cpuid_in_use = _default_cpuid()
         for vcpu in self.vcpus:
             vcpu.set_cpuid(_default_block(vcpu.id, cpus))
 
     def _map_memory(self, vm: VM) -> None:
-        for slot, region in enumerate(self.memory.regions):
-            vm.set_memory(slot, region.gpa, region.size, self.memory.map, region.offset)
+        for slot, gpa, size, offset in self.ram_slots:
+            vm.set_memory(slot, gpa, size, self.memory.map, offset)
         if self.rom is not None:
             readonly = vm.check_extension("READONLY_MEM") > 0
             slot = len(self.memory.regions)
             vm.set_memory(slot, self.rom.gpa, self.rom.size, self.rom.map, readonly=readonly)
+
+    def map_ram(self, slots: list[RamSlot]) -> None:
+        """Put RAM before the guest in other pieces. With every vCPU out of the guest.
+
+        What KVM's dirty log has of a slot that goes is kept in `GuestMemory.written`.
+        """
+        log = self.memory.written is not None
+        for old in self.ram_slots:
+            if old not in slots:
+                if log:
+                    self._keep_log(old)
+                self.vm.delete_memory(old.slot)
+        for new in slots:
+            if new not in self.ram_slots:
+                self.vm.set_memory(new.slot, new.gpa, new.size, self.memory.map, new.offset, log=log)
+        self.ram_slots = slots
+        self.ram_layout += 1
+
+    def _keep_log(self, slot: RamSlot) -> None:
+        bitmap = bytearray(-(-(slot.size >> 12) // 64) * 8)
+        self.vm.get_dirty_log(slot.slot, bitmap)
+        first, written = slot.offset >> 12, self.memory.written
+        if written is not None:
+            for at, byte in enumerate(bitmap):
+                if byte:
+                    written.update(first + 8 * at + bit for bit in range(8) if byte >> bit & 1)
 
     def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
         """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""

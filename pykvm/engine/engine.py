@@ -64,6 +64,7 @@ class Engine:
     def __init__(self, board: Board, gate: Gate) -> None:
         self.board, self.gate = board, gate
         self.loop = EventLoop(gate.lock, self.callback_failed, "pykvm I/O")
+        board.when_at_rest = gate.when_at_rest
         self.runners = [Runner(vcpu, board, gate, self) for vcpu in board.vcpus]
         self.run: Run | None = None
         """The run that goes on, or has ended and is not forgotten."""
@@ -74,6 +75,8 @@ class Engine:
         """Puts the image into RAM; None if there is nothing to start anew after a reset."""
         self.entry: EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
+        self.on_load: list[Callable[[EntryState], None]] = []
+        """Called, with the lock held or before the first run, when an image has been loaded."""
         self.on_end: list[Callable[[Outcome], None]] = []
         """Called, with the lock held, when a run has ended."""
         self.resets = 0
@@ -86,6 +89,8 @@ class Engine:
         """Load an image into RAM and have the first CPU start in it: now, and after each reset."""
         self.loader = loader
         self.entry = state = loader()
+        for call in self.on_load:
+            call(state)
         first = self.board.vcpus[0]
         first.set_registers(state.registers)
         # KVM knows best where the local APIC is and which CPU is the first.

@@ -282,6 +282,13 @@ class Gate:
         if self.is_at_rest:
             self._call_at_rest()
 
+    def when_at_rest(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called now if all vCPUs are out, else once, before one of them goes on in the guest."""
+        if self.is_at_rest:
+            callback()
+        elif not self.is_expected(callback):
+            self.at_rest(callback)
+
     def is_expected(self, callback: Callable[[], None]) -> bool:
         """Whether `callback` waits to be called at rest."""
         return callback in self._at_rest

@@ -32,11 +32,17 @@ class LoggedSlot(NamedTuple):
 
 
 class DirtyLog:
-    """The logs of all slots, side by side in one `bitmap`: bit N is the page at offset N * 4096 of the RAM."""
+    """The logs of all slots, side by side in one `bitmap`: bit N is the page at offset N * 4096 of the RAM.
+
+    The slots are given by rising offsets: KVM writes whole words, and what it writes of pages behind a slot's last one
+    is put right by the next slot.
+    """
 
     def __init__(self, vm: VM, slots: Sequence[LoggedSlot]) -> None:
         pages = max(slot.offset + slot.size for slot in slots) >> 12
-        self.bitmap = bytearray(-(-pages // 64) * 8)
+        # A slot that does not begin at a multiple of 64 pages has its last word reach past its end.
+        spare = any(slot.offset >> 12 & 63 for slot in slots)
+        self.bitmap = bytearray((-(-pages // 64) + spare) * 8)
         self._held = ffi.from_buffer(self.bitmap)
         self._words = ffi.cast("uint64_t *", self._held)
         self._size = len(self.bitmap) // 8
@@ -45,7 +51,7 @@ class DirtyLog:
             vm.enable_capability("MANUAL_DIRTY_LOG_PROTECT2", 1)
         get, clear = [], []
         for number, offset, size in slots:
-            part = self._held + (offset >> 15)  # a slot begins at a multiple of 64 pages
+            part = self._held + (offset >> 15)  # a slot begins at a multiple of 8 pages
             log = ffi.new("struct kvm_dirty_log *", {"slot": number})
             log.dirty_bitmap = part
             get.append((vm.fd, lib.KVM_GET_DIRTY_LOG, log))

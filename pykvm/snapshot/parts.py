@@ -40,6 +40,8 @@ class Parts:
         """The devices that are there now, by name and first address."""
         devices = {}
         for device in self.board.devices:
+            if not device.has_state:
+                continue
             base = (device.ports or device.mmio)[0].base
             devices[f"{device.name or type(device).__name__} at {base:#x}"] = device
         return devices

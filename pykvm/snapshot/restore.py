@@ -50,7 +50,7 @@ class Restore:
         ]
         self._image = snapshot.image.map
         self._target, self._source = address_of(board.memory.map), address_of(self._image)
-        self._log: DirtyLog | None = None
+        self._log: Callable[[], DirtyLog] | None = None
         self._rewind: Rewinder | None = None
         self._steps = (
             self._restore_disks,
@@ -61,7 +61,7 @@ class Restore:
             self._restore_processors,
         )
 
-    def __call__(self, log: DirtyLog | None = None) -> None:
+    def __call__(self, log: Callable[[], DirtyLog] | None = None) -> None:
         """Put the machine back; everything if there is no `log`. Whatever a part raises comes out."""
         self._log = log
         everything = log is None
@@ -121,12 +121,13 @@ class Restore:
             self._fill_memory(self._snapshot)
             return
         memory = self._memory
+        log = self._log()  # not before: devices that were put back may have moved RAM to other slots
         if memory.written:
             for page in memory.written:
                 at = page * PAGE_SIZE
                 memory.map[at : at + PAGE_SIZE] = self._image[at : at + PAGE_SIZE]
             memory.written.clear()
-        self._log.undo(self._target, self._source)
+        log.undo(self._target, self._source)
 
     def _restore_processors(self, everything: bool) -> None:
         board = self._board

@@ -37,6 +37,7 @@ class Timeline:
         self._board, self._engine = parts.board, parts.engine
         self._base: Snapshot | None = None
         self._log: DirtyLog | None = None
+        self._layout = 0  # of the slots that `_log` is of
         self._msrs: list[int] | None = None
         self._restore: Restore | None = None  # to `_base`, once the machine has been put back to it
 
@@ -140,7 +141,7 @@ class Timeline:
         """The pages written since `_base`; None if all may have been. Begins anew, with the log turned on."""
         memory, written = self._board.memory, None
         if self._log is not None and memory.written is not None:
-            written = int.from_bytes(self._log.fetch(), "little")
+            written = int.from_bytes(self._current_log().fetch(), "little")
             if memory.written:
                 written |= pages_of(memory.written)
                 memory.written.clear()
@@ -152,12 +153,21 @@ class Timeline:
 
     def _turn_log_on(self) -> None:
         vm, memory = self._board.vm, self._board.memory
-        slots = []
-        for slot, region in enumerate(memory.regions):
-            vm.set_memory(slot, region.gpa, region.size, memory.map, region.offset, log=True)
-            slots.append(LoggedSlot(slot, region.offset, region.size))
-        self._log = DirtyLog(vm, slots)
+        for slot, gpa, size, offset in self._board.ram_slots:
+            vm.set_memory(slot, gpa, size, memory.map, offset, log=True)
+        self._log = self._open_log()
         memory.written = set()
+
+    def _open_log(self) -> DirtyLog:
+        board = self._board
+        self._layout = board.ram_layout
+        return DirtyLog(board.vm, [LoggedSlot(slot, offset, size) for slot, _, size, offset in board.ram_slots])
+
+    def _current_log(self) -> DirtyLog:
+        """The log of the slots that there are now: what those had that have gone, is in `GuestMemory.written`."""
+        if self._log is None or self._layout != self._board.ram_layout:
+            self._log = self._open_log()
+        return self._log
 
     # Going back
 
@@ -178,7 +188,7 @@ class Timeline:
         """Put the machine back to `snapshot`; SnapshotError, and no change, if that does not fit this machine."""
         restore = self._restore
         if restore is not None and snapshot is self._base and self._log is not None and restore.still_fits():
-            restore(self._log)
+            restore(self._current_log)
             return
         self._check(snapshot)
         if self._board.cpuid_in_use != snapshot.cpuid:

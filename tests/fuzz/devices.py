@@ -25,7 +25,8 @@ from pykvm.devices.pci import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT, Pc
 from pykvm.devices.ps2_keyboard import KEYS
 from pykvm.devices.reset_control import ResetControl
 from pykvm.devices.uart16550 import Uart16550
-from pykvm.devices.vga import Vga, text_screen
+from pykvm.devices.vga import Vga
+from pykvm.devices.vga_picture import text_screen
 from pykvm.disk.memory import MemoryDisk
 from pykvm.disk.overlay import OverlayDisk
 from pykvm.disk.tray import Tray

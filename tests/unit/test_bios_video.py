@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pykvm.bios.call import DONE, SPIN, Call
 from pykvm.bios.video import CHARACTERS_AT_ONCE
-from pykvm.devices.vga import text_screen
+from pykvm.devices.vga_picture import text_screen
 from pykvm.display import Screen
 
 SCREEN = 0xB8000
@@ -198,7 +198,8 @@ def test_what_there_is(pc: Pc) -> None:
     call = pc.call(0x10, eax=0x1A00)
     assert (call.al, call.bl) == (0x1A, 8)
     assert pc.call(0x10, eax=0x1200, ebx=0x10).bh == 0, "colour"
-    assert pc.call(0x10, eax=0x4F00).ax != 0x004F, "no VESA"
+    assert pc.call(0x10, eax=0x4F00, es=0x3000).ax == 0x004F
+    assert pc.memory.read(0x30000, 6) == b"VESA\0\x03"
 
 
 def test_palette(pc: Pc) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.devices.vga import Vga, text_screen
+from pykvm.devices.vga import Vga
+from pykvm.devices.vga_picture import text_screen
 from pykvm.display import Screen
 
 CRTC, ATTRIBUTE, SEQUENCER, GRAPHICS, STATUS = 0x3D4, 0x3C0, 0x3C4, 0x3CE, 0x3DA
