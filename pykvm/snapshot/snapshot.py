@@ -55,6 +55,7 @@ class Snapshot(Contents):
             format=detect.DISK if shape.bios else None,
             firmware=None if firmware is None else firmware.rom,
             no_reboot=self.no_reboot,
+            finish=self.finish,
             **device_options,
         )
         try:
