@@ -154,15 +154,6 @@ class GuestMemory:
         """Somebody has written there through `map`."""
         self._note(self.offset(gpa, size), size)
 
-    def set_bits(self, gpa: int, bits: int) -> None:
-        """Set bits of the byte there, whatever other CPUs do to the rest of it at the same time."""
-        from .kvm._kvm import ffi, lib
-
-        at = self.offset(gpa, 1)
-        with ffi.from_buffer("uint8_t[]", self.map, require_writable=True) as held:
-            lib.pykvm_set_bits(held + at, bits)
-        self._note(at, 1)
-
     def read_linear(self, address: int, size: int, translate: Callable[[int], int | None]) -> bytes:
         """At most `size` bytes at a linear address; fewer where the mapping, or RAM, ends.
 

@@ -16,7 +16,7 @@ class Bit(NamedTuple):
     """A CPUID bit: the leaf, its sub-leaf, the register's name and the number of the bit."""
 
     leaf: int
-    index: int
+    sub_leaf: int
     register: str
     bit: int
 
@@ -141,8 +141,8 @@ _BY_FEATURE = {
         f"v{sign}{order}{kind}"
         for order in ("132", "213", "231")
         for sign, kinds in (
-            ("fmadd", ("pd", "ps", "sd", "ss")), ("fmsub", ("pd", "ps", "sd", "ss")), ("fnmadd", ("pd", "ps", "sd", "ss")),
-            ("fnmsub", ("pd", "ps", "sd", "ss")), ("fmaddsub", ("pd", "ps")), ("fmsubadd", ("pd", "ps")),
+            *((sign, ("pd", "ps", "sd", "ss")) for sign in ("fmadd", "fmsub", "fnmadd", "fnmsub")),
+            ("fmaddsub", ("pd", "ps")), ("fmsubadd", ("pd", "ps")),
         )
         for kind in kinds
     ),
@@ -153,17 +153,19 @@ _BY_FEATURE = {
 FEATURE_OF = {name: feature for feature, names in _BY_FEATURE.items() for name in names.split()}
 """The feature that each mnemonic needs; those that are not here are not executed."""
 
-GENERAL = frozenset("""
-    popcnt lzcnt tzcnt crc32 movbe movnti adcx adox rdrand rdseed cmpxchg8b cmpxchg16b andn bextr blsi blsmsk blsr bzhi mulx
-    pdep pext rorx sarx shlx shrx
-""".split())
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+GENERAL = _words("""
+    popcnt lzcnt tzcnt crc32 movbe movnti adcx adox rdrand rdseed cmpxchg8b cmpxchg16b andn bextr blsi blsmsk blsr bzhi
+    mulx pdep pext rorx sarx shlx shrx
+""")
 """Those that use nothing but general registers: neither CR0 nor CR4 keeps them from being executed."""
 
-SIZED = frozenset("popcnt lzcnt tzcnt crc32 movbe rdrand rdseed fldenv fnstenv fnsave frstor".split())
+SIZED = _words("popcnt lzcnt tzcnt crc32 movbe rdrand rdseed fldenv fnstenv fnsave frstor")
 """Those that listen to the operand size, whose prefix means the opposite in 16-bit code."""
 
-SILENT = frozenset("fnclex fninit fnsave fnstenv fnstcw fnstsw".split())
-"""x87 instructions that do not look for an exception that is pending."""
-
-REPLACED = frozenset("cmpxchg8b cmpxchg16b".split())
+REPLACED = _words("cmpxchg8b cmpxchg16b")
 """Those that read their operand in memory and write it, on guest RAM itself, since other CPUs use them as locks."""

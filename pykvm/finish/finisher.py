@@ -9,7 +9,7 @@ only as a copy, or where a lock must be atomic, as bytes of guest RAM that have 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..kvm.native import AVX, SSE, X87, CpuBoxes, Native, NativeInstruction
 from ..kvm.vcpu import registers_of, system_registers_of
@@ -46,13 +46,13 @@ _COMPONENTS = {"x87": X87 | SSE, "mmx": X87 | SSE, "sse": X87 | SSE, "fxsr": X87
 _MASKS = {16: 0xFFFFFFFF, 32: 0xFFFFFFFF, 64: (1 << 64) - 1}
 
 
-class _Known(NamedTuple):
-    """An instruction that was met: how it is executed, or None with the name of its model, "" if there is none."""
+class _Known:
+    """An instruction that was met: how it is executed, or else the name of its model, "" if there is none."""
 
-    form: Form | None
-    native: NativeInstruction | None
-    model: str
-    length: int = 0
+    def __init__(self, form: Form | None, native: NativeInstruction | None, model: str = "", length: int = 0) -> None:
+        self.form, self.native, self.model, self.length = form, native, model, length
+        self.allowed_by = b""
+        """The system registers with which nothing forbade it."""
 
 
 class Finisher:
@@ -84,21 +84,20 @@ class Finisher:
         if raw != self._system_raw:
             self._system, self._system_raw = system_registers_of(self._boxes.system), raw
             self._bits = code_bits(self._system)
-        cpu = Cpu(registers_of(self._boxes.registers), self._system, self.space.table, self._physical_bits)
-        known = self._look_up(code, cpu)
-        if known.form is None and not known.model:
+        known = self._known.get((self._bits, code)) if len(code) == MAX_INSTRUCTION else None
+        known = known or self._look_up(code, self._cpu())
+        name = known.model if known.form is None else known.form.name
+        if not name:
             return None
-        traps = cpu.registers.rflags & RFLAGS_TF
+        traps = self._boxes.registers.rflags & RFLAGS_TF
         try:
             if known.form is not None:
-                done = self._execute(cpu, known.form, known.native)
-                name = known.form.name
+                done = self._execute(known, known.form)
             else:
-                done = models.finish(self, cpu, known.model, known.length, code)
-                name = known.model
+                done = models.finish(self, self._cpu(), name, known.length)
         except Refused as refused:
             self.raise_event(refused.event)
-            return known.form.name if known.form is not None else known.model
+            return name
         if not done:
             return None
         if traps and name not in models.INTERRUPTS:
@@ -107,6 +106,9 @@ class Finisher:
             self.vcpu.set_debug_registers(debug)
             self.raise_event(Event(DB))
         return name
+
+    def _cpu(self) -> Cpu:
+        return Cpu(registers_of(self._boxes.registers), self._system, self.space.table, self._physical_bits)
 
     def _look_up(self, code: bytes, cpu: Cpu) -> _Known:
         if len(code) < MAX_INSTRUCTION:
@@ -122,7 +124,7 @@ class Finisher:
                     form.code, form.length, len(self._known), base=form.base, stack=form.stack, opcode=form.opcode,
                     components=_COMPONENTS.get(form.kind, 0), mask=_MASKS[self._bits],
                 )  # fmt: skip
-                known = _Known(form, native, "")
+                known = _Known(form, native)
             else:
                 known = _Known(None, None, *models.recognize(code, self._bits))
             self._known[key] = known
@@ -141,22 +143,26 @@ class Finisher:
 
     # Execution
 
-    def _execute(self, cpu: Cpu, form: Form, instruction: NativeInstruction | None) -> bool:
-        assert instruction is not None
+    def _execute(self, known: _Known, form: Form) -> bool:
+        instruction = known.native
         native = self._executor()
-        if native is None:
+        if native is None or instruction is None:
             return False
-        self._require(cpu, form)
+        if known.allowed_by != self._system_raw:
+            self._require(form)
+            if form.kind != "avx":  # which listens to XCR0, too
+                known.allowed_by = self._system_raw
         address = form.address
         if address is None:
-            self._after(cpu, native.run(instruction, self._boxes.registers, 0, 0))
+            self._after(native.run(instruction, self._boxes.registers, 0, 0))
             return True
+        cpu = self._cpu()
         registers = cpu.registers
         offset = address.disp
         if address.base:
             offset += getattr(registers, address.base) & address.base_mask
-        if address.index:
-            offset += (getattr(registers, address.index) & address.index_mask) * address.scale
+        if address.index_name:
+            offset += (getattr(registers, address.index_name) & address.index_mask) * address.scale
         offset &= address.mask
         space, size = self.space, address.size
         linear = cpu.linear(address.segment, offset)
@@ -166,13 +172,13 @@ class Finisher:
         if address.replaces and len(pieces) == 1 and space.in_ram(pieces[0]):
             at = space.memory.offset(pieces[0].gpa, size)
             vector = native.run_in(instruction, self._boxes.registers, space.memory.map, at, offset)
-            self._after(cpu, vector)
+            self._after(vector)
             space.memory.note(pieces[0].gpa, size)
             return True
         # Aligned as it is in the guest: an instruction that minds finds it so.
         at = linear % PAGE_SIZE
         native.put(at, space.read(pieces, devices=address.replaces or not address.writes))
-        self._after(cpu, native.run(instruction, self._boxes.registers, at, offset))
+        self._after(native.run(instruction, self._boxes.registers, at, offset))
         if address.writes:
             space.write(pieces, native.get(at, size))
         return True
@@ -185,12 +191,12 @@ class Finisher:
                 self._unusable = True
         return self._native
 
-    def _require(self, cpu: Cpu, form: Form) -> None:
+    def _require(self, form: Form) -> None:
         """Raise Refused with #UD or #NM, if the guest's CPU would raise that before it looks at operands."""
-        system, kind = cpu.system, form.kind
+        system, kind = self._system, form.kind
         cr0 = system.cr0
         undefined = not all(map(self.has, form.features))
-        if kind in ("avx", "vex") and not cpu.protected:
+        if kind in ("avx", "vex") and not self._cpu().protected:
             undefined = True
         if kind == "avx":
             undefined = undefined or not system.cr4 & CR4_OSXSAVE or self.vcpu.get_xcrs().get(0, 1) & 6 != 6
@@ -209,13 +215,13 @@ class Finisher:
         if unavailable:
             raise Refused(Event(NM))
 
-    def _after(self, cpu: Cpu, vector: int | None) -> None:
+    def _after(self, vector: int | None) -> None:
         """Raise Refused with the exception of an instruction that has been executed, if there was one."""
         if vector is None:
             return
         if vector == PF:
             raise AssertionError("an instruction has left its operand")
-        if vector == XM and not cpu.system.cr4 & CR4_OSXMMEXCPT:
+        if vector == XM and not self._system.cr4 & CR4_OSXMMEXCPT:
             vector = UD
         raise Refused(Event(vector, 0 if vector in WITH_ERROR_CODE else None))
 
@@ -241,5 +247,5 @@ class Finisher:
 
 def _shows(entries: list[CpuidEntry], feature: str) -> bool:
     bit = FEATURES[feature]
-    leaf = find(entries, bit.leaf, bit.index)
+    leaf = find(entries, bit.leaf, bit.sub_leaf)
     return leaf is not None and bool(getattr(leaf, bit.register) >> bit.bit & 1)

@@ -4,8 +4,8 @@ Sources: Intel SDM volume 2A, 2.1 to 2.3 (prefixes, opcode maps, ModRM, SIB, REX
 (the x87's environment); AMD APM volume 3, 1.
 
 The host executes in 64-bit mode, whatever the guest's code is. The operand in memory becomes `[base]`, where base is a
-register that the instruction does not use otherwise; another one stands for RSP, which stays the host's. Everything else
-stays as it is. What comes out is taken apart a second time: it must be the same instruction, with the same operands.
+register that the instruction does not use otherwise; another one stands for RSP, which stays the host's. All else stays
+as it is. What comes out is taken apart a second time: it must be the same instruction, with the same operands.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Address(NamedTuple):
     segment: str
     base: str
     base_mask: int
-    index: str
+    index_name: str
     index_mask: int
     scale: int
     disp: int

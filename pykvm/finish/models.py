@@ -38,7 +38,7 @@ def recognize(code: bytes, bits: int) -> tuple[str, int]:
     return (name, int(insn.size)) if name in _MODELS else ("", 0)
 
 
-def finish(finisher: Finisher, cpu: Cpu, name: str, length: int, code: bytes) -> bool:
+def finish(finisher: Finisher, cpu: Cpu, name: str, length: int) -> bool:
     """Do what the instruction does; False if the model does not go so far. Raises Refused with its exception."""
     registers = cpu.registers
     behind = registers.copy(rip=registers.rip + length & cpu.width_mask, rflags=registers.rflags & ~RFLAGS_RF)
@@ -95,7 +95,9 @@ def _interrupt(finisher: Finisher, cpu: Cpu, behind: Registers, vector: int) -> 
 
 def _return(finisher: Finisher, cpu: Cpu, width: int) -> bool:
     def load(offset: int, size: int) -> int:
-        return int.from_bytes(finisher.space.read(finisher.space.access(cpu, "ss", offset, size, write=False)), "little")
+        return int.from_bytes(
+            finisher.space.read(finisher.space.access(cpu, "ss", offset, size, write=False)), "little"
+        )
 
     found = interrupt_return(cpu, width, load)
     if found is None:

@@ -5,9 +5,11 @@ Sources: Intel SDM volume 3A, 4.6 (access rights), 4.8 (accessed and dirty flags
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import NamedTuple
 
 from ..bus import MmioBus
+from ..kvm.native import set_bits
 from ..memory import GuestMemory, GuestMemoryError
 from ..typed import Protocol
 from ..x86.cpu import Cpu
@@ -29,11 +31,16 @@ class Refused(Exception):
 class Image(Protocol):
     """A ROM."""
 
-    gpa: int
-    size: int
+    @property
+    def gpa(self) -> int:
+        """Where it begins."""
 
     @property
-    def map(self) -> bytes:
+    def size(self) -> int:
+        """Its bytes."""
+
+    @property
+    def map(self) -> mmap:
         """Its content."""
 
 
@@ -108,9 +115,10 @@ class Space:
         while left:
             part = min(left, PAGE_SIZE - at % PAGE_SIZE)
             found = cpu.walk(at)
-            event = cpu.check_page(at, write=write, user=user)
-            if event is not None or found.physical is None:
-                raise Refused(event or cpu.check_page(at, write=write, user=user) or Event(14, 0, "", at))
+            if found.physical is None or (found.levels and not cpu.allows(found, write=write, user=user)):
+                event = cpu.check_page(at, write=write, user=user)
+                assert event is not None
+                raise Refused(event)
             walks.append(found)
             pieces.append(Piece(found.physical, part))
             at, left = at + part & cpu.width_mask, left - part
@@ -128,7 +136,8 @@ class Space:
             wanted = PTE_A | (PTE_D if write and last else 0)
             if level.value & wanted != wanted:
                 try:
-                    self.memory.set_bits(level.address, wanted)
+                    set_bits(self.memory.map, self.memory.offset(level.address, 1), wanted)
+                    self.memory.note(level.address, 1)
                 except GuestMemoryError:
                     return  # tables in ROM
 

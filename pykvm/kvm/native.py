@@ -90,3 +90,9 @@ class CpuBoxes:
         if lib.pykvm_calls(self._calls, 2) < 2:
             raise KvmError("KVM_GET_REGS", ffi.errno)
         return bytes(self._raw)
+
+
+def set_bits(memory: Any, at: int, bits: int) -> None:
+    """Set bits of the byte at `at` of a buffer, whatever others do to the rest of it at the same time."""
+    with ffi.from_buffer("uint8_t[]", memory, require_writable=True) as held:
+        lib.pykvm_set_bits(held + at, bits)
