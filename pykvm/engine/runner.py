@@ -30,6 +30,7 @@ from ..kvm.exits import (
     Shutdown,
     SystemEvent,
     VcpuExit,
+    failed_code,
 )
 from ..kvm.state import MpState
 from ..kvm.vcpu import prepare_kick
@@ -206,6 +207,10 @@ class Runner:
     def _serve(self, result: int) -> None:
         """Serve an exit that is no single port access."""
         board, vcpu = self._board, self.vcpu
+        if result == Exit.INTERNAL_ERROR and board.finish:
+            code = failed_code(vcpu.run)
+            if code is not None and self._finish(code):
+                return
         match vcpu.decode_exit(result):
             case Mmio(address, size, value, is_write):
                 if is_write:
@@ -225,15 +230,13 @@ class Runner:
                 self._host.system_event(kind)
             case OtherExit(reason) if reason == Exit.INTR:
                 pass
-            case InternalError(suberror, _, code) if suberror == INTERNAL_ERROR_EMULATION and self._finish(code):
-                pass
             case left:
                 self._host.crashed(_crash(vcpu.id, left))
 
     def _finish(self, code: bytes) -> bool:
         """Finish the instruction that KVM could not emulate, and go on behind it; False if that cannot be."""
         board = self._board
-        if not board.finish or (code[:1] == INT3 and self._host.is_breakpoint(self.vcpu.id)):
+        if code[:1] == INT3 and self._host.is_breakpoint(self.vcpu.id):
             return False
         if self._finisher is None:
             from ..finish import Finisher
@@ -241,7 +244,8 @@ class Runner:
 
             size = board.vm.check_extension("XSAVE2")
             space = Space(board.memory, board.rom, board.mmio)
-            self._finisher = Finisher(self.vcpu, space, board.cpuid_in_use, offered_cpuid(), size)
+            shared = board.vm.check_extension("SYNC_REGS") & 3 == 3
+            self._finisher = Finisher(self.vcpu, space, board.cpuid_in_use, offered_cpuid(), size, shared=shared)
         name = self._finisher.finish(code)
         if name is not None:
             self.finished[name] = self.finished.get(name, 0) + 1

@@ -56,13 +56,23 @@ class _Known:
 
 
 class Finisher:
-    """For `vcpu`, whose physical addresses are `space`, and whose CPUID answers `cpuid`; KVM offers `offered`."""
+    """For `vcpu`, whose physical addresses are `space`, and whose CPUID answers `cpuid`; KVM offers `offered`.
+
+    `shared`: KVM can leave the registers in the shared page at each exit (SYNC_REGS).
+    """
 
     def __init__(
-        self, vcpu: VCPU, space: Space, cpuid: list[CpuidEntry], offered: list[CpuidEntry], xsave_size: int
+        self,
+        vcpu: VCPU,
+        space: Space,
+        cpuid: list[CpuidEntry],
+        offered: list[CpuidEntry],
+        xsave_size: int,
+        *,
+        shared: bool,
     ) -> None:
         self.vcpu, self.space = vcpu, space
-        self._boxes = CpuBoxes(vcpu)
+        self._boxes = CpuBoxes(vcpu, shared=shared)
         self._cpuid, self._offered = cpuid, offered
         self._xsave_size = xsave_size
         self._native: Native | None = None
@@ -154,7 +164,7 @@ class Finisher:
                 known.allowed_by = self._system_raw
         address = form.address
         if address is None:
-            self._after(native.run(instruction, self._boxes.registers, 0, 0))
+            self._after(native.run(instruction, 0, 0))
             return True
         cpu = self._cpu()
         registers = cpu.registers
@@ -171,14 +181,14 @@ class Finisher:
         pieces = space.access(cpu, address.segment, offset, size, write=address.writes)
         if address.replaces and len(pieces) == 1 and space.in_ram(pieces[0]):
             at = space.memory.offset(pieces[0].gpa, size)
-            vector = native.run_in(instruction, self._boxes.registers, space.memory.map, at, offset)
+            vector = native.run_in(instruction, space.memory.map, at, offset)
             self._after(vector)
             space.memory.note(pieces[0].gpa, size)
             return True
         # Aligned as it is in the guest: an instruction that minds finds it so.
         at = linear % PAGE_SIZE
         native.put(at, space.read(pieces, devices=address.replaces or not address.writes))
-        self._after(native.run(instruction, self._boxes.registers, at, offset))
+        self._after(native.run(instruction, at, offset))
         if address.writes:
             space.write(pieces, native.get(at, size))
         return True
@@ -186,7 +196,7 @@ class Finisher:
     def _executor(self) -> Native | None:
         if self._native is None and not self._unusable:
             try:
-                self._native = Native(self.vcpu, self._xsave_size)
+                self._native = Native(self.vcpu, self._boxes, self._xsave_size)
             except OSError:
                 self._unusable = True
         return self._native

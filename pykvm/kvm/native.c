@@ -286,10 +286,10 @@ static void correct_pointers(struct pykvm_native *native, const struct pykvm_ins
 
 /*
  * The next instruction of a vCPU whose registers are `regs`: they and the vCPU's state are changed as it changes them,
- * and RIP is behind it. Its operand is at `operand` here, at `offset` in the guest's segment. The result is -1; after an
+ * and RIP is behind it. With `run`, in which `regs` are, the next KVM_RUN takes the general registers from there. Its operand is at `operand` here, at `offset` in the guest's segment. The result is -1; after an
  * exception its vector, and nothing has changed but MXCSR at #XM (19); -2, with errno, if it could not be executed.
  */
-static int pykvm_native_run(int fd, struct pykvm_native *native, struct kvm_regs *regs,
+static int pykvm_native_run(int fd, struct pykvm_native *native, struct kvm_run *run, struct kvm_regs *regs,
                             const struct pykvm_instruction *of, const char *operand, uint64_t offset)
 {
     int large = native->state_size > sizeof(struct kvm_xsave), vector;
@@ -330,5 +330,9 @@ static int pykvm_native_run(int fd, struct pykvm_native *native, struct kvm_regs
             values[places[i]] = native->registers[i];
     regs->rflags = (regs->rflags & ~(uint64_t)(STATUS_FLAGS | 1 << 16)) | (native->flags & STATUS_FLAGS); /* RF is off */
     regs->rip = (regs->rip + of->next) & of->rip_mask;
+    if (run) {
+        run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+        return -1;
+    }
     return ioctl(fd, KVM_SET_REGS, regs) < 0 ? -2 : -1;
 }

@@ -32,31 +32,62 @@ class NativeInstruction:
         self.box.components, self.box.rip_mask = components, mask
 
 
+class CpuBoxes:
+    """A vCPU's registers as KVM gives them. Where it can, each exit leaves them in the shared page from now on."""
+
+    def __init__(self, vcpu: VCPU, *, shared: bool) -> None:
+        self.shared = shared
+        self._vcpu, self._sharing = vcpu, False
+        at = lib.pykvm_shared_registers(vcpu.run) if shared else ffi.new("struct kvm_sync_regs *")
+        self._owner = at
+        self.registers, self.system = ffi.addressof(at, "regs"), ffi.addressof(at, "sregs")
+        self._calls = ffi.new("struct pykvm_call[2]")
+        for call, request, box in zip(
+            self._calls, (lib.KVM_GET_REGS, lib.KVM_GET_SREGS), (self.registers, self.system), strict=True
+        ):
+            call.fd, call.request, call.argument = vcpu.fd, request, box
+        self._raw = ffi.buffer(self.system)
+
+    def read(self) -> bytes:
+        """After an exit, have them there; struct kvm_sregs as bytes, which tell whether it has changed."""
+        if not self._sharing:
+            self._vcpu.flush()
+            if lib.pykvm_calls(self._calls, 2) < 2:
+                raise KvmError("KVM_GET_REGS", ffi.errno)
+            if self.shared:
+                self._vcpu.share_registers()
+                self._sharing = True
+        return bytes(self._raw)
+
+
 class Native:
     """Executes instructions for one vCPU. OSError if the host does not give executable memory, or has no XSAVE."""
 
-    def __init__(self, vcpu: VCPU, xsave_size: int) -> None:
+    def __init__(self, vcpu: VCPU, boxes: CpuBoxes, xsave_size: int) -> None:
         made = lib.pykvm_native_new(xsave_size)
         if not made:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         self.box = ffi.gc(made, lib.pykvm_native_free)
-        self._vcpu = vcpu
+        self._fd, self._registers = vcpu.fd, boxes.registers
+        self._shared_page = vcpu.run if boxes.shared else ffi.NULL
         self._operand = ffi.buffer(self.box.operand, 2 * PAGE)
 
-    def run(self, instruction: NativeInstruction, registers: Any, at: int, offset: int) -> int | None:
-        """Execute for the vCPU, whose struct kvm_regs is `registers`, with the operand at `at` of `operand`.
+    def run(self, instruction: NativeInstruction, at: int, offset: int) -> int | None:
+        """Execute for the vCPU, whose registers have been read, with the operand at `at` of the two pages for it.
 
         `offset` is the operand's offset in the guest's segment. The vector of its exception, or None.
         """
-        return self._run(instruction, registers, self.box.operand + at, offset)
+        return self._run(instruction, self.box.operand + at, offset)
 
-    def run_in(self, instruction: NativeInstruction, registers: Any, memory: Any, at: int, offset: int) -> int | None:
+    def run_in(self, instruction: NativeInstruction, memory: Any, at: int, offset: int) -> int | None:
         """The same with the operand at `at` of the buffer `memory`, which the instruction stays within."""
         with ffi.from_buffer(memory, require_writable=True) as held:
-            return self._run(instruction, registers, held + at, offset)
+            return self._run(instruction, held + at, offset)
 
-    def _run(self, instruction: NativeInstruction, registers: Any, operand: Any, offset: int) -> int | None:
-        result = lib.pykvm_native_run(self._vcpu.fd, self.box, registers, instruction.box, operand, offset)
+    def _run(self, instruction: NativeInstruction, operand: Any, offset: int) -> int | None:
+        result = lib.pykvm_native_run(
+            self._fd, self.box, self._shared_page, self._registers, instruction.box, operand, offset
+        )
         if result == -2:
             raise KvmError("KVM_SET_XSAVE", ffi.errno, "an instruction could not be executed for the guest")
         return None if result < 0 else int(result)
@@ -68,28 +99,6 @@ class Native:
     def get(self, at: int, size: int) -> bytes:
         """The operand."""
         return bytes(self._operand[at : at + size])
-
-
-class CpuBoxes:
-    """A vCPU's registers as KVM gives them, read in one call."""
-
-    def __init__(self, vcpu: VCPU) -> None:
-        self.registers = ffi.new("struct kvm_regs *")
-        self.system = ffi.new("struct kvm_sregs *")
-        self._vcpu = vcpu
-        self._calls = ffi.new("struct pykvm_call[2]")
-        for call, request, box in zip(
-            self._calls, (lib.KVM_GET_REGS, lib.KVM_GET_SREGS), (self.registers, self.system), strict=True
-        ):
-            call.fd, call.request, call.argument = vcpu.fd, request, box
-        self._raw = ffi.buffer(self.system)
-
-    def read(self) -> bytes:
-        """Read both; struct kvm_sregs as bytes, which tell whether it has changed."""
-        self._vcpu.flush()
-        if lib.pykvm_calls(self._calls, 2) < 2:
-            raise KvmError("KVM_GET_REGS", ffi.errno)
-        return bytes(self._raw)
 
 
 def set_bits(memory: Any, at: int, bits: int) -> None:
