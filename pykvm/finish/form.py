@@ -214,7 +214,7 @@ class _Builder:
         if code is None:
             return None
         opcode = (parts.opcode & 7) << 8 | (parts.modrm or 0) if 0xD8 <= parts.opcode <= 0xDF and not parts.map else 0
-        address = self.address() if base >= 0 else None
+        address = self.address(code) if base >= 0 else None
         if address is not None and not address.size:
             return None
         return Form(name, self.features(), self.kind(), code, self.insn.size, address, base, stack, opcode)
@@ -256,7 +256,7 @@ class _Builder:
         size = 0x66 in given
         repeat = bytes([prefix for prefix in given if prefix in b"\xf2\xf3"][-1:])
         if self.name in SIZED:
-            size = size != (self.bits == 16)
+            size = size != (self.bits == 16) and not self.parts.rex & 8  # which goes before it
         elif size and repeat:
             return None
         lock = b"\xf0" if 0xF0 in given else b""
@@ -333,14 +333,14 @@ class _Builder:
                 return ("AVX", "AVX2")
         return ("AVX", feature) if feature in ("AVX2", "FMA", "F16C") else (feature,)
 
-    def address(self) -> Address:
+    def address(self, code: bytes) -> Address:
         insn, parts = self.insn, self.parts
         operand = next(operand for operand in insn.operands if operand.type == x86.X86_OP_MEM)
         memory, middle = operand.mem, (parts.modrm or 0) >> 3 & 7
         size, writes, replaces = operand.size, False, self.name in REPLACED
         if not parts.map and not parts.vex:
             size = _X87_SIZES[parts.opcode][middle]
-            if size > 10 and (0x66 in parts.prefixes) != (self.bits == 16):
+            if size > 10 and code[0] == 0x66:
                 size -= 14
             writes = middle in _X87_STORES.get(parts.opcode, ())
         elif parts.map == 0x0F and parts.opcode == 0xAE:
