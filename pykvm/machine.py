@@ -71,6 +71,9 @@ class Machine(Handlers):
     A guest that resets the machine starts anew, as often as it likes; with `no_reboot` the run ends as REBOOTED. It
     does so, too, where there is nothing to start anew: a machine without an image, or from a kernel's snapshot.
 
+    Instructions that KVM cannot emulate are finished (docs/finishing.md); with `finish=False` the first of them is a
+    crash.
+
     The machine owns its back ends: `close()`, or the end of a `with` block, closes them.
     Raises ConfigError for a machine that cannot be, boot.ImageError for a bad image, kvm.KvmUnavailable without KVM.
     """
@@ -93,6 +96,7 @@ class Machine(Handlers):
         floppy: DiskSource = None,
         firmware: ImageSource | None = None,
         no_reboot: bool = False,
+        finish: bool = True,
         **device_options: Any,
     ) -> None:
         check_names(device_options)
@@ -120,6 +124,7 @@ class Machine(Handlers):
         """Its devices."""
         self.disks, self.floppy = made.disks, made.floppy
         self.no_reboot = no_reboot
+        self.engine.board.finish = finish
 
     # What it is made of
 
@@ -284,7 +289,7 @@ class Machine(Handlers):
         with self._ending:
             if not run.explained and not self.engine.closed:
                 run.explained = True
-                run.outcome = run.outcome._replace(exits=self.engine.exits)
+                run.outcome = run.outcome._replace(exits=self.engine.exits, finished=self.engine.finished)
                 if run.outcome.ending not in (Ending.EXITED, Ending.REBOOTED):
                     from .explanation import explained
 

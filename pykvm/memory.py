@@ -150,6 +150,10 @@ class GuestMemory:
         if self.written is not None and size:
             self.written.update(range(at // PAGE_SIZE, (at + size - 1) // PAGE_SIZE + 1))
 
+    def note(self, gpa: int, size: int) -> None:
+        """Somebody has written there through `map`."""
+        self._note(self.offset(gpa, size), size)
+
     def read_linear(self, address: int, size: int, translate: Callable[[int], int | None]) -> bytes:
         """At most `size` bytes at a linear address; fewer where the mapping, or RAM, ends.
 

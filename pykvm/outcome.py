@@ -7,6 +7,8 @@ import enum
 from .typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .crash.report import CrashReport
 
 
@@ -62,6 +64,8 @@ class Outcome(NamedTuple):
     """Wall-clock seconds from the start to the end."""
     exits: int = 0
     """How often a vCPU left the guest for this process."""
+    finished: Mapping[str, int] = {}
+    """How often which instructions (mnemonics) were finished that KVM could not emulate."""
 
     @property
     def exit_status(self) -> int:

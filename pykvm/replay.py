@@ -277,6 +277,10 @@ class _Attempt(Link):
     def debug_exit(self, cpu: int, left: Debug) -> None:
         """KVM_EXIT_DEBUG outside of a step: of no interest."""
 
+    def is_breakpoint(self, cpu: int) -> bool:
+        """It has none."""
+        return False
+
     def crashed(self, crash: Crash) -> bool:
         """A CPU cannot go on."""
         if crash.cpu == self._cpu:

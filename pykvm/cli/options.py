@@ -142,6 +142,7 @@ class MachineSpec(NamedTuple):
     floppy: str | None
     firmware: str | None
     no_reboot: bool
+    no_finish: bool
 
     def make(self) -> Machine:
         """The machine, with the image loaded. Raises what Machine raises, and ConfigError for a bad disk or NIC."""
@@ -168,6 +169,7 @@ class MachineSpec(NamedTuple):
                 floppy=floppy[0] if floppy else None,
                 firmware=self.firmware,
                 no_reboot=self.no_reboot,
+                finish=not self.no_finish,
                 **parse_device_options(stack, self.device_options),
             )
             stack.pop_all()
@@ -216,6 +218,7 @@ _MACHINE_OPTIONS = (
         help="Run this BIOS (SeaBIOS's bios.bin), and not pykvm's own.",
     ),
     ui.option("--no-reboot", is_flag=True, help="End the run where the guest resets the machine."),
+    ui.option("--no-finish", is_flag=True, help="Have an instruction that KVM cannot emulate be a crash."),
 )  # fmt: skip
 
 

@@ -202,7 +202,8 @@ def show_outcome(machine: Machine, outcome: Outcome) -> None:
     if output and not output.endswith(b"\n"):
         ui.echo(err=True)
     ending = ui.style(outcome.ending, fg="green" if outcome.good else "red", bold=True)
-    detail = ui.style(f"({outcome.elapsed * 1000:.0f} ms, {outcome.exits} exits)", dim=True)
+    finished = f", {sum(outcome.finished.values())} instructions finished" if outcome.finished else ""
+    detail = ui.style(f"({outcome.elapsed * 1000:.0f} ms, {outcome.exits} exits{finished})", dim=True)
     ui.echo(f"pykvm: {ending}: {outcome.reason} {detail}", err=True)
     if outcome.report is not None:
         from ..crash.text import render
@@ -232,6 +233,7 @@ def _as_dict(machine: Machine, outcome: Outcome) -> dict[str, Any]:
         "value": outcome.value,
         "elapsed": outcome.elapsed,
         "exits": outcome.exits,
+        "finished": dict(outcome.finished),
         "serial": machine.serial.output.decode("utf-8", "replace"),
         "report": outcome.report.as_dict() if outcome.report else None,
     }

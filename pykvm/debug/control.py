@@ -358,6 +358,10 @@ class Control(Contents):
             self._stop(Stop(Why.STEPPED, cpu, pc))
         stepper.finish()
 
+    def is_breakpoint(self, cpu: int) -> bool:
+        """Whether the INT3 there is one of the breakpoints."""
+        return pc_of(self._board.vcpus[cpu]) in self._placement.patches
+
     def crashed(self, crash: Crash) -> bool:
         """A CPU cannot go on. Where KVM does not report INT3 but fails to emulate it, this is a breakpoint."""
         if not self._attached or self._let_end:

@@ -56,13 +56,14 @@ def open_system() -> System:
 
 
 @cache
-def _default_cpuid() -> list[cpuid.CpuidEntry]:
+def offered_cpuid() -> list[cpuid.CpuidEntry]:
+    """The leaves of CPUID that this KVM offers, which guests get if nobody changes them."""
     return cpuid.in_virtual_machine(open_system().supported_cpuid())
 
 
 @cache
 def _default_block(cpu: int, cpus: int) -> CpuidBlock:
-    return CpuidBlock(cpuid.for_cpu(_default_cpuid(), cpu, cpus))
+    return CpuidBlock(cpuid.for_cpu(offered_cpuid(), cpu, cpus))
 
 
 class Board:
@@ -82,6 +83,8 @@ class Board:
         """How each kind of port access that came was served: forgotten when a device comes or goes."""
         self.lines: dict[int, list[IrqLine]] = {}
         """The interrupt lines by number, those that share one in the order in which they were made."""
+        self.finish = True
+        """Whether instructions are finished that KVM cannot emulate. Before the start."""
         self._msrs: dict[int, MsrHandler] = {}
         self.when_at_rest: Callable[[Callable[[], None]], None] = lambda callback: callback()
         """Has a function called with every vCPU out of the guest and the lock held, before the guest goes on."""
@@ -90,7 +93,7 @@ class Board:
         self.ram_layout = 0
         """How often that has changed."""
         self.vm, self.vcpus = make_vm(system, stack, cpus, self._map_memory)
-        self.cpuid_in_use = _default_cpuid()
+        self.cpuid_in_use = offered_cpuid()
         for vcpu in self.vcpus:
             vcpu.set_cpuid(_default_block(vcpu.id, cpus))
 

@@ -39,6 +39,9 @@ class Debugger(Protocol):
     def debug_exit(self, cpu: int, left: Debug) -> None:
         """A vCPU hit a breakpoint or watchpoint, or finished a single step."""
 
+    def is_breakpoint(self, cpu: int) -> bool:
+        """Whether the INT3 that a CPU stands before is the debugger's."""
+
     def crashed(self, crash: Crash) -> bool:
         """A CPU cannot go on: whether the debugger deals with it, and the run does not end."""
 
@@ -113,6 +116,15 @@ class Engine:
     def exits(self) -> int:
         """How often a CPU has left the guest in this run; up to date while all are out."""
         return sum(runner.exits for runner in self.runners)
+
+    @property
+    def finished(self) -> dict[str, int]:
+        """How often which instructions were finished that KVM could not emulate, in this run; as `exits`."""
+        total: dict[str, int] = {}
+        for runner in self.runners:
+            for name, count in runner.finished.items():
+                total[name] = total.get(name, 0) + count
+        return total
 
     @property
     def outcome(self) -> Outcome | None:
@@ -348,6 +360,10 @@ class Engine:
         from ..crash.event import Crash, CrashKind
 
         self.crashed(Crash(cpu, CrashKind.EXIT, detail="DEBUG"))
+
+    def is_breakpoint(self, cpu: int) -> bool:
+        """Whether the INT3 that a CPU stands before is a debugger's."""
+        return self.debugger is not None and self.debugger.is_breakpoint(cpu)
 
     def _halted(self) -> None:
         if self.debugger is None or not self.debugger.halted():

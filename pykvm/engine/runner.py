@@ -29,18 +29,21 @@ from ..kvm.exits import (
     Shutdown,
     SystemEvent,
     VcpuExit,
+    failed_code,
 )
 from ..kvm.state import MpState
 from ..kvm.vcpu import prepare_kick
 from ..typed import TYPE_CHECKING, Protocol
-from .board import Board
+from .board import Board, offered_cpuid
 from .entry import EntryChain
 from .gate import Gate
 
 if TYPE_CHECKING:
     from ..bus import Claim
     from ..crash.event import Crash
+    from ..finish import Finisher
 
+INT3 = b"\xcc"
 KICK = signal.SIGRTMIN
 """The signal that takes a thread out of KVM_RUN."""
 
@@ -60,6 +63,9 @@ class Host(Protocol):
     def debug_exit(self, cpu: int, left: Debug) -> None:
         """KVM_EXIT_DEBUG."""
 
+    def is_breakpoint(self, cpu: int) -> bool:
+        """Whether the INT3 that a vCPU stands before is a debugger's."""
+
 
 class Runner:
     """Runs `vcpu` of `board` in a thread of its own, as `gate` lets it."""
@@ -70,6 +76,8 @@ class Runner:
         """How the guest is entered. Changed while the vCPU is out."""
         self.exits = 0
         """Exits served; up to date while the vCPU is held, and once the thread has ended."""
+        self.finished: dict[str, int] = {}
+        """How often which instructions were finished that KVM could not emulate."""
         self.held = False
         """A debugger keeps this vCPU out of the guest while others run. Changed with the lock held."""
         self._board, self._gate, self._host = board, gate, host
@@ -77,12 +85,14 @@ class Runner:
         self._clock = 0
         self._was_runnable = False  # KVM_RUN has just given EAGAIN, and there is nothing to wait for any more
         self._thread: threading.Thread | None = None  # one a run
+        self._finisher: Finisher | None = None  # since the first instruction that was to be finished
 
     def start(self) -> None:
         """Start the thread, after `Gate.open`. With the lock held."""
         prepare_kick(KICK)
         self.vcpu.immediate_exit(self._gate.is_held)
         self.exits, self._clock, self._was_runnable = 0, 0, False
+        self.finished = {}
         self._thread = threading.Thread(target=self._main, name=f"pykvm vcpu {self.vcpu.id}", daemon=True)
         self._inside = True
         try:
@@ -197,6 +207,10 @@ class Runner:
     def _serve(self, result: int) -> None:
         """Serve an exit that is no single port access."""
         board, vcpu = self._board, self.vcpu
+        if result == Exit.INTERNAL_ERROR and board.finish:
+            code = failed_code(vcpu.run)
+            if code is not None and self._finish(code):
+                return
         match vcpu.decode_exit(result):
             case Mmio(address, size, value, is_write):
                 if is_write:
@@ -218,6 +232,24 @@ class Runner:
                 pass
             case left:
                 self._host.crashed(_crash(vcpu.id, left))
+
+    def _finish(self, code: bytes) -> bool:
+        """Finish the instruction that KVM could not emulate, and go on behind it; False if that cannot be."""
+        board = self._board
+        if code[:1] == INT3 and self._host.is_breakpoint(self.vcpu.id):
+            return False
+        if self._finisher is None:
+            from ..finish import Finisher
+            from ..finish.operand import Space
+
+            size = board.vm.check_extension("XSAVE2")
+            space = Space(board.memory, board.rom, board.mmio)
+            shared = board.vm.check_extension("SYNC_REGS") & 3 == 3
+            self._finisher = Finisher(self.vcpu, space, board.cpuid_in_use, offered_cpuid(), size, shared=shared)
+        name = self._finisher.finish(code)
+        if name is not None:
+            self.finished[name] = self.finished.get(name, 0) + 1
+        return name is not None
 
     def _culprit(self, result: int) -> str:
         """Whose turn it was when serving `result` failed."""

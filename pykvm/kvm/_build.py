@@ -19,6 +19,7 @@ ffibuilder.cdef("static char *const SOURCES;")
 ffibuilder.set_source(
     "pykvm.kvm._kvm",
     (HERE / "shim.c").read_text()
+    + (HERE / "native.c").read_text()
     + "\n".join(f"#ifndef KVM_CAP_{name}\n#define KVM_CAP_{name} -1\n#endif" for name in CAPABILITIES)
     + f'\nstatic char *const SOURCES = "{SOURCES}";\n',
 )

@@ -132,6 +132,20 @@ def decode(run: Any, result: int) -> VcpuExit:
     return OtherExit(result, exit_name(result)) if decoder is None else decoder(run)
 
 
+def failed_code(run: Any) -> bytes | None:
+    """After KVM_EXIT_INTERNAL_ERROR: the bytes of an instruction that KVM could not emulate, as far as it told them.
+
+    None if something else has failed.
+    """
+    internal = run.internal
+    if internal.suberror != INTERNAL_ERROR_EMULATION:
+        return None
+    if internal.ndata < 3 or not internal.data[0] & lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES:
+        return b""
+    raw = bytes(ffi.buffer(ffi.addressof(internal, "data"), 24))
+    return raw[9 : 9 + min(raw[8], 15)]
+
+
 def _mmio(run: Any) -> Mmio:
     access = run.mmio
     size = access.len
@@ -152,11 +166,7 @@ def _debug(run: Any) -> Debug:
 def _internal_error(run: Any) -> InternalError:
     internal = run.internal
     words = list(internal.data[0 : min(internal.ndata, 16)])
-    told = internal.suberror == lib.KVM_INTERNAL_ERROR_EMULATION and len(words) >= 3
-    if not told or not words[0] & lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES:
-        return InternalError(internal.suberror, words, b"")
-    raw = bytes(ffi.buffer(ffi.addressof(internal, "data"), 24))[8:]
-    return InternalError(internal.suberror, words, raw[1 : 1 + min(raw[0], 15)])
+    return InternalError(internal.suberror, words, failed_code(run) or b"")
 
 
 _DECODERS: dict[int, Callable[[Any], VcpuExit]] = {

@@ -246,10 +246,14 @@ static void pykvm_defer(struct kvm_run *run, const struct kvm_regs *regs, const 
 
 static int pykvm_flush(int fd, struct kvm_run *run)
 {
+    uint64_t dirty = run->kvm_dirty_regs;
+
     run->kvm_dirty_regs = 0;
-    if (ioctl(fd, KVM_SET_SREGS, &run->s.regs.sregs) < 0 || ioctl(fd, KVM_SET_REGS, &run->s.regs.regs) < 0)
+    if (dirty & KVM_SYNC_X86_SREGS && ioctl(fd, KVM_SET_SREGS, &run->s.regs.sregs) < 0)
         return -1;
-    return ioctl(fd, KVM_SET_VCPU_EVENTS, &run->s.regs.events);
+    if (dirty & KVM_SYNC_X86_REGS && ioctl(fd, KVM_SET_REGS, &run->s.regs.regs) < 0)
+        return -1;
+    return dirty & KVM_SYNC_X86_EVENTS ? ioctl(fd, KVM_SET_VCPU_EVENTS, &run->s.regs.events) : 0;
 }
 
 /*

@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def inputs() -> list[str]:
     """The names, below this directory, of the files that make the extension what it is."""
     headers = sorted(name for name in os.listdir(f"{HERE}/cdef") if name.endswith(".h"))
-    return ["_build.py", "capabilities.py", "shim.c", "sources.py", *(f"cdef/{name}" for name in headers)]
+    return ["_build.py", "capabilities.py", "native.c", "shim.c", "sources.py", *(f"cdef/{name}" for name in headers)]
 
 
 def fingerprint() -> str:

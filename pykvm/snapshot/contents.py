@@ -68,6 +68,8 @@ class Contents:
     firmware: Firmware | None = None
     no_reboot: bool = False
     """Whether a reset by the guest ends the run."""
+    finish: bool = True
+    """Whether instructions are finished that KVM cannot emulate."""
     parent_id: str | None = None
     """The `id` of the snapshot that the machine was put back to, or had taken, before this one."""
     id: str = field(default_factory=_new_id)

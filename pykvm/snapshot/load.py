@@ -40,7 +40,7 @@ from .format import (
 )
 from .layers import Layer, assemble
 
-SHAPE = ("memory", "cpus", "bios", "firmware", "no_reboot")
+SHAPE = ("memory", "cpus", "bios", "firmware", "no_reboot", "finish")
 """In a machine's table, what is no device option."""
 ATTEMPTS = 8
 """How often a snapshot is read that is being replaced."""
@@ -195,6 +195,7 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
         image=image,
         firmware=_firmware(home, state, shape),
         no_reboot=flag(table(state, "machine"), "no_reboot"),
+        finish=flag({"finish": True, **table(state, "machine")}, "finish"),  # it came later
         parent_id=None if link is None else link[0],
         id=text(state, "id"),
         created=_created(state),

@@ -103,7 +103,7 @@ def _write(snapshot: Contents, work: str, parent: Contents | None, link: dict[st
         "id": snapshot.id,
         "parent": link,
         "created": snapshot.created,
-        "machine": _machine(shape, no_reboot=snapshot.no_reboot),
+        "machine": _machine(shape, no_reboot=snapshot.no_reboot, finish=snapshot.finish),
         "screen": snapshot.screen.split("\n"),
         "exits": snapshot.exits,
         "memory": _write_extents(os.path.join(work, MEMORY), shape.memory, contents),
@@ -132,7 +132,7 @@ def _medium(medium: SavedDisk | None) -> dict[str, Any] | None:
     return state
 
 
-def _machine(shape: Shape, *, no_reboot: bool) -> dict[str, Any]:
+def _machine(shape: Shape, *, no_reboot: bool, finish: bool) -> dict[str, Any]:
     return {
         "memory": shape.memory,
         "cpus": shape.cpus,
@@ -140,6 +140,7 @@ def _machine(shape: Shape, *, no_reboot: bool) -> dict[str, Any]:
         "bios": shape.bios,
         "firmware": shape.firmware,
         "no_reboot": no_reboot,
+        "finish": finish,
     }
 
 

@@ -59,6 +59,7 @@ class Snapshot(Contents):
             format=detect.DISK if shape.bios else None,
             firmware=None if firmware is None else firmware.rom,
             no_reboot=self.no_reboot,
+            finish=self.finish,
             **device_options,
         )
         try:

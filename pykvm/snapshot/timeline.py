@@ -114,6 +114,7 @@ class Timeline:
             image=image,
             firmware=parts.firmware,
             no_reboot=engine.no_reboot,
+            finish=board.finish,
             parent_id=self._base.id if self._base is not None else None,
             screen=parts.screen(),
             exits=engine.exits,

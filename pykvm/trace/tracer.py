@@ -285,6 +285,8 @@ class _Watch(Link):
             event.served = now - self._left
             if event.address is not None and not event.is_write:
                 self._take_answer(event)
+            if event.kind == "internal_error":
+                event.meaning = f"finished: {event.site.text}"  # else the guest would not have been entered again
         claim = self._claim
         if claim is not None and event.value is not None and event.size <= claim.width:
             event.meaning = claim.device.explain(event.register, event.value, event.is_write)

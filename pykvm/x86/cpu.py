@@ -166,6 +166,10 @@ class Cpu:
         why = self._forbidden(found, write, fetch, user)
         return Event(PF, code | PF_P, f"{linear:#x}, {why}", linear, found) if why else None
 
+    def allows(self, found: Walk, *, write: bool = False, user: bool | None = None) -> bool:
+        """Whether the rights of a page that is there allow an access; `user` as for `check_page`."""
+        return not self._forbidden(found, write, False, self.cpl == 3 if user is None else user)
+
     def _forbidden(self, found: Walk, write: bool, fetch: bool, user: bool) -> str:
         if user and not found.user:
             return f"which is the kernel's: {refusing(found, PTE_US)}"
