@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError, PykvmError
 from ..machine import DeviceError, Machine
 from ..outcome import DEVICE_ERROR_STATUS, Outcome
-from ..trace import Event, Filter, Outlet, Span, Summary, Times, Tracer
+from ..trace import AddressRange, Event, Filter, Outlet, Summary, Times, Tracer
 from ..trace.event import KINDS
 from ..trace.summary import Row, ranked
 from . import streams, ui
@@ -170,11 +170,11 @@ def _run(
     return status
 
 
-def span(text: str) -> Span:
-    """A Span from `FIRST` or `FIRST-LAST`, in decimal or, with 0x before them, hexadecimal; ConfigError else."""
+def span(text: str) -> AddressRange:
+    """The range `FIRST` or `FIRST-LAST`, in decimal or, with 0x before them, hexadecimal; ConfigError else."""
     first, dash, last = text.partition("-")
     try:
-        result = Span(int(first, 0), int(last if dash else first, 0))
+        result = AddressRange(int(first, 0), int(last if dash else first, 0))
     except ValueError:
         raise ConfigError(f"--address {text}: give a number or FIRST-LAST, such as 0x3f8-0x3ff") from None
     if not 0 <= result.first <= result.last:

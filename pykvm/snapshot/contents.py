@@ -10,7 +10,7 @@ from ..kvm.saved import SavedState
 from ..x86.cpuid import CpuidEntry
 from .disks import SavedDisk
 from .features import Features
-from .image import Image
+from .image import RamImage
 
 if TYPE_CHECKING:
     from ..boot import EntryState
@@ -62,7 +62,7 @@ class Contents:
     """What has been said on the debug console and on COM1 onwards, and the input that still waits."""
     disks: list[SavedDisk | None]
     """The hard disks, then the floppy disk."""
-    image: Image
+    image: RamImage
     media: list[SavedDisk | None] = field(default_factory=list)
     """What lies on the trays of the CD-ROM drives."""
     firmware: Firmware | None = None

@@ -35,7 +35,7 @@ class Root:
         return extents(self.fd, self.size)
 
 
-class Image:
+class RamImage:
     """The content of `root` with the pages `changed` taken from `source`, a buffer of the same size."""
 
     def __init__(self, root: Root, changed: int = 0, source: mmap.mmap | None = None) -> None:
@@ -87,7 +87,7 @@ def copy_extents(source: mmap.mmap, fd: int, parts: Iterator[tuple[int, int]] | 
                     done += os.pwrite(fd, rest, offset + done)
 
 
-def fill(memory: GuestMemory, image: Image) -> None:
+def fill(memory: GuestMemory, image: RamImage) -> None:
     """Make the RAM, whatever is in it, what the image is."""
     for region in memory.regions:
         memory.zero(region.gpa, region.size)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from . import files
 from .errors import SnapshotError
 from .format import CHUNK, MEMORY, Extent, chunks
-from .image import Image, Root, extents, new_root
+from .image import RamImage, Root, extents, new_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Layer:
     """The file that they are in."""
 
 
-def assemble(layers: Sequence[Layer], verify: bool) -> Image:
+def assemble(layers: Sequence[Layer], verify: bool) -> RamImage:
     """The RAM that these layers make, the eldest first; SnapshotError if one is not what was saved."""
     root = new_root(layers[0].size)
     with mmap.mmap(root.fd, root.size) as ram:
@@ -44,7 +44,7 @@ def assemble(layers: Sequence[Layer], verify: bool) -> Image:
                     _verify(layer, root)
             except (OSError, ValueError) as error:
                 raise SnapshotError(f"{layer.path}: its RAM cannot be loaded: {error}") from error
-    return Image(root)
+    return RamImage(root)
 
 
 def _put(layer: Layer, root: Root, ram: mmap.mmap) -> None:

@@ -30,7 +30,7 @@ from .format import (
     WRITTEN_LIMIT,
     chunks,
 )
-from .image import Image, pages_in, pages_of, runs
+from .image import RamImage, pages_in, pages_of, runs
 from .load import read_header
 from .unfinished import ASIDE, tidy, working_directory
 
@@ -176,7 +176,7 @@ def _bounded(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return extents
 
 
-def _difference(old: Image, new: Image) -> int:
+def _difference(old: RamImage, new: RamImage) -> int:
     """The pages whose content is not the same."""
     if old.root is new.root:
         candidates = old.changed | new.changed

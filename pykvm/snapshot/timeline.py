@@ -20,7 +20,7 @@ from ..kvm.saved import SavedState, copy_pages, state_msrs
 from .disks import check_disks, check_media, save_disk, save_medium, written_through
 from .errors import SnapshotError
 from .features import Features, both, check, features
-from .image import Image, bitmap, fill, freeze, pages_of
+from .image import RamImage, bitmap, fill, freeze, pages_of
 from .parts import Parts
 from .restore import Restore
 from .snapshot import Snapshot
@@ -91,14 +91,14 @@ class Timeline:
 
     def take_aside(self) -> Snapshot:
         """A snapshot for forks alone: the machine does not prepare to go back to it, and runs on as before."""
-        return self._make(Image(freeze(self._board.memory)))
+        return self._make(RamImage(freeze(self._board.memory)))
 
     def _take(self) -> Snapshot:
         snapshot = self._make(self._image())
         self._base, self._restore = snapshot, None
         return snapshot
 
-    def _make(self, image: Image) -> Snapshot:
+    def _make(self, image: RamImage) -> Snapshot:
         board, parts, engine = self._board, self.parts, self._engine
         board.commit_cpuid()
         return Snapshot(
@@ -130,13 +130,13 @@ class Timeline:
     def _host_features(self) -> Features:
         return features(self._board.system.supported_cpuid())
 
-    def _image(self) -> Image:
+    def _image(self) -> RamImage:
         memory = self._board.memory
         written = self._written()
         if written is None or self._base is None:
-            return Image(freeze(memory))
+            return RamImage(freeze(memory))
         base = self._base.image
-        return Image(base.root, base.changed | written, memory.map)
+        return RamImage(base.root, base.changed | written, memory.map)
 
     def _written(self) -> int | None:
         """The pages written since `_base`; None if all may have been. Begins anew, with the log turned on."""

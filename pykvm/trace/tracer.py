@@ -52,7 +52,7 @@ DATA_LIMIT = 4096
 """Bytes of a block that an event keeps."""
 
 
-class Span(NamedTuple):
+class AddressRange(NamedTuple):
     """Addresses from `first` to `last`."""
 
     first: int
@@ -68,7 +68,7 @@ class Filter:
 
     devices: tuple[str, ...] = ()
     kinds: Collection[str] = ()
-    addresses: Collection[Span] = ()
+    addresses: Collection[AddressRange] = ()
     cpus: Collection[int] = ()
 
     def passes(self, kind: str, device: str, address: int | None, cpu: int) -> bool:

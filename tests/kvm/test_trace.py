@@ -17,7 +17,7 @@ from helpers import BRIEF, EXIT_AL, HALT, LIMIT, ROOT, SPIN, flat, hexcode
 from pykvm import Access, Device, DeviceError, Ending, GeneralProtection, Machine, Range
 from pykvm.kvm import VCPU, MpState
 from pykvm.kvm.vcpu import Position
-from pykvm.trace import Event, Filter, Outlet, Span, Summary, Tracer
+from pykvm.trace import AddressRange, Event, Filter, Outlet, Summary, Tracer
 from pykvm.trace.instructions import InstructionEvents, InstructionTracer
 
 Guest = Callable[[str], Path]
@@ -242,7 +242,7 @@ TALK = hexcode("e6 80  e6 e9") * 3 + EXIT_AL + HALT
     [
         (Filter(), 7),
         (Filter(devices=("debug",)), 3),
-        (Filter(addresses=[Span(0x80, 0xE0)]), 3),
+        (Filter(addresses=[AddressRange(0x80, 0xE0)]), 3),
         (Filter(kinds={"mmio"}), 0),
         (Filter(cpus={1}), 0),
     ],
@@ -308,7 +308,7 @@ def test_code_that_changes_is_shown_as_it_was() -> None:
         eb ec                       ; jmp to the out
     """)
     with flat(code + EXIT_AL + HALT) as machine:
-        events = trace(machine, Filter(addresses=[Span(0x80, 0x81)]))
+        events = trace(machine, Filter(addresses=[AddressRange(0x80, 0x81)]))
     assert [(event.address, event.site.text) for event in events] == [(0x80, "out 0x80, al"), (0x81, "out 0x81, al")]
 
 
@@ -395,7 +395,7 @@ def test_instructions_as_events() -> None:
     with flat(STEPS + EXIT_AL + HALT) as machine:
         events: list[Event] = []
         outlet = Outlet(machine, [events.append])
-        InstructionEvents(machine, outlet, Filter(addresses=[Span(START + 5, START + 9)]))
+        InstructionEvents(machine, outlet, Filter(addresses=[AddressRange(START + 5, START + 9)]))
         machine.run(LIMIT)
     assert [event.site.text for event in events] == ["out 0x80, al", "in al, 0x80", "dec ecx"] * 3
 

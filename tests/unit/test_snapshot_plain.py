@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pykvm.memory import GuestMemory
 from pykvm.snapshot import plain
 from pykvm.snapshot.files import common, gaps
-from pykvm.snapshot.image import Image, Root, extents, fill, freeze, pages_in, pages_of, runs
+from pykvm.snapshot.image import RamImage, Root, extents, fill, freeze, pages_in, pages_of, runs
 
 PAGE = 4096
 
@@ -116,9 +116,9 @@ def test_an_image_shares_its_root_and_holds_still() -> None:
     assert os.fstat(root.fd).st_blocks * 512 == 2 * PAGE
     with_data.write(3 * PAGE, b"THREE")
     with_data.write(41 * PAGE, b"new")
-    image = Image(root, pages_of([3, 41]), with_data.map)
+    image = RamImage(root, pages_of([3, 41]), with_data.map)
     assert [(at // PAGE, length // PAGE) for at, length in image.data()] == [(3, 1), (40, 2)]
-    one, two = image.memory(), Image(root).memory()
+    one, two = image.memory(), RamImage(root).memory()
     assert (one.read(3 * PAGE, 5), two.read(3 * PAGE, 5)) == (b"THREE", b"three")
     assert (one.read(40 * PAGE, 5), two.read(40 * PAGE, 5)) == (b"forty", b"forty")
     one.write(40 * PAGE, b"mine!")
@@ -141,7 +141,7 @@ def test_machines_share_what_differs_from_the_root_if_it_is_much(changed: int) -
     root = freeze(first)
     for page in range(changed):
         first.write(page * PAGE, b"new")
-    image = Image(root, pages_of(list(range(changed))), first.map)
+    image = RamImage(root, pages_of(list(range(changed))), first.map)
     one, two = image.memory(), image.memory()
     for memory in (one, two):
         assert memory.read(0, memory.size) == first.read(0, first.size)

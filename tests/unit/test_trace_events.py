@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykvm.trace import Event, Filter, Site, Span, Summary, Times
+from pykvm.trace import AddressRange, Event, Filter, Site, Summary, Times
 from pykvm.trace.event import SHOWN_DATA
 from pykvm.trace.names import address_name, port_name
 from pykvm.trace.perfetto import TraceFile
@@ -95,7 +95,7 @@ def test_everything_passes_an_empty_filter() -> None:
 
 
 def test_all_that_is_given_must_match() -> None:
-    chosen = Filter(("com",), {"pio"}, [Span(0x3F8, 0x3FF), Span(0x80, 0x80)], {0, 1})
+    chosen = Filter(("com",), {"pio"}, [AddressRange(0x3F8, 0x3FF), AddressRange(0x80, 0x80)], {0, 1})
     assert chosen.passes("pio", "COM1", 0x3F8, 1)
     assert not chosen.passes("pio", "COM1", 0x3F8, 2)
     assert not chosen.passes("mmio", "COM1", 0x3F8, 1)
