@@ -58,15 +58,17 @@ class Machine(Handlers):
     (guest physical addresses); `command_line` and `modules` go to the kernels whose boot protocol has a place for them
     (Linux takes the first module as its initrd).
 
-    An image with a boot sector is the first hard disk, or by its size the floppy disk, its writes are forgotten, and
-    pykvm's own BIOS starts it. format="disk" without an image starts from `floppy` or the first of `disks`. `firmware`,
-    a path or bytes, is run instead of pykvm's BIOS; a VGA BIOS beside it (vgabios-isavga.bin, vgabios.bin) goes along.
+    A CD that can be started (El Torito) is in the first CD-ROM drive. An image with a boot sector is the first hard
+    disk, or by its size the floppy disk, its writes are forgotten, and pykvm's own BIOS starts it. format="disk"
+    without an image starts from `floppy` or the first of `disks`. `firmware`, a path or bytes, is run instead of
+    pykvm's BIOS; a VGA BIOS beside it (vgabios-isavga.bin, vgabios.bin) goes along.
 
     `memory` is in bytes, or text such as "64M", or a GuestMemory, which the machine then owns. `disks` are up to four
     (None leaves a place empty): primary master and slave, secondary master and slave; a path is opened for reading and
     writing, and `pykvm.open_disk` has the other ways. `nics` are up to four, each a network back end or a `Nic`, which
     has a MAC address, too. `serial_ports` is the number of COM ports, 0 to 4. `floppy` is a disk that only the BIOS
-    knows, as drive A. More options that bring devices: `pykvm.device_options`.
+    knows, as drive A. `cdrom` is the image of a CD in a CD-ROM drive, or a list of up to four of them, None for an
+    empty drive. More options that bring devices: `pykvm.device_options`.
 
     A guest that resets the machine starts anew, as often as it likes; with `no_reboot` the run ends as REBOOTED. It
     does so, too, where there is nothing to start anew: a machine without an image, or from a kernel's snapshot.

@@ -145,15 +145,13 @@ class BootSource:
         from ..disk.memory import MemoryDisk
         from ..disk.overlay import OverlayDisk
 
-        if (
-            isinstance(self._source, bytes)
-            or self._unpacked
-            or (self.kind != detect.CD and len(self._content) % SECTOR)
-        ):
-            disk = MemoryDisk(self._content)
-            return disk if self.kind == detect.CD else OverlayDisk(disk)
-        if self.kind == detect.CD:
-            return open_disk(self._source, "ro", "raw")
+        is_cd = self.kind == detect.CD
+        if isinstance(self._source, bytes) or self._unpacked or not os.path.isfile(self._source):
+            return MemoryDisk(self._content) if is_cd else OverlayDisk(MemoryDisk(self._content))
+        if is_cd:
+            return open_disk(self._source, "ro", format="raw")
+        if len(self._content) % SECTOR:
+            return OverlayDisk(MemoryDisk(self._content))
         # It has a boot sector where a raw image has one.
         return open_disk(self._source, "discard", format="raw")
 

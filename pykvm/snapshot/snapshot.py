@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..disk.tray import Tray
 from .contents import Contents
+from .errors import SnapshotError
 
 if TYPE_CHECKING:
     from ..disk import Disk
@@ -78,7 +79,9 @@ class Snapshot(Contents):
     def _open_trays(self) -> list[Tray]:
         trays: list[Tray] = []
         try:
-            for medium in self.media:
+            for place, medium in enumerate(self.media):
+                if medium is not None and medium.path is None:
+                    raise SnapshotError(f"the CD in drive {place} has no file of its own: give the CDs by `cdrom`")
                 trays.append(Tray(None if medium is None else medium.open(self.within)))
         except BaseException:
             for tray in trays:

@@ -141,6 +141,14 @@ def test_an_image_on_a_cd_is_taken_for_a_disk(tmp_path: Path, media: int, drive:
         assert machine.memory.read_int(0x410, 2) & 1 == (media == 2), "a floppy drive"
 
 
+@pytest.mark.needs("gcc", "svm-or-vmx")  # SeaBIOS takes 20 seconds where KVM interprets ring 0
+def test_seabios_starts_it_by_a_driver_of_its_own(tmp_path: Path) -> None:
+    firmware = package("seabios") / "usr/share/seabios/bios.bin"
+    with Machine(iso(emulated(tmp_path), 2, sectors=1), firmware=firmware, memory="32M") as machine:
+        assert machine.run(LIMIT).value == 0
+        assert machine.pc.debug_console.output.endswith(b"the second sector")
+
+
 @needs_xorriso
 @pytest.mark.needs("gcc")
 def test_xorriso_makes_a_cd_with_a_floppy_disk(tmp_path: Path) -> None:

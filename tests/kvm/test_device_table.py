@@ -15,8 +15,10 @@ BOOT_SECTOR = b"\xf4".ljust(510, b"\0") + b"\x55\xaa"
 
 def full_machine() -> Machine:
     """All that a PC here can have, with the BIOS that a start from a disk brings."""
-    disks = [MemoryDisk(BOOT_SECTOR), *(MemoryDisk(bytes(512)) for _ in range(3))]
-    return Machine(memory="4M", disks=disks, nics=[Loopback() for _ in range(4)], serial_ports=4, format="disk")
+    disks = [MemoryDisk(BOOT_SECTOR), *(MemoryDisk(bytes(512)) for _ in range(2))]
+    return Machine(
+        memory="4M", disks=disks, cdrom=[None], nics=[Loopback() for _ in range(4)], serial_ports=4, format="disk"
+    )
 
 
 def test_the_table_has_the_devices_of_a_full_machine_and_no_others() -> None:

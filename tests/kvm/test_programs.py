@@ -32,11 +32,11 @@ def test_grub_draws_its_menu() -> None:
     [
         ("boot/memtest86+x64.bin", "linux"),
         ("boot/memtest86+ia32.bin", "linux"),
-        ("usr/lib/memtest86+/memtest86+x64.iso", "disk"),
+        ("usr/lib/memtest86+/memtest86+x64.iso", "cd"),
     ],
 )
 def test_memtest_draws_its_screen_and_listens_to_the_keyboard(name: str, boots_as: str) -> None:
-    """As a Linux kernel, and by the boot sector and the loader that its CD image has for a hard disk."""
+    """As a Linux kernel, and from its CD."""
     with Machine(package("memtest86+") / name, memory="64M") as machine:
         assert machine.entry is not None
         assert machine.entry.format == boots_as

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from iso_writer import iso
 
 from pykvm.boot import Options, source
 from pykvm.boot.source import BootSource, read_image
 from pykvm.disk.overlay import OverlayDisk
+from pykvm.disk.raw import RawDisk
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
 
@@ -101,6 +104,35 @@ def test_a_disk_image_is_opened_again_for_its_writes_to_be_forgotten(tmp_path: P
     with closing(disk):
         disk.write_at(0, b"x")
     assert path.read_bytes() == content
+
+
+def test_a_cd_larger_than_any_kernel_is_opened_and_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "os.iso"
+    path.write_bytes(iso(b"\xf4"))
+    os.truncate(path, 3 << 30)
+    path.chmod(0o400)
+    tracemalloc.start()
+    found = BootSource(path, Options(), None, None)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    assert found.kind == "cd"
+    disk = found.open_disk()
+    assert isinstance(disk, RawDisk)
+    with closing(disk), pytest.raises(PermissionError):
+        disk.write_at(0, b"x")
+
+
+def test_a_packed_cd_and_one_from_a_pipe_are_in_memory(tmp_path: Path) -> None:
+    image, fifo = iso(b"\xf4"), tmp_path / "fifo"
+    (tmp_path / "os.iso.gz").write_bytes(gzip.compress(image))
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(image,))
+    writer.start()
+    for path in (tmp_path / "os.iso.gz", fifo):
+        disk = BootSource(path, Options(), None, None).open_disk()
+        assert disk is not None
+        assert disk.read_at(0, disk.size) == image
+    writer.join()
 
 
 def test_there_is_nothing_to_start() -> None:
