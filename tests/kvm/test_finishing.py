@@ -251,10 +251,11 @@ def test_a_step_over_it(tmp_path: Path) -> None:
 
 
 def test_a_replay_meets_it_again(tmp_path: Path) -> None:
-    with machine_of("fldpi; fistpl 0x500; mov 0x500, %eax; xorps %xmm0, %xmm0; ud2", tmp_path) as machine:
-        machine.vcpus[0].set_system_registers(
-            machine.vcpus[0].get_system_registers().copy(idt=type(machine.vcpus[0].get_system_registers().idt)(0, 0))
-        )
+    text = "fldpi; fistpl 0x500; mov 0x500, %eax; xorps %xmm0, %xmm0; ud2"
+    with machine_of(text, tmp_path) as machine:
+        system = machine.vcpus[0].get_system_registers()
+        system.idt.limit = 0
+        machine.vcpus[0].set_system_registers(system)
         machine.keep_instructions = 4
         report = machine.run(LIMIT).report
     assert report is not None
