@@ -256,7 +256,9 @@ class _Builder:
         size = 0x66 in given
         repeat = bytes([prefix for prefix in given if prefix in b"\xf2\xf3"][-1:])
         if self.name in SIZED:
-            size = size != (self.bits == 16) and not self.parts.rex & 8  # which goes before it
+            if size and self.parts.rex & 8:
+                return None  # REX.W wins, and disassemblers do not know it
+            size = size != (self.bits == 16)
         elif size and repeat:
             return None
         lock = b"\xf0" if 0xF0 in given else b""
@@ -282,7 +284,7 @@ class _Builder:
         if len(again.operands) != len(self.insn.operands):
             return False
         for one, other in zip(self.insn.operands, again.operands, strict=True):
-            if one.type != other.type:
+            if one.type != other.type or one.size != other.size:
                 return False
             if one.type == x86.X86_OP_REG:
                 name, now = self.insn.reg_name(one.reg), again.reg_name(other.reg)

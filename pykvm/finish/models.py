@@ -5,9 +5,9 @@ Sources: Intel SDM volume 2, INT n/INTO/INT3, IRET, CLAC, STAC, XGETBV, RDTSCP, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ..kvm import VCPU
 from ..kvm.saved import MSR_TSC
+from ..typed import Protocol
 from ..x86.cpu import Cpu
 from ..x86.delivery import deliver
 from ..x86.descriptors import TASK_GATE
@@ -15,10 +15,7 @@ from ..x86.exceptions import BP, GP, OF, UD, Event, EventKind
 from ..x86.instruction import decoder
 from ..x86.registers import CR4_OSXSAVE, RFLAGS_AC, RFLAGS_RF, Registers
 from ..x86.returning import interrupt_return
-from .operand import Refused
-
-if TYPE_CHECKING:
-    from .finisher import Finisher
+from .operand import Refused, Space
 
 INTERRUPTS = frozenset({"int", "int3", "into", "iret", "iretd", "iretq"})
 """Those whose next instruction is not the one behind them."""
@@ -27,6 +24,24 @@ _WIDTHS = {"iret": 2, "iretd": 4, "iretq": 8}
 MSR_TSC_AUX = 0xC0000103
 _OF = 1 << 11
 _32 = 0xFFFFFFFF
+
+
+class Finisher(Protocol):
+    """Whose instruction it is: see `finisher`."""
+
+    @property
+    def vcpu(self) -> VCPU:
+        """The vCPU."""
+
+    @property
+    def space(self) -> Space:
+        """Its physical addresses."""
+
+    def has(self, feature: str) -> bool:
+        """Whether it has a feature."""
+
+    def set_registers(self, cpu: Cpu) -> None:
+        """Give it registers."""
 
 
 def recognize(code: bytes, bits: int) -> tuple[str, int]:

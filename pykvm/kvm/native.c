@@ -317,7 +317,7 @@ static int pykvm_native_run(int fd, struct pykvm_native *native, struct kvm_run 
         return -2;
     if (of->components && (vector < 0 || vector == 19)) {
         correct_pointers(native, of, regs->rip, operand, offset);
-        header[0] |= others_in_use;
+        header[0] |= others_in_use | native->mask; /* XSAVE has stored all; the kernel takes MXCSR only of what is in use */
         if (ioctl(fd, KVM_SET_XSAVE, native->state) < 0)
             return -2;
     }
