@@ -23,7 +23,15 @@ from .devices.fw_cfg import FwCfg
 from .devices.i8042 import I8042, Port92
 from .devices.pci import DISPLAY, HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
 from .devices.reset_control import ResetControl
-from .devices.vga import FRAME_BUFFER_PCI, MEMORY_SIZE, Dispi, Vga, VgaWindow
+from .devices.vga import (
+    Dispi,
+    Vga,
+    VgaWindow,
+)
+from .devices.vga_registers import (
+    FRAME_BUFFER_PCI,
+    MEMORY_SIZE,
+)
 from .disk import Disk
 from .engine.board import Board
 from .engine.eventloop import EventLoop, Timer
@@ -227,7 +235,7 @@ class Pc(Bench):
             self.vga.frame_buffer = FRAME_BUFFER_PCI
         board.add(PciHost(functions, self._move_frame_buffer))
         board.add(self.vga)
-        board.add(Dispi(self.vga))
+        board.add(Dispi(self.vga, self._write_dispi))
         board.mmio.attach(VgaWindow(self.vga))  # at RAM, which answers all accesses that do not need it
         board.add(ResetControl(signals.rebooted))
         self.fw_cfg = FwCfg(board.memory.read, board.memory.write)
@@ -238,11 +246,16 @@ class Pc(Bench):
         self.fw_cfg.add_file("etc/e820", ram)
         board.add(self.fw_cfg)
 
-    def _video_memory(self, vga: Vga) -> VideoMemory:
+    def _video_memory(self, sequencer: bytearray, graphics: bytearray) -> VideoMemory:
         from .devices.vga_memory import VideoMemory
         from .engine.video_slots import VideoSlots
 
-        return VideoMemory(vga, VideoSlots(self.board, MEMORY_SIZE), self.board.memory)
+        return VideoMemory(sequencer, graphics, VideoSlots(self.board, MEMORY_SIZE), self.board.memory)
+
+    def _write_dispi(self, index: int, value: int) -> None:
+        from .devices.vga_dispi import write
+
+        write(self.vga, index, value)
 
     def show_mode(self, entry: EntryState) -> None:
         """Show the mode that a loaded kernel has been promised."""

@@ -8,60 +8,37 @@ not there.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from ..bus import PortBus
-from ..devices import vga as card
+from ..devices import vga_registers as card
 from ..devices.vga import Vga
 from ..memory import GuestMemory
 from . import data
 from .call import Call, linear
-from .video import Video
+from .vbe_modes import MODES, mode_block
 
 OK, NOT_HERE, FAILED = 0x004F, 0x0100, 0x014F
-SIZES = (
-    (640, 400), (640, 480), (800, 600), (1024, 768), (1280, 1024), (320, 200), (1600, 1200), (1152, 864), (1280, 720),
-    (1280, 800), (1360, 768), (1440, 900), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (2560, 1600),
-)  # fmt: skip
-_STANDARD = {
-    0x100: (640, 400, 8), 0x101: (640, 480, 8), 0x103: (800, 600, 8), 0x105: (1024, 768, 8), 0x107: (1280, 1024, 8),
-    0x10D: (320, 200, 15), 0x10E: (320, 200, 16), 0x10F: (320, 200, 24), 0x110: (640, 480, 15), 0x111: (640, 480, 16),
-    0x112: (640, 480, 24), 0x113: (800, 600, 15), 0x114: (800, 600, 16), 0x115: (800, 600, 24), 0x116: (1024, 768, 15),
-    0x117: (1024, 768, 16), 0x118: (1024, 768, 24), 0x119: (1280, 1024, 15), 0x11A: (1280, 1024, 16),
-    0x11B: (1280, 1024, 24),
-}  # fmt: skip
-"""The modes whose numbers VESA has given."""
-MODES = dict(_STANDARD)
-_number = 0x140
-for _size in SIZES:
-    for _depth in (8, 15, 16, 24, 32):
-        if (*_size, _depth) not in _STANDARD.values() and _size[0] * _size[1] * (_depth + 7 >> 3) <= card.MEMORY_SIZE:
-            MODES[_number] = (*_size, _depth)
-            _number += 1
 USE_LFB, KEEP, CRTC_GIVEN = 1 << 14, 1 << 15, 1 << 11
-FIELDS = {
-    8: (0, 0, 0, 0, 0, 0, 0, 0), 15: (5, 10, 5, 5, 5, 0, 1, 15), 16: (5, 11, 6, 5, 5, 0, 0, 0),
-    24: (8, 16, 8, 8, 8, 0, 0, 0), 32: (8, 16, 8, 8, 8, 0, 8, 24),
-}  # fmt: skip
-"""Size and lowest bit of red, green, blue and what is left."""
-_INFO, _MODE_INFO = 512, 256
+_INFO = 512
 
 
-def serve(video: Video, call: Call, vga: Vga | None, ports: PortBus, memory: GuestMemory) -> None:
+def serve(set_mode: Callable[..., bool], call: Call, vga: Vga | None, ports: PortBus, memory: GuestMemory) -> None:
     """Serve the call; AX is 004Fh if it was done."""
     function = _FUNCTIONS.get(call.al)
     if function is None or vga is None:
         call.unanswered = True
         call.ax = NOT_HERE
         return
-    call.ax = function(_Card(video, vga, ports, memory), call)
+    call.ax = function(_Card(set_mode, vga, ports, memory), call)
     call.unanswered = call.ax == NOT_HERE
 
 
 class _Card:
     """The card, as the functions need it."""
 
-    def __init__(self, video: Video, vga: Vga, ports: PortBus, memory: GuestMemory) -> None:
-        self.video, self.vga, self.ports, self.memory = video, vga, ports, memory
+    def __init__(self, set_mode: Callable[..., bool], vga: Vga, ports: PortBus, memory: GuestMemory) -> None:
+        self.set_mode, self.vga, self.ports, self.memory = set_mode, vga, ports, memory
 
     def write(self, index: int, value: int) -> None:
         """A register of the display interface."""
@@ -106,29 +83,10 @@ def _mode_information(found: _Card, call: Call) -> int:
     return OK
 
 
-def mode_block(width: int, height: int, depth: int, frame_buffer: int) -> bytes:
-    """The ModeInfoBlock of a mode, 256 bytes."""
-    pitch = width * (depth + 7 >> 3)
-    pages = max(min(card.MEMORY_SIZE // (pitch * height), 256) - 1, 0)
-    attributes = 0x1B | (0x80 if frame_buffer else 0)
-    model = 4 if depth == 8 else 6
-    fields = bytes(FIELDS[depth])
-    parts = (
-        struct.pack("<HBBHHHHIH", attributes, 7, 0, 64, 64, 0xA000, 0, 0, pitch),
-        struct.pack("<HHBBBBBBBBB", width, height, 8, 16, 1, depth, 1, model, 0, pages, 1),
-        fields,
-        struct.pack("<BIIH", 2 if depth == 32 else 0, frame_buffer, 0, 0),
-        struct.pack("<HBB", pitch, pages, pages),
-        fields,
-        struct.pack("<I", 230_000_000),
-    )
-    return b"".join(parts).ljust(_MODE_INFO, b"\0")
-
-
 def _set_mode(found: _Card, call: Call) -> int:
     number = call.bx & 0x1FF
     if number < 0x100:
-        return OK if found.video.set_mode(number & 0x7F, clear=not call.bx & KEEP) else FAILED
+        return OK if found.set_mode(number & 0x7F, clear=not call.bx & KEEP) else FAILED
     mode = MODES.get(number)
     if mode is None or (call.bx & USE_LFB and not found.vga.frame_buffer):
         return FAILED

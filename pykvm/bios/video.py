@@ -8,10 +8,11 @@ which is plain RAM; the VGA's registers are told where the cursor is and which p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..bus import PortBus
-from ..devices.vga import DISPI_ENABLE, DISPI_PORT, Vga
+from ..devices.vga import Vga
+from ..devices.vga_registers import DISPI_ENABLE, DISPI_PORT, EGA_PALETTE, Mode
 from ..memory import GuestMemory
 from . import data
 from .call import SPIN, Call, linear
@@ -24,7 +25,7 @@ TEXT = 0xB8000
 WINDOW = 0x8000
 """Bytes of video memory for text."""
 PAGES = 8
-TEXT_MODES = (0, 1, 2, 3, 7)
+TEXT_MODES = (0, 1, 2, 3)
 
 CHARACTERS_AT_ONCE = 64
 """What function 13h writes before it has the stub call again: each may scroll the screen, and all else waits."""
@@ -39,17 +40,6 @@ SCREEN_ON = 0x20
 """Bit of the attribute controller's index."""
 
 
-class Mode(NamedTuple):
-    """The registers of the VGA for a mode."""
-
-    misc: int
-    sequencer: bytes
-    crtc: bytes
-    graphics: bytes
-    attribute: bytes
-
-
-EGA_PALETTE = bytes.fromhex("00 01 02 03 04 05 14 07 38 39 3A 3B 3C 3D 3E 3F")
 _TEXT_GRAPHICS = bytes.fromhex("00 00 00 00 00 10 0E 00 FF")
 _TEXT_ATTRIBUTE = EGA_PALETTE + bytes.fromhex("0C 00 0F 08 00")
 _TEXT_40 = Mode(
@@ -71,13 +61,6 @@ MODES = {
     0x01: _TEXT_40,
     0x02: _TEXT_80,
     0x03: _TEXT_80,
-    0x07: Mode(
-        0x66,
-        bytes.fromhex("03 00 03 00 02"),
-        _TEXT_80.crtc,
-        bytes.fromhex("00 00 00 00 00 10 0A 00 FF"),
-        bytes.fromhex("00 08 08 08 08 08 08 08 10 18 18 18 18 18 18 18 0E 00 0F 08 00"),
-    ),
 }
 """The text modes; the others are in `video_modes`."""
 
@@ -184,7 +167,7 @@ class Video:
             (data.CURSORS, 16, 0),
             (data.CURSOR_SHAPE, 2, 0x0D0E),
             (data.ACTIVE_PAGE, 1, 0),
-            (data.CRTC_PORT, 2, CRTC if mode.misc & 1 else CRTC - 0x20),
+            (data.CRTC_PORT, 2, CRTC),
             (data.ROWS_LESS_1, 1, rows - 1),
             (data.CHARACTER_HEIGHT, 2, height),
             (data.VIDEO_CONTROL, 1, 0x60 if clear else 0xE0),
@@ -212,7 +195,7 @@ class Video:
                 vga.clear()
         if clear:
             if number in MODES:
-                memory.write(0xB0000 if number == 7 else TEXT, b"\x20\x07" * (WINDOW // 2))
+                memory.write(TEXT, b"\x20\x07" * (WINDOW // 2))
             elif vga is None and number == 0x13:
                 memory.write(0xA0000, bytes(0x10000))
         self._redirect.cleared()
@@ -428,7 +411,10 @@ class Video:
                 kept = self._byte(data.VIDEO_CONTROL) & 0x80
                 call.al, call.ah, call.bh = self._byte(data.VIDEO_MODE) | kept, self._columns, self._page
             case 0x10:
-                self._palette(call)
+                if self._present:
+                    from .video_palette import serve as serve_palette
+
+                    serve_palette(call, self._ports, self._memory)
             case 0x11 if call.al == 0x30:
                 call.cx, call.dl = self._byte(data.CHARACTER_HEIGHT), self._rows - 1
             case 0x12 if call.bl == 0x10:
@@ -440,48 +426,6 @@ class Video:
             case 0x4F:
                 from .vbe import serve
 
-                serve(self, call, self._vga, self._ports, self._memory)
+                serve(self.set_mode, call, self._vga, self._ports, self._memory)
             case _:
                 call.unanswered = True
-
-    def _palette(self, call: Call) -> None:
-        """Function 10h: colours of the attribute controller and the DAC."""
-        if not self._present:
-            return
-        write = self._ports.write
-        match call.al:
-            case 0x00 if call.bl < 0x15:
-                self._attribute(call.bl, call.bh)
-            case 0x01:
-                self._attribute(0x11, call.bh)
-            case 0x03:
-                self._attribute(0x10, 0x04 | (call.bl & 1) << 3)
-            case 0x10:
-                write(DAC_WRITE, 1, call.bl)
-                for value in (call.dh, call.ch, call.cl):
-                    write(DAC_DATA, 1, value)
-            case 0x12:
-                count = min(call.cx, 256)
-                colours = self._memory.read(linear(call.es, call.dx), 3 * count)
-                write(DAC_WRITE, 1, call.bl)
-                for value in colours:
-                    write(DAC_DATA, 1, value)
-            case 0x15:
-                write(DAC_READ, 1, call.bl)
-                call.dh, call.ch, call.cl = (self._ports.read(DAC_DATA, 1) for _ in range(3))
-            case 0x17:
-                write(DAC_READ, 1, call.bl)
-                values = bytes(self._ports.read(DAC_DATA, 1) for _ in range(3 * min(call.cx, 256)))
-                self._memory.write(linear(call.es, call.dx), values)
-            case 0x18:
-                write(PEL_MASK, 1, call.bl)
-            case 0x19:
-                call.bl = self._ports.read(PEL_MASK, 1)
-            case _:
-                call.unanswered = True
-
-    def _attribute(self, register: int, value: int) -> None:
-        self._ports.read(STATUS_1, 1)
-        self._ports.write(ATTRIBUTE, 1, register)
-        self._ports.write(ATTRIBUTE, 1, value)
-        self._ports.write(ATTRIBUTE, 1, SCREEN_ON)

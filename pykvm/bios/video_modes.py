@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..devices.vga import TRAPPED, Vga
+from ..devices.vga import (
+    Vga,
+)
+from ..devices.vga_registers import EGA_PALETTE, TRAPPED, Mode
 from ..memory import GuestMemory
-from .video import EGA_PALETTE, Mode
 
 
 class Graphics(NamedTuple):
@@ -64,7 +66,7 @@ MODES = {
     0x0E: Graphics(640, 200, 4, 8, Mode(0x63, _PLANAR, _640, _16_COLOURS, _CGA_COLOURS)),
     0x0F: Graphics(
         640, 350, 4, 14,
-        Mode(0xA2, _PLANAR, _350, bytes.fromhex("00 00 00 00 00 00 05 05 FF"),
+        Mode(0xA3, _PLANAR, _350, bytes.fromhex("00 00 00 00 00 00 05 05 FF"),
              bytes.fromhex("00 08 00 00 18 18 00 00 00 08 00 00 00 18 00 00 0B 00 05 00 00")),
     ),
     0x10: Graphics(640, 350, 4, 14, Mode(0xA3, _PLANAR, _350, _16_COLOURS, _EGA)),

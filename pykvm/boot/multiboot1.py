@@ -143,7 +143,7 @@ def _information(
         from . import video
 
         flags |= INFO_VBE
-        vbe_at = block.add(video.mode_block(*mode, video.FRAME_BUFFER_PCI))
+        vbe_at = block.add(video.vbe_mode(mode))
     addresses = [block.add(part) for part in (command_line, module_list, memory_map, LOADER_NAME)]
     command_line_at, module_list_at, memory_map_at, name_at = addresses
     data = block.data

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from ..bios.vbe import FIELDS, MODES, SIZES
-from ..bios.vbe import mode_block as mode_block
-from ..devices.vga import FRAME_BUFFER_PCI as FRAME_BUFFER_PCI
-from ..devices.vga import MEMORY_SIZE
+from ..bios.vbe_modes import FIELDS, FRAME_BUFFER, MEMORY_SIZE, MODES, SIZES, mode_block
 from . import ImageError, Video
 
 DEFAULT = (1024, 768)
@@ -44,7 +41,12 @@ def colours(video: Video) -> bytes:
 
 def framebuffer(video: Video) -> bytes:
     """Address, pitch, width, height, depth and type, as both Multiboots have them."""
-    return struct.pack("<QIIIBB", FRAME_BUFFER_PCI, pitch(video), video.width, video.height, video.depth, RGB)
+    return struct.pack("<QIIIBB", FRAME_BUFFER, pitch(video), video.width, video.height, video.depth, RGB)
+
+
+def vbe_mode(video: Video) -> bytes:
+    """VESA's description of the mode."""
+    return mode_block(*video, FRAME_BUFFER)
 
 
 def mode_number(video: Video) -> int:
@@ -74,6 +76,6 @@ def describe_to_linux(page: bytearray, video: Video) -> None:
     """Put the frame buffer into the zero page's screen_info."""
     red, red_at, green, green_at, blue, blue_at, rest, rest_at = FIELDS[video.depth]
     page[0x0F] = _VLFB
-    struct.pack_into("<HHHII", page, 0x12, video.width, video.height, video.depth, FRAME_BUFFER_PCI, MEMORY_SIZE >> 16)
+    struct.pack_into("<HHHII", page, 0x12, video.width, video.height, video.depth, FRAME_BUFFER, MEMORY_SIZE >> 16)
     struct.pack_into("<H8B", page, 0x24, pitch(video), red, red_at, green, green_at, blue, blue_at, rest, rest_at)
     struct.pack_into("<HH", page, 0x32, 1, 0x9B)

@@ -16,7 +16,52 @@ from collections.abc import Callable
 from functools import partial
 
 from ..device import Device, Range, State
-from ..typed import TYPE_CHECKING, NamedTuple
+from ..typed import TYPE_CHECKING
+from .vga_registers import (
+    ATTRIBUTE_INITIAL,
+    BANK,
+    BANKED,
+    CHAIN_4,
+    CRTC_INITIAL,
+    DAC_INITIAL,
+    DISPI_8_BIT_DAC,
+    DISPI_BANK,
+    DISPI_BPP,
+    DISPI_CAPS,
+    DISPI_ENABLE,
+    DISPI_ENABLED,
+    DISPI_LFB,
+    DISPI_MEMORY,
+    DISPI_MOST,
+    DISPI_NEWEST,
+    DISPI_X,
+    DISPI_Y,
+    FRAME_BUFFER,
+    FRAME_NS,
+    GRAPHICS_INITIAL,
+    LINE_NS,
+    LINE_SHOWN_NS,
+    LINEAR,
+    LINES,
+    LINES_SHOWN,
+    MEMORY_SIZE,
+    MISC_INITIAL,
+    ODD_EVEN,
+    PLANE_0,
+    READ_NAMES,
+    RETRACE_LINE,
+    RETRACE_LINES,
+    SEQUENCER_INITIAL,
+    TEXT_MIRROR,
+    TRAPPED,
+    WINDOW_BASES,
+    WINDOW_SIZES,
+    WRITE_NAMES,
+    CrtController,
+    Mirror,
+    RegisterFile,
+    check_dispi,
+)
 
 if TYPE_CHECKING:
     from .vga_memory import VideoMemory
@@ -28,126 +73,9 @@ MISC_COLOUR = 1 << 0
 STATUS_0_SENSE = 1 << 4
 """Input status 0: the comparator finds a monitor."""
 STATUS_1_BLANKED, STATUS_1_RETRACE = 1 << 0, 1 << 3
-CLOCKING_SCREEN_OFF = 1 << 5
-CRTC_PROTECT, CRTC_LINE_COMPARE_8 = 1 << 7, 1 << 4
-CURSOR_OFF, CRTC_DOUBLE_SCAN, CRTC_RUN = 1 << 5, 1 << 7, 1 << 7
 ATTRIBUTE_PAS = 1 << 5
 """Bit of the attribute controller's index: the screen shows the palette, and not the border's colour all over."""
-MODE_GRAPHICS, MODE_BLINK, MODE_P54_SELECT = 1 << 0, 1 << 3, 1 << 7
 DAC_READING = 3
-
-# The register files as the BIOS leaves them, and which bits exist.
-_MISC = 0x67
-_SEQUENCER = bytes.fromhex("03 00 03 00 02"), bytes.fromhex("03 3D 0F 3F 0E")
-_CRTC = (
-    bytes.fromhex("5F 4F 50 82 55 81 BF 1F 00 4F 0D 0E 00 00 00 00 9C 8E 8F 28 1F 96 B9 A3 FF"),
-    bytes.fromhex("FF FF FF FF FF FF FF FF 7F FF 3F 7F FF FF FF FF FF FF FF FF 7F FF FF EF FF"),
-)
-_GRAPHICS = bytes.fromhex("00 00 00 00 00 10 0E 00 FF"), bytes.fromhex("0F 0F 0F 1F 03 7B 0F 0F FF")
-_ATTRIBUTE = (
-    bytes.fromhex("00 01 02 03 04 05 14 07 38 39 3A 3B 3C 3D 3E 3F 0C 00 0F 08 00"),
-    bytes.fromhex("3F" * 16 + "EF FF 3F 0F 0F"),
-)
-
-
-def _ega_colour(number: int) -> bytes:
-    """One of the 64 colours rgbRGB of an EGA: a capital letter gives two thirds of full, a small one a third."""
-    return bytes(42 * (number >> bit & 1) + 21 * (number >> bit + 3 & 1) for bit in (2, 1, 0))
-
-
-_DAC = b"".join(map(_ega_colour, range(64))) + bytes(3 * (256 - 64))
-
-# The picture is always that of mode 3: 70 pictures a second of 449 lines, whatever the registers say.
-LINE_NS = 31_778
-LINE_SHOWN_NS = LINE_NS * 640 // 800
-LINES, LINES_SHOWN, RETRACE_LINE, RETRACE_LINES = 449, 400, 412, 2
-FRAME_NS = LINES * LINE_NS
-
-WINDOW_BASES = (0xA0000, 0xA0000, 0xB0000, 0xB8000)
-"""Where the window into video memory begins, by the graphics controller's memory map bits,"""
-WINDOW_SIZES = (0x20000, 0x10000, 0x8000, 0x8000)
-"""and its bytes."""
-
-ODD_EVEN, CHAIN_4, PLANE_0, BANKED, LINEAR, TRAPPED = range(6)
-"""What a byte of the window is: of planes 0 and 1 in turns; of all four in turns; of plane 0; of all memory, in banks
-of 64 KiB; none, since there is a linear frame buffer; or something that logic decides, for each access."""
-
-
-class Mirror(NamedTuple):
-    """What the window is, at `base` of the guest's addresses; for `BANKED` and `CHAIN_4` from `at` of the memory on."""
-
-    kind: int
-    base: int
-    size: int
-    at: int = 0
-
-
-TEXT_MIRROR = Mirror(ODD_EVEN, 0xB8000, 0x8000)
-
-DISPI_ID, DISPI_X, DISPI_Y, DISPI_BPP, DISPI_ENABLE, DISPI_BANK, DISPI_WIDTH, DISPI_HEIGHT, DISPI_LEFT, DISPI_TOP = (
-    range(10)
-)
-DISPI_MEMORY = 10
-DISPI_PORT = 0x1CE
-DISPI_ENABLED, DISPI_CAPS, DISPI_8_BIT_DAC, DISPI_LFB, DISPI_KEEP = 0x01, 0x02, 0x20, 0x40, 0x80
-DISPI_NEWEST, DISPI_OLDEST = 0xB0C5, 0xB0C0
-DISPI_MOST = (0, 2560, 1600, 32)
-DISPI_DEPTHS = (4, 8, 15, 16, 24, 32)
-MEMORY_SIZE = 16 << 20
-BANK = 0x10000
-FRAME_BUFFER = 0xE000_0000
-"""Where the linear frame buffer is on a card without PCI, for all that Bochs's documentation says."""
-FRAME_BUFFER_PCI = 0xFD00_0000
-"""Where a PC's firmware puts it, usually; and here always, but for a guest that moves it."""
-
-
-class RegisterFile:
-    """Registers behind an index and a data port. Those that do not exist read 0."""
-
-    __slots__ = ("_masks", "index", "index_mask", "values")
-
-    def __init__(self, initial: tuple[bytes, bytes], index_mask: int) -> None:
-        values, self._masks = initial
-        self.values = bytearray(values)
-        self.index = 0
-        self.index_mask = index_mask
-
-    def read_index(self) -> int:
-        return self.index
-
-    def select(self, value: int) -> None:
-        self.index = value & self.index_mask
-
-    def read(self) -> int:
-        return self.values[self.index] if self.index < len(self.values) else 0
-
-    def write(self, value: int) -> None:
-        if self.index < len(self.values):
-            self.values[self.index] = value & self._masks[self.index]
-
-    def fits(self, values: object, index: object) -> bool:
-        """Whether these can be the registers and the index."""
-        return (
-            isinstance(values, bytes)
-            and len(values) == len(self._masks)
-            and all(value & ~mask == 0 for value, mask in zip(values, self._masks, strict=True))
-            and type(index) is int
-            and 0 <= index <= 0xFF
-            and index & ~self.index_mask == 0
-        )
-
-
-class CrtController(RegisterFile):
-    """Bit 7 of register 0x11 protects the timing in registers 0 to 7, all but bit 8 of the line compare."""
-
-    __slots__ = ()
-
-    def write(self, value: int) -> None:
-        if self.index <= 7 and self.values[0x11] & CRTC_PROTECT:
-            if self.index == 7:
-                self.values[7] = self.values[7] & ~CRTC_LINE_COMPARE_8 | value & CRTC_LINE_COMPARE_8
-        else:
-            super().write(value)
 
 
 class Vga(Device):
@@ -159,7 +87,9 @@ class Vga(Device):
 
     moved_by_host = False  # but for the phase of the retrace, which no guest can hold anybody to
 
-    def __init__(self, now: Callable[[], int], make_memory: Callable[[Vga], VideoMemory] | None = None) -> None:
+    def __init__(
+        self, now: Callable[[], int], make_memory: Callable[[bytearray, bytearray], VideoMemory] | None = None
+    ) -> None:
         self._now = now
         self._make_memory = make_memory
         self.memory: VideoMemory | None = None
@@ -171,14 +101,16 @@ class Vga(Device):
         self.reset()
 
     def reset(self) -> None:
-        self.sequencer = RegisterFile(_SEQUENCER, 0x07)
-        self.crtc = CrtController(_CRTC, 0x1F)
-        self.graphics = RegisterFile(_GRAPHICS, 0x0F)
-        self.attribute = RegisterFile(_ATTRIBUTE, 0x1F)
+        if self.memory is not None:
+            self.memory.place(None)
+        self.sequencer = RegisterFile(SEQUENCER_INITIAL, 0x07)
+        self.crtc = CrtController(CRTC_INITIAL, 0x1F)
+        self.graphics = RegisterFile(GRAPHICS_INITIAL, 0x0F)
+        self.attribute = RegisterFile(ATTRIBUTE_INITIAL, 0x1F)
         self.pas = ATTRIBUTE_PAS
-        self.misc = _MISC
+        self.misc = MISC_INITIAL
         self.pel_mask = 0xFF
-        self.dac = bytearray(_DAC)
+        self.dac = bytearray(DAC_INITIAL)
         self._attribute_data = False  # the flip-flop: whether the next write to 0x3C0 is data
         self._dac_read = self._dac_write = 0  # places in `dac`, three for a colour
         self._dac_latch = b""  # red and green written, while blue is still to come
@@ -192,7 +124,7 @@ class Vga(Device):
         self.dispi_index = 0
         self._connect()
         if self.memory is not None:
-            self.memory.place(None)
+            self.memory.registers(self.sequencer.values, self.graphics.values)
             self.update()
 
     def _connect(self) -> None:
@@ -249,7 +181,7 @@ class Vga(Device):
                 return f"attribute {self.attribute.index:#04x}"
             return "attribute index"
         file = {0x3C1: self.attribute, 0x3C5: self.sequencer, 0x3CF: self.graphics, 0x3D5: self.crtc}.get(port)
-        name = (_READ_NAMES if value is None else _WRITE_NAMES).get(port) or f"port {BASE + offset:#x}"
+        name = (READ_NAMES if value is None else WRITE_NAMES).get(port) or f"port {BASE + offset:#x}"
         return name if file is None else f"{name} {file.index:#04x}"
 
     def _port(self, offset: int) -> int:
@@ -303,7 +235,7 @@ class Vga(Device):
     def need_memory(self) -> VideoMemory | None:
         """The planes and the frame buffer, made now if there are none; None for a card without, in tests."""
         if self.memory is None and self._make_memory is not None:
-            self.memory = self._make_memory(self)
+            self.memory = self._make_memory(self.sequencer.values, self.graphics.values)
             self.moved_by_host = True  # the guest writes to them without asking this device
         return self.memory
 
@@ -416,9 +348,7 @@ class Vga(Device):
                 raise ValueError(f"{self.name}: state field {name!r} is not that of its registers and its index")
         dispi = state.get("dispi", [DISPI_NEWEST, *[0] * 9])  # as in snapshots from before there was one
         if dispi != self.dispi:
-            from .vga_dispi import check
-
-            check(dispi)
+            check_dispi(dispi)
         most = 0xFF if dispi[DISPI_ENABLE] & DISPI_8_BIT_DAC else 0x3F
         for name, lengths in (("dac", (len(self.dac),)), ("dac_latch", (0, 1, 2))):
             saved = state.get(name)
@@ -454,8 +384,9 @@ class Dispi(Device):
     moved_by_host = has_state = False
     register_names = {0: "DISPI index", 1: "DISPI data", 2: "DISPI data"}  # noqa: RUF012
 
-    def __init__(self, vga: Vga) -> None:
-        self._vga = vga
+    def __init__(self, vga: Vga, write: Callable[[int, int], None]) -> None:
+        """`write` takes the number of a register and its value: see `vga_dispi`."""
+        self._vga, self._write = vga, write
 
     def read(self, offset: int, size: int) -> int:
         mask = (1 << 8 * size) - 1
@@ -474,10 +405,8 @@ class Dispi(Device):
         if not offset:
             self._vga.moved_by_host, self._vga.dispi_index = True, value
         else:
-            from .vga_dispi import write
-
             self._vga.moved_by_host = True
-            write(self._vga, self._vga.dispi_index, value)
+            self._write(self._vga.dispi_index, value)
 
 
 class VgaWindow(Device):
@@ -506,8 +435,8 @@ _NUMBERS = {
     "misc": range(256),
     "pel_mask": range(256),
     "_attribute_data": range(2),
-    "_dac_read": range(len(_DAC)),
-    "_dac_write": range(0, len(_DAC), 3),
+    "_dac_read": range(len(DAC_INITIAL)),
+    "_dac_write": range(0, len(DAC_INITIAL), 3),
     "_dac_state": (0, DAC_READING),
     "_video_enable": range(2),
     "_feature": range(16),
@@ -516,15 +445,3 @@ _NUMBERS = {
     "dispi_index": range(0x10000),
 }
 """The state's plain numbers, each with the values that it can have."""
-
-
-_NAMES = {
-    0x3C1: "attribute", 0x3C3: "video enable", 0x3C4: "sequencer index", 0x3C5: "sequencer", 0x3C6: "PEL mask",
-    0x3C8: "DAC write index", 0x3C9: "DAC data", 0x3CE: "graphics index", 0x3CF: "graphics", 0x3D4: "CRTC index",
-    0x3D5: "CRTC",
-}  # fmt: skip
-_READ_NAMES = {
-    **_NAMES, 0x3C2: "input status 0", 0x3C7: "DAC state", 0x3CA: "feature control", 0x3CC: "miscellaneous output",
-    0x3DA: "input status 1",
-}  # fmt: skip
-_WRITE_NAMES = {**_NAMES, 0x3C2: "miscellaneous output", 0x3C7: "DAC read index", 0x3DA: "feature control"}

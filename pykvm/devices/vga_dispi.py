@@ -7,6 +7,9 @@ ignored, as there: a size or depth while the interface is enabled, a mode that d
 from __future__ import annotations
 
 from .vga import (
+    Vga,
+)
+from .vga_registers import (
     BANK,
     DISPI_8_BIT_DAC,
     DISPI_BANK,
@@ -28,7 +31,6 @@ from .vga import (
     DISPI_X,
     DISPI_Y,
     MEMORY_SIZE,
-    Vga,
 )
 
 
@@ -81,20 +83,3 @@ def _enable(vga: Vga, value: int) -> None:
         if value & DISPI_ENABLED and not value & DISPI_KEEP:
             memory.clear(vga.mirror, vga.pitch_of(dispi[DISPI_WIDTH]) * height)
         vga.place_frame_buffer()
-
-
-def check(values: object) -> None:
-    """ValueError if these cannot be the display interface's registers."""
-    most = (0xFFFF, *DISPI_MOST[1:], 0xEF, MEMORY_SIZE // BANK - 1, 0x4000, 0xFFFF, 0xFFFF, 0xFFFF)
-    if (
-        not isinstance(values, list)
-        or len(values) != len(most)
-        or not all(type(value) is int and 0 <= value <= limit for value, limit in zip(values, most, strict=True))
-        or (values[DISPI_ENABLE] & DISPI_ENABLED and not (values[DISPI_X] and values[DISPI_Y]))
-        or values[DISPI_BPP] not in (0, *DISPI_DEPTHS)
-        or (values[DISPI_ENABLE] & DISPI_ENABLED and not values[DISPI_BPP])
-        or not DISPI_OLDEST <= values[DISPI_ID] <= DISPI_NEWEST
-        or values[DISPI_X] * values[DISPI_Y] * 4 > MEMORY_SIZE * 2
-        or (values[DISPI_WIDTH] < values[DISPI_X] and values[DISPI_ENABLE] & DISPI_ENABLED)
-    ):
-        raise ValueError("VGA: state field 'dispi' is not that of the display interface")

@@ -19,7 +19,15 @@ from typing import Any, NamedTuple, Protocol
 
 from ..device import State
 from ..memory import PAGE_SIZE, GuestMemory, GuestMemoryError
-from .vga import LINEAR, ODD_EVEN, PLANE_0, TRAPPED, WINDOW_BASES, WINDOW_SIZES, Mirror, Vga
+from .vga_registers import (
+    LINEAR,
+    ODD_EVEN,
+    PLANE_0,
+    TRAPPED,
+    WINDOW_BASES,
+    WINDOW_SIZES,
+    Mirror,
+)
 
 SIZE = 16 << 20
 """Bytes of video memory."""
@@ -54,10 +62,10 @@ class _Saved(NamedTuple):
 
 
 class VideoMemory:
-    """The memory of `vga`, whose window is in `ram`, or nowhere."""
+    """The memory of a VGA with these registers, whose window is in `ram`, or nowhere."""
 
-    def __init__(self, vga: Vga, slots: Slots, ram: GuestMemory | None) -> None:
-        self._sequencer, self._graphics = vga.sequencer.values, vga.graphics.values
+    def __init__(self, sequencer: bytearray, graphics: bytearray, slots: Slots, ram: GuestMemory | None) -> None:
+        self._sequencer, self._graphics = sequencer, graphics
         self._slots, self._ram = slots, ram
         self.bytes = memoryview(slots.memory)
         self.words = self.bytes.cast("I")
@@ -67,6 +75,10 @@ class VideoMemory:
         self._by_host = False  # whether anything but the frame buffer has changed the memory since `restore`
         self._saved: _Saved | None = None
         self._load_font()
+
+    def registers(self, sequencer: bytearray, graphics: bytearray) -> None:
+        """The register files are others now."""
+        self._sequencer, self._graphics = sequencer, graphics
 
     def _load_font(self) -> None:
         """What a BIOS leaves in plane 2: the font."""

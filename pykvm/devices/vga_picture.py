@@ -15,11 +15,9 @@ from dataclasses import replace
 from ..display.picture import Picture
 from ..display.screen import Screen
 from ..display.text_mode import CELL_LINES
-from .vga import (
-    CLOCKING_SCREEN_OFF,
-    CRTC_DOUBLE_SCAN,
-    CRTC_RUN,
-    CURSOR_OFF,
+from .vga import Vga
+from .vga_memory import GLYPH, PLANES, VideoMemory, font_start
+from .vga_registers import (
     DISPI_8_BIT_DAC,
     DISPI_BPP,
     DISPI_ENABLE,
@@ -28,20 +26,18 @@ from .vga import (
     DISPI_TOP,
     DISPI_WIDTH,
     DISPI_X,
-    MODE_BLINK,
-    MODE_GRAPHICS,
-    MODE_P54_SELECT,
     ODD_EVEN,
     WINDOW_BASES,
-    Vga,
 )
-from .vga_memory import GLYPH, PLANES, VideoMemory, font_start
 
 WINDOW = 0x8000
 """Bytes of video memory in which text wraps around."""
 MAX_ROWS = 128
 """1,024 lines of characters 8 lines high: more is a mode in the making."""
+CLOCKING_SCREEN_OFF = 1 << 5
+CURSOR_OFF, CRTC_DOUBLE_SCAN, CRTC_RUN = 1 << 5, 1 << 7, 1 << 7
 CLOCKING_8_DOTS, CLOCKING_HALF = 1 << 0, 1 << 3
+MODE_GRAPHICS, MODE_BLINK, MODE_P54_SELECT = 1 << 0, 1 << 3, 1 << 7
 MODE_LINE_GRAPHICS, MODE_PAN_TOP = 1 << 2, 1 << 5
 _SPREAD = [bytes(byte >> bit & 1 for bit in range(7, -1, -1)) for byte in range(256)]
 """The bits of a byte, one a byte, as dots from left to right."""

@@ -284,6 +284,40 @@ def test_a_multiboot_kernel_that_asks_gets_a_frame_buffer(version: int) -> None:
     same(again.pixels, screen.pixels)
 
 
+def test_planes_go_along_in_snapshots() -> None:
+    with Machine(PLANAR_12, memory="4M") as machine:
+        before = machine.snapshot()
+        machine.run(LIMIT)
+        drawn, after = machine.screen.pixels, machine.snapshot()
+        machine.restore(before)
+        assert machine.screen.size == (720, 400)
+        for _ in range(2):  # the way back that copies all, and the one that copies what was written
+            machine.restore(after)
+            assert machine.screen.pixels == drawn
+            machine.restore(before)
+        machine.run(LIMIT)
+        assert machine.screen.pixels == drawn
+        with after.fork() as fork:
+            assert fork.screen.pixels == drawn
+
+
+def test_a_saved_snapshot_has_the_picture(tmp_path: Path) -> None:
+    with Machine(multiboot_kernel(1), memory="16M") as machine:
+        machine.run(LIMIT)
+        pixels = machine.screen.pixels
+        machine.snapshot().save(tmp_path / "saved")
+    with Machine.from_snapshot(tmp_path / "saved") as again:
+        assert again.screen.size == (800, 600)
+        assert again.screen.pixels == pixels
+
+
+def test_the_aspect_of_a_monitor() -> None:
+    with Machine(LINEAR_13, memory="4M") as machine:
+        machine.run(LIMIT)
+        assert machine.screen.png(aspect=True)[16:24] == (640).to_bytes(4, "big") + (480).to_bytes(4, "big")
+        assert machine.screen.png()[16:24] == (640).to_bytes(4, "big") + (400).to_bytes(4, "big")
+
+
 # QEMU's own picture
 
 

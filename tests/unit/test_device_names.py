@@ -22,7 +22,7 @@ from pykvm.devices.ne2000 import Ne2000
 from pykvm.devices.pci import PciHost
 from pykvm.devices.reset_control import ResetControl
 from pykvm.devices.uart16550 import Uart16550
-from pykvm.devices.vga import Vga
+from pykvm.devices.vga import Dispi, Vga
 from pykvm.disk.memory import MemoryDisk
 from pykvm.net.loopback import NoNet
 
@@ -55,6 +55,7 @@ MAKERS: dict[str, Callable[[], Device]] = {
     "debug console": lambda: DebugConsole(lambda data: None),
     "shutdown port": lambda: ShutdownPort(lambda: None),
     "VGA": lambda: Vga(lambda: 0),
+    "DISPI": lambda: Dispi(Vga(lambda: 0), lambda index, value: None),
     "BIOS": lambda: bios_calls.Pc().bios,
 }
 
