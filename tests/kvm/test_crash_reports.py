@@ -102,6 +102,15 @@ def test_a_jump_to_where_no_address_can_be(guest: Guest) -> None:
         says(f"`INSTRUCTION` jumps to 0x1234567800000000, which is not a canonical address (#GP), {NO_IDT}", report)
 
 
+def test_interrupts_are_let_in_and_there_is_no_idt(guest: Guest) -> None:
+    _, report = run(guest, "sti32")  # nobody has programmed the timer but the firmware
+    came = "IRQ 0 came as interrupt 8: the PIC has not been remapped, so it looks like #DF"
+    if report.seen == "directly":
+        says(f"{came}, {NO_IDT}", report)
+    else:  # no step of a second run ends in a handler
+        says(f"Probably {came}, {NO_IDT}", report)
+
+
 @pytest.mark.needs("paging32")
 def test_a_page_fault_of_32_bit_paging(guest: Guest) -> None:
     _, report = run(guest, "paging32")
