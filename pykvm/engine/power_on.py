@@ -1,8 +1,8 @@
 """What KVM keeps of a PC, as firmware leaves it to the program that it starts.
 
 Sources: Intel SDM volume 3A, table 9-1 (state of a processor after RESET#); 8259A data sheet, ICW1 to OCW1; 8254 data
-sheet, "Mode definitions"; IBM PC/AT technical reference, the BIOS's POST: 8259s at vectors 08h and 70h, timer at 18.2 Hz.
-Firmware that is there itself programs all of it anew.
+sheet, "Mode definitions"; IBM PC/AT technical reference, the BIOS's POST (8259s at vectors 08h and 70h, timer at
+18.2 Hz). Firmware that is there itself programs all of it anew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _counter(mode: int, access: int, gate: int) -> bytes:
 
 
 PICS = (_pic(_MASTER, 0x08, 0xFA), _pic(_SLAVE, 0x70, 0xFF))
-"""Timer and cascade are let through: a program that lets interrupts in before it has moved them gets IRQ 0 as vector 8."""
+"""Timer and cascade are let through: who lets interrupts in before he has moved them gets IRQ 0 as vector 8."""
 PIT = _counter(3, 3, 1) + _counter(_NO_MODE, 0, 1) + _counter(_NO_MODE, 0, 0) + bytes(40)
 """struct kvm_pit_state2: counter 0 is a square wave of 18.2 Hz, the others are not programmed."""
 
