@@ -158,6 +158,37 @@ def test_a_handler_that_ends_in_ret(guest: Guest) -> None:
         says(f"Probably `{what}that at ADDRESS ends in `ret`)", report)
 
 
+def test_the_last_instructions_before_ring_3_and_in_it(guest: Guest) -> None:
+    with Machine(guest("crash-no-tss")) as machine:
+        machine.keep_instructions = 4
+        machine.replay_limit = LIMIT / 2
+        report = machine.run(LIMIT).report
+    assert report is not None
+    assert [line.text for line in report.last][-1] == "iretq", str(report)
+    assert len(report.last) == 4
+
+
+def test_an_irq_at_an_empty_gate_whose_handler_halts(guest: Guest) -> None:
+    outcome, report = run(guest, "irq-gate-empty")
+    assert outcome.ending is Ending.HALTED
+    says(
+        "IRQ 0 came as interrupt 0x20, and IDT entry 0x20 is empty: nobody has set a handler "
+        "(at ADDRESS <irq_gate_empty+ADDRESS>, #GP); the handler halted",
+        report,
+    )
+
+
+def test_the_trap_flag_without_a_handler(guest: Guest) -> None:
+    _, report = run(guest, "single-step")
+    says(f"RFLAGS.TF is set, so each instruction ends in a debug exception (#DB), {NO_IDT}", report)
+
+
+def test_a_handler_that_raises_its_exception_again(guest: Guest) -> None:
+    _, report = run(guest, "error-code-storm")
+    assert "iretq` takes 0x" in report.explanation, str(report)
+    assert "most likely an error code that is still on the stack" in report.explanation, str(report)
+
+
 def test_64_bit_code_in_a_32_bit_segment(guest: Guest) -> None:
     _, report = run(guest, "long32")
     start = "EFER.LMA is 1 and CS has L=0: 64-bit code runs as 32-bit code (CS is 0x8); in the end "
