@@ -125,6 +125,7 @@ build crash-real16.bin alone 'real mode' crash16.S 16
 build crash-prot32.elf alone 'protected mode' crash32.S 32
 build crash-paging32.elf alone 'protected mode' crash_paging32.S 32
 build crash-gdt32.elf alone 'protected mode' crash_gdt32.S 32
+build crash-sti32.elf alone 'protected mode' crash_sti32.S 32
 build crash-long32.elf alone 'protected mode' crash_long32.S 32
 for way in $(sed -n 's/^DEATH \([a-z_0-9]*\)(.*/\1/p' guests/crash.c); do
     # Frame pointers and no tail calls: for the backtrace.

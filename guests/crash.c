@@ -192,6 +192,41 @@ DEATH no_tss(void) {
                  : "i"(USER_DS), "r"(user_page + PAGE), "i"(USER_CS), "r"(user_page));
 }
 
+/* The handler of #GP leaves the error code on the stack: its `iretq` raises #GP again, and so on. */
+void keeps_error_code(void);
+asm("keeps_error_code: iretq");
+
+DEATH error_code_storm(void) {
+    static uint64_t idt[512];
+    idt[2 * 13] = 0x00008E0000080000 | ((uint64_t)keeps_error_code & 0xFFFF) |
+                  ((uint64_t)keeps_error_code >> 16 & 0xFFFF) << 48;
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    asm volatile("mov %0, %%es" : : "r"(0x100));
+}
+
+/* The trap flag is set, and there is no handler of debug exceptions. */
+DEATH single_step(void) {
+    no_idt_at_all();
+    asm volatile("pushf; orl $0x100, (%rsp); popf; nop; nop");
+}
+
+/* The timer is let in at a gate that is empty: #GP, whose handler, as all others, halts. */
+void gives_up(void);
+asm("gives_up: cli\n1: hlt\n jmp 1b");
+
+DEATH irq_gate_empty(void) {
+    static uint64_t idt[512];
+    interrupts_init();
+    for (int vector = 0; vector < 32; vector++)
+        idt[2 * vector] = 0x00008E0000080000 | ((uint64_t)gives_up & 0xFFFF) | ((uint64_t)gives_up >> 16 & 0xFFFF) << 48;
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    pit_start(100);
+    pic_unmask(0);
+    sti();
+    for (;;)
+        pause();
+}
+
 /* An interrupt, not an exception, and no IDT. */
 DEATH interrupt_no_idt(void) {
     interrupts_init();

@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from .replay import Checkpoint
 
 
+def explain_stop(
+    crash: Crash | None, end: PostMortem, checkpoint: Checkpoint | None, replay_limit: float
+) -> CrashReport | None:
+    """The report of a guest that cannot go on, by a `crash` or a halt; None of a halt that is no exception's.
+
+    No CPU is in the guest.
+    """
+    from .crash.explain import explain_crash, explain_halt
+
+    if crash is None:
+        return explain_halt(end)
+    run_again = None
+    if checkpoint is not None:
+        from .replay import replay
+
+        run_again = partial(replay, checkpoint, replay_limit)
+    return explain_crash(end, crash, 0, run_again)
+
+
 def explained(
     outcome: Outcome,
     crash: Crash | None,

@@ -36,7 +36,9 @@ from .x86.cpuid import CpuidEntry
 
 if TYPE_CHECKING:
     from .cdrom import CdRom
+    from .crash.event import Crash
     from .crash.post_mortem import PostMortem
+    from .crash.report import CrashReport
     from .debug.gdb import GdbServer
     from .display import Screen
     from .net import NetBackend
@@ -311,6 +313,12 @@ class Machine(Handlers):
         return PostMortem(
             board.vm, board.vcpus, board.memory, board.cpuid_in_use, self.symbols, exits, board.rom, unclaimed
         )
+
+    def explain(self, crash: Crash | None) -> CrashReport | None:
+        """The report of a machine that a debugger has stopped as its end was near: at a `crash`, or a halt (None)."""
+        from .explanation import explain_stop
+
+        return explain_stop(crash, self.post_mortem(), self._checkpoint, self.replay_limit)
 
     @property
     def outcome(self) -> Outcome | None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from ..x86.cpu import Cpu
 from ..x86.delivery import Delivery, deliver, deliver_all
-from ..x86.exceptions import UD, Event, EventKind, error_code_words, vector_name, vector_title
+from ..x86.exceptions import DB, UD, Event, EventKind, error_code_words, vector_name, vector_title
 from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
-from ..x86.registers import CR0_PG, EFER_LMA, RFLAGS_IF
+from ..x86.registers import CR0_PG, EFER_LMA, RFLAGS_IF, RFLAGS_TF
 from .findings import Place, Raised
 
 
@@ -27,6 +27,8 @@ def first_event(cpu: Cpu, in_service: Iterable[Event] = ()) -> Event | None:
     if cpu.registers.rflags & RFLAGS_IF or (event is None and _before_sti(cpu)):
         for interrupt in in_service:
             return interrupt
+    if event is None and cpu.registers.rflags & RFLAGS_TF:
+        return Event(DB, None, "RFLAGS.TF is set, so each instruction ends in a debug exception", certain=False)
     return event
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..x86.cpu import refusing
+from ..x86.cpu import Cpu, refusing
 from ..x86.delivery import Delivery
 from ..x86.descriptors import Gate, entry_words
 from ..x86.disasm import MAX_INSTRUCTION, Instruction, disassemble
@@ -29,6 +29,7 @@ from .event import CrashKind
 from .findings import Place, StackFrame, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
+from .storm import explain_storm, find_storm
 from .wrong_mode import wrong_mode
 from .wrong_return import explain_taken, explain_unseen, taken_by_ret
 
@@ -119,6 +120,9 @@ class _Examiner:
     def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
         context, cpu = self.context, self.cpu
         if context.crash.kind in (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION):
+            storm = find_storm(cpu, self.places.code)
+            if storm is not None and (_tables_are_lost(cpu) or self.code_is_lost(storm.rip)):
+                return explain_storm(cpu, storm, str(self.places.place(storm.rip)))
             taken = taken_by_ret(cpu)
             if taken is not None:
                 return explain_taken(cpu, taken, context.irqs)
@@ -141,6 +145,10 @@ class _Examiner:
         if found is not None:
             if found.came:
                 return f"{found.came}, and its handler halted; it interrupted {found.place}"
+            if found.why:
+                name = "" if found.why.startswith(found.name) else f", {found.name}"
+                at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
+                return f"{found.why[:1].upper()}{found.why[1:]} (at {at}{name}); the handler halted"
             what = f" (`{found.instruction}`)" if found.instruction else ""
             at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
             why = f": {found.error_words}" if found.error_words else ""
@@ -150,6 +158,11 @@ class _Examiner:
         return ""
 
     # Code
+
+    def code_is_lost(self, address: int) -> bool:
+        """Whether something else is there now than the image had there."""
+        loaded = self.places.code(address, MAX_INSTRUCTION)
+        return loaded != self.cpu.peek(address, len(loaded))
 
     def listing(self, instruction: Instruction | None) -> list[Instruction]:
         if instruction is None:
@@ -242,6 +255,13 @@ class _Examiner:
         if len(raw) < size:
             return "not readable"
         return Gate.parse(raw, cpu.long).words if any(raw) else "empty"
+
+
+def _tables_are_lost(cpu: Cpu) -> bool:
+    """Whether the stack, the IDT or CS's descriptor is not what it was when the CPU took it."""
+    code = cpu.descriptor(cpu.system.cs.selector)
+    damaged = isinstance(code, Event) or not code.is_code
+    return damaged or any(cpu.walk(at).physical is None for at in (cpu.stack, cpu.system.idt.base))
 
 
 def _refused(event: Event) -> str:

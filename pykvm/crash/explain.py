@@ -92,6 +92,11 @@ def _replayed(end: PostMortem, context: CrashContext, keep: int, replay: Replay,
                 other = f"the second run crashed after {fault.exits} exits, the first after {exits}"
                 notes.append(f"{other}: this may be another fault")
             return _examine(replace(found, seen="by replay", symbols=context.symbols, last=last, notes=notes))
+        if cpu.pc != context.cpu.pc and context.cpu.cpl > cpu.cpl == 0:
+            ring = f"ring {context.cpu.cpl}"
+            why = f"this KVM does not stop behind each instruction of {ring}: those before the way there are shown"
+            last = [_last(fault.end, *state) for state in ([*states, (cpu.registers, cpu.system)][-keep:])]
+            return _examine(replace(context, last=last, notes=[*context.notes, why]))
         if cpu.pc != context.cpu.pc:
             why = f"a second run of the guest met another fault, at {cpu.pc:#x}: its last instructions are not shown"
             return _examine(replace(context, notes=[*context.notes, why]))

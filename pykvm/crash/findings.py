@@ -103,6 +103,8 @@ class Interrupted:
     """The stack pointer at that moment."""
     frame: int
     """The linear address of the frame that the CPU pushed."""
+    why: str = ""
+    """Why it was raised, as far as that is known: the instruction's reason, or an interrupt that was not delivered."""
     came: str = ""
     """If it was no exception, but an IRQ at the vector of one: that in words."""
 

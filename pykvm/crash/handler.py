@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..x86.cpu import Cpu
+from ..x86.delivery import Delivery, deliver
 from ..x86.descriptors import RPL, TASK_GATE, Descriptor, Gate
-from ..x86.exceptions import BP, WITH_ERROR_CODE, error_code_words, vector_name
+from ..x86.exceptions import BP, GP, IDT, NP, WITH_ERROR_CODE, Event, EventKind, error_code_words, vector_name
 from ..x86.mode import cpu_mode
 from .findings import Interrupted, Place
 from .frames import ExceptionFrame, frames
@@ -193,13 +194,15 @@ def _describe(
     before = replace(cpu, registers=registers, system=system)
     lines = disassemble(before.peek(before.pc, MAX_INSTRUCTION), before.pc, cpu_mode(system, frame.rflags).bits, 1)
     vector = vectors[0] if len(vectors) == 1 else None
-    event = next_event(before) if as_irqs or vector is None else None
+    event = next_event(before)
     raises = event is not None and event.certain and event.vector in vectors
     as_irqs = [] if raises else [number for number in as_irqs if number in irqs.in_service or not vectors]
     came = irqs.came(as_irqs[0]) if as_irqs else ""
     if vector is None:  # one handler for all: the instruction, with the registers of now, may say which it was
         if event is not None and event.vector in vectors:
             vector = event.vector
+        elif _names_gate(cpu, frame, vectors):
+            vector = GP
         elif BP in vectors and cpu.peek(before.pc - 1, 1) == b"\xcc":
             vector = BP
     error_code = None
@@ -207,6 +210,15 @@ def _describe(
         vector = as_irqs[0]
     elif vector in WITH_ERROR_CODE:
         error_code = cpu.peek_int(frame.address - (8 if cpu.long else 4), 8 if cpu.long else 4)
+    why = ""
+    if not came:
+        if event is not None and event.certain and event.vector == vector and " most likely " in event.why:
+            why = event.why
+        refused = _refused(before, error_code, irqs)
+        if refused is None and event is not None and event.kind is EventKind.SOFTWARE:
+            refused = deliver(before, event)
+        if refused is not None and refused.problem is not None:
+            why = f"{refused.event.why}, and {refused.problem.why}"
     return Interrupted(
         name="an exception" if vector is None else irqs.name(vector) if came else vector_name(vector),
         vector=vector,
@@ -216,5 +228,26 @@ def _describe(
         instruction=lines[0].text if lines else "",
         stack=frame.rsp,
         frame=frame.address,
+        why=why,
         came=came,
     )
+
+
+def _names_gate(cpu: Cpu, frame: ExceptionFrame, vectors: list[int]) -> bool:
+    """Whether the word below the frame is an error code that names a gate, and the handler is of some that have one."""
+    code = cpu.peek_int(frame.address - (8 if cpu.long else 4), 8 if cpu.long else 4)
+    return code is not None and not code & ~0x7FB and bool(code & IDT) and GP in vectors and NP in vectors
+
+
+def _refused(before: Cpu, error_code: int | None, irqs: Interrupts) -> Delivery | None:
+    """The delivery of an event that an error code names as the one which its gate refused."""
+    from ..x86.faults import next_event
+
+    if error_code is None or error_code & ~0x7FB or not error_code & IDT:
+        return None
+    vector = error_code >> 3
+    event = next_event(before)
+    if event is None or not event.certain or event.vector != vector:
+        words = irqs.came(vector) if irqs.irq(vector) is not None or vector >= EXCEPTIONS else vector_name(vector)
+        event = Event(vector, None, words, kind=EventKind.INTERRUPT)
+    return deliver(before, event)

@@ -20,6 +20,8 @@ _PIT_PIN = 2
 _MASKED = 1 << 16
 """A redirection entry's mask."""
 EXCEPTIONS = 32
+FIRMWARE_RELOAD = 65536
+"""Of the timer, until the program has set it up: it ticks, whether anybody waits for it or not."""
 _CASCADE = 2
 
 
@@ -31,7 +33,7 @@ class Interrupts(NamedTuple):
     pic_bases: tuple[int, ...] = ()
     """The vectors of IRQ 0 and IRQ 8, if the PICs send interrupts to this CPU."""
     waiting: tuple[int, ...] = ()
-    """IRQs that the PICs have not yet handed to the CPU."""
+    """IRQs that the PICs have not yet handed to the CPU; not a tick of a timer that nobody has set up."""
     masked: tuple[int, ...] = ()
     level: tuple[int, ...] = ()
     """IRQs that wait because their line is still high, whoever acknowledged them."""
@@ -123,6 +125,7 @@ def interrupts(end: PostMortem, vcpu: int) -> Interrupts:
         if vcpu:
             return Interrupts(tuple(vectors[::-1]), routed=routed)
         both = chips.pics(end.vm)
+        ignored = (_CASCADE, 0) if chips.pit_counters(end.vm)[0].reload == FIRMWARE_RELOAD else (_CASCADE,)
     except KvmError:
         return Interrupts()
     for pic in both:
@@ -135,7 +138,7 @@ def interrupts(end: PostMortem, vcpu: int) -> Interrupts:
     return Interrupts(
         in_service=tuple(vectors[::-1]),
         pic_bases=tuple(pic.irq_base for pic in both),
-        waiting=lines(pic.irr for pic in both),
+        waiting=tuple(irq for irq in lines(pic.irr for pic in both) if irq not in ignored),
         masked=lines(pic.imr for pic in both),
         level=lines(pic.irr & pic.elcr & ~pic.imr for pic in both),
         routed=routed,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..kvm import VCPU, MpState
 from ..x86.disasm import MAX_INSTRUCTION, disassemble
+from ..x86.exceptions import EventKind
+from ..x86.faults import next_event
 from ..x86.registers import RFLAGS_IF
 from .interrupts import interrupts
 from .places import Places
@@ -34,4 +36,8 @@ def _tell(end: PostMortem, vcpu: VCPU, places: Places) -> str:
     if vcpu.get_mp_state() == MpState.HALTED:
         return f"CPU {vcpu.id} slept in the hlt before {where}"
     lines = disassemble(cpu.peek(cpu.pc, MAX_INSTRUCTION), cpu.pc, cpu.mode.bits, 1)
-    return f"CPU {vcpu.id} was at {where}" + (f" ({lines[0].text})" if lines else "")
+    again = next_event(cpu)
+    raises = ""
+    if again is not None and again.certain and again.kind is EventKind.EXCEPTION:
+        raises = f", which raises {again.name} again and again: its handler comes back to it"
+    return f"CPU {vcpu.id} was at {where}" + (f" ({lines[0].text})" if lines else "") + raises

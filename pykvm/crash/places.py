@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..x86.symbols import SymbolTable
 from .findings import Place
-from .source import source_lines
+from .source import image_code, source_lines
 
 
 class Places:
@@ -22,6 +22,10 @@ class Places:
         """ "main+0x12", "" if there is none."""
         found = self.function(address)
         return "" if found is None else found[0] + (f"+{found[1]:#x}" if found[1] else "")
+
+    def code(self, address: int, size: int) -> bytes:
+        """What the image has at an address, whatever is there now; b"" if it has nothing."""
+        return image_code(self._symbols, address, size) if self._symbols is not None else b""
 
     def place(self, address: int) -> Place:
         """All that is known."""

@@ -126,6 +126,24 @@ class SourceLines:
         return rows, program
 
 
+def image_code(symbols: SymbolTable, address: int, size: int) -> bytes:
+    """At most `size` bytes at an address of the ELF file that the symbols are from, as it was loaded; b"" if none."""
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        image = bytes(symbols.image)
+        if image[:4] != b"\x7fELF" or len(image) > MAX_IMAGE:
+            return b""
+        for segment in ELFFile(io.BytesIO(image)).iter_segments("PT_LOAD"):
+            at = address - symbols.bias - segment["p_vaddr"]
+            if 0 <= at < segment["p_filesz"]:
+                start = segment["p_offset"] + at
+                return image[start : start + min(size, segment["p_filesz"] - at)]
+    except Exception:  # pyelftools, on a malformed file, raises almost anything
+        return b""
+    return b""
+
+
 def _path(program: Any, number: int) -> str:
     """The name of a file of the line number program, relative to its compilation's directory where it is below it."""
     version = program["version"]

@@ -40,6 +40,7 @@ from .contents import Contents, DebugError, pc_of
 from .stepper import EVERYWHERE, Stepper, StepRange
 
 if TYPE_CHECKING:
+    from ..crash.report import CrashReport
     from ..kvm import VCPU
 
 DB = 1
@@ -79,6 +80,9 @@ class Machine(Protocol):
     def engine(self) -> Engine:
         """What runs it."""
 
+    def explain(self, crash: Crash | None) -> CrashReport | None:
+        """Why it cannot go on, of a crash or, if None, a halt."""
+
 
 class Control(Contents):
     """Takes `machine` over, stopped: before its start, or where it is.
@@ -95,6 +99,7 @@ class Control(Contents):
     ) -> None:
         super().__init__(machine.engine.board, machine.engine.gate.lock)
         self.engine = engine = machine.engine
+        self._explain = machine.explain
         self._gate = engine.gate
         self.breakpoints = Breakpoints()
         self.block_interrupts = True
@@ -361,6 +366,13 @@ class Control(Contents):
     def is_breakpoint(self, cpu: int) -> bool:
         """Whether the INT3 there is one of the breakpoints."""
         return pc_of(self._board.vcpus[cpu]) in self._placement.patches
+
+    def explain(self) -> CrashReport | None:
+        """Why the stopped machine cannot go on; None if it can, or nothing is known."""
+        stop = self.stop
+        if stop is None or stop.why not in (Why.CRASHED, Why.HALTED):
+            return None
+        return self._explain(stop.crash)
 
     def crashed(self, crash: Crash) -> bool:
         """A CPU cannot go on. Where KVM does not report INT3 but fails to emulate it, this is a breakpoint."""

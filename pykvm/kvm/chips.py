@@ -37,7 +37,7 @@ class Ioapic(NamedTuple):
 
 
 class PitCounter(NamedTuple):
-    """A counter of the 8254; `reload` is what it starts from, 1 to 65536. `mode` is 255 until the guest sets one."""
+    """A counter of the 8254; `reload` is what it starts from, 1 to 65536. `mode` is 255 until one is set."""
 
     reload: int
     mode: int

@@ -147,7 +147,9 @@ class Selectors(Decoded):
             return "takes words of 32 bits where the CPU has pushed 64: `iretq` is meant"
         if self.is_frame(stack + width, width):
             taken = cpu.peek_int(stack, width) or 0
-            return f"takes {taken:#x} for RIP, most likely an error code that is still on the stack"
+            code = taken < 1 << 16 and (not taken or not taken & 7 or taken & 7 in (1, 2, 3, 4))
+            what = "an error code that is still on the stack" if code else "a word that was pushed and is still there"
+            return f"takes {taken:#x} for RIP, most likely {what}"
         if self.is_frame(stack - width, width):
             return "takes CS for RIP: a word too much was taken from the stack, as an error code that never was"
         return ""

@@ -102,6 +102,15 @@ def test_a_jump_to_where_no_address_can_be(guest: Guest) -> None:
         says(f"`INSTRUCTION` jumps to 0x1234567800000000, which is not a canonical address (#GP), {NO_IDT}", report)
 
 
+def test_interrupts_are_let_in_and_there_is_no_idt(guest: Guest) -> None:
+    _, report = run(guest, "sti32")  # nobody has programmed the timer but the firmware
+    came = "IRQ 0 came as interrupt 8: the PIC has not been remapped, so it looks like #DF"
+    if report.seen == "directly":
+        says(f"{came}, {NO_IDT}", report)
+    else:  # no step of a second run ends in a handler
+        says(f"Probably {came}, {NO_IDT}", report)
+
+
 @pytest.mark.needs("paging32")
 def test_a_page_fault_of_32_bit_paging(guest: Guest) -> None:
     _, report = run(guest, "paging32")
@@ -147,6 +156,37 @@ def test_a_handler_that_ends_in_ret(guest: Guest) -> None:
         says(f"`{what}CS was taken for a return address; IRQ 0 is the only one that is not masked)", report)
     else:  # no step of a second run ends in a handler
         says(f"Probably `{what}that at ADDRESS ends in `ret`)", report)
+
+
+def test_the_last_instructions_before_ring_3_and_in_it(guest: Guest) -> None:
+    with Machine(guest("crash-no-tss")) as machine:
+        machine.keep_instructions = 4
+        machine.replay_limit = LIMIT / 2
+        report = machine.run(LIMIT).report
+    assert report is not None
+    assert [line.text for line in report.last][-1] == "iretq", str(report)
+    assert len(report.last) == 4
+
+
+def test_an_irq_at_an_empty_gate_whose_handler_halts(guest: Guest) -> None:
+    outcome, report = run(guest, "irq-gate-empty")
+    assert outcome.ending is Ending.HALTED
+    says(
+        "IRQ 0 came as interrupt 0x20, and IDT entry 0x20 is empty: nobody has set a handler "
+        "(at ADDRESS <irq_gate_empty+ADDRESS>, #GP); the handler halted",
+        report,
+    )
+
+
+def test_the_trap_flag_without_a_handler(guest: Guest) -> None:
+    _, report = run(guest, "single-step")
+    says(f"RFLAGS.TF is set, so each instruction ends in a debug exception (#DB), {NO_IDT}", report)
+
+
+def test_a_handler_that_raises_its_exception_again(guest: Guest) -> None:
+    _, report = run(guest, "error-code-storm")
+    assert "iretq` takes 0x" in report.explanation, str(report)
+    assert "most likely an error code that is still on the stack" in report.explanation, str(report)
 
 
 def test_64_bit_code_in_a_32_bit_segment(guest: Guest) -> None:

@@ -229,7 +229,11 @@ def test_the_architecture_may_be_named() -> None:
 
 @pytest.mark.skipif(STATE_LOST, reason="AMD's KVM resets a CPU at a triple fault")
 def test_a_crash_stops_where_it_happens(guest: Guest) -> None:
-    output = session(guest("crash-divide"), "continue", "backtrace", "x/i $pc", "continue")
+    commands = ("monitor crash", "continue", "backtrace", "x/i $pc", "monitor crash", "continue")
+    output = session(guest("crash-divide"), *commands)
+    assert "no CPU has crashed" in output
+    assert output.count("divides by zero (#DE), and the IDT's limit is 0") == 2  # at the stop, and in the report
+    assert "exceptions:" in output
     assert "Program received signal SIGSEGV" in output
     assert re.search(r"#0 .* in average ", output)
     assert re.search(r"#\d .* in main ", output)
@@ -239,6 +243,7 @@ def test_a_crash_stops_where_it_happens(guest: Guest) -> None:
 
 def test_a_halted_machine_can_be_looked_at(guest: Guest) -> None:
     output = session(guest("crash-panic-halt"), "continue", "backtrace", "continue")
+    assert "The CPU halted in the handler of #PF" in output
     assert "every CPU is halted" in output
     assert "Program received signal SIGSTOP" in output
     assert re.search(r"#\d .*oops ", output)

@@ -46,7 +46,8 @@ def test_halt_with_interrupts_off_ends_the_run(mode: int) -> None:
 
 
 def test_halt_with_interrupts_on_is_only_sleep() -> None:
-    with flat(hexcode("fb; sti\nf4; hlt\neb fd; jmp to the hlt")) as machine:
+    code = "b0 ff; mov al, 0xff\ne6 21; out 0x21, al\nfb; sti\nf4; hlt\neb fd; jmp to the hlt"
+    with flat(hexcode(code)) as machine:
         assert machine.run(BRIEF).ending is Ending.TIMED_OUT
 
 

@@ -68,10 +68,15 @@ class Conversation:
         if stop is not None:
             stop = self.control.interrupt()  # it waits until all CPUs are out
         if stop is not None and stop.text:
-            self.print(f"pykvm: {stop.text}\n")
+            self.print(f"pykvm: {stop.text}\n{self.sentence()}")
         elif stop is None and self.control.engine.outcome is not None:
             self.print(f"pykvm: {self.control.engine.outcome}\n")
         self.reply(self.stop_reply(stop))
+
+    def sentence(self) -> str:
+        """Why the machine cannot go on, as a line; "" if it can, or that is not known."""
+        report = self.control.explain()
+        return f"  {report.explanation}.\n" if report is not None and report.explanation else ""
 
     def print(self, text: str) -> None:
         """Have gdb show text; only while it waits."""

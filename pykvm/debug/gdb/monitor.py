@@ -110,6 +110,12 @@ def show_exits(session: Conversation, _arguments: list[str]) -> str:
     return "\n".join(lines)
 
 
+def show_crash(session: Conversation, _arguments: list[str]) -> str:
+    """The crash report, if the machine cannot go on."""
+    report = session.control.explain()
+    return str(report) if report is not None else "no CPU has crashed or halted in an exception handler"
+
+
 def walk(session: Conversation, arguments: list[str]) -> str:
     """How the chosen CPU translates a linear address, level by level."""
     return str(session.control.walk(session.cpu, _address(session, arguments)))
@@ -155,6 +161,7 @@ COMMANDS: dict[str, tuple[Command, int, str]] = {
     "info cpus": (show_cpus, 0, ""),
     "info devices": (show_devices, 0, ""),
     "info exits": (show_exits, 0, ""),
+    "crash": (show_crash, 0, ""),
     "info tlb": (walk, 1, "[ADDRESS]"),
     "walk": (walk, 1, "[ADDRESS]"),
     "xp": (show_physical, 2, "ADDRESS [COUNT]"),
