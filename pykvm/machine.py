@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from types import TracebackType
@@ -24,13 +23,13 @@ from .engine.board import GeneralProtection as GeneralProtection
 from .engine.gate import FairLock
 from .engine.run import DeviceError as DeviceError
 from .engine.run import Run
-from .errors import ConfigError
 from .handlers import Handlers
 from .kvm import VCPU
 from .kvm.system import resets_at_triple_fault
-from .memory import GuestMemory, GuestMemoryError
+from .memory import GuestMemory
 from .outcome import INTERRUPTED, Ending, Outcome
 from .pc import Keyboard, Nic
+from .screens import Screens
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from .crash.post_mortem import PostMortem
     from .crash.report import CrashReport
     from .debug.gdb import GdbServer
-    from .display import Screen
     from .net import NetBackend
     from .replay import Checkpoint
     from .snapshot import Snapshot
@@ -48,11 +46,9 @@ if TYPE_CHECKING:
     from .x86.symbols import SymbolTable
 
 DEFAULT_MEMORY = "128M"
-SCREEN_CHECK = 0.02
-"""Seconds between two looks at the screen."""
 
 
-class Machine(Handlers):
+class Machine(Handlers, Screens):
     """A PC with `memory` of RAM and `cpus` CPUs, with `image` loaded into it.
 
     `image` is a path, the bytes of one, or None for a machine with empty RAM. Its format is recognised; `format`
@@ -184,44 +180,6 @@ class Machine(Handlers):
     def serial(self) -> ConsolePort:
         """The host's side of COM1: `output`, `text`, `send`, `wait_for`."""
         return self.pc.consoles[0]
-
-    @property
-    def screen(self) -> Screen:
-        """What a monitor at the VGA shows now: `text`, `lines`, `find`; `png()`, `save`, `size`, `pixels`; `ansi`.
-
-        ConfigError if the machine's RAM has no room for video memory.
-        """
-        return self._look(pictures=True)
-
-    def _look(self, pictures: bool) -> Screen:
-        from .devices.vga_picture import text_screen
-
-        with self.lock:
-            try:
-                return text_screen(self.pc.vga, self.memory.read, pictures)
-            except GuestMemoryError as error:
-                have = self.memory.size >> 10
-                raise ConfigError(f"there is no screen: video memory ends at 768K, RAM at {have}K") from error
-
-    def wait_for_screen(self, text: str, timeout: float | None = None) -> Screen:
-        """Wait until a row of the screen has `text` in it, and return the screen.
-
-        WaitFailed if it cannot come any more, because the run has ended, or after `timeout` seconds. What is on the
-        screen is looked at 50 times a second: writing to it does not leave the guest.
-        """
-        from .console.port import WaitFailed
-
-        limit = None if timeout is None else time.monotonic() + timeout
-        with self.lock:
-            while True:
-                ended = self.outcome
-                screen = self._look(pictures=False)
-                if screen.find(text) is not None:
-                    return self.screen
-                if ended is not None or (limit is not None and time.monotonic() >= limit):
-                    why = f"the run has ended ({ended})" if ended else f"{timeout:g} s are over"
-                    raise WaitFailed(f"{text!r} did not come on the screen: {why}. It shows:\n{screen.text}")
-                self.engine.gate.changed.wait(SCREEN_CHECK)
 
     @property
     def keyboard(self) -> Keyboard:
@@ -377,13 +335,7 @@ class Machine(Handlers):
         from .snapshot.parts import parts_of
         from .snapshot.timeline import Timeline
 
-        return Timeline(parts_of(self.engine, self.pc, self.disks, self.floppy, self._screen_text))
-
-    def _screen_text(self) -> str:
-        try:
-            return self._look(pictures=False).text
-        except ConfigError:
-            return ""
+        return Timeline(parts_of(self.engine, self.pc, self.disks, self.floppy, self.screen_text))
 
     def snapshot(self, *, written_disks: WrittenDisks = "refuse") -> Snapshot:
         """The whole state of the machine as it is now: before its start, paused, running or ended.
