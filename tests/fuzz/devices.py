@@ -25,7 +25,9 @@ from pykvm.devices.pci import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT, Pc
 from pykvm.devices.ps2_keyboard import KEYS
 from pykvm.devices.reset_control import ResetControl
 from pykvm.devices.uart16550 import Uart16550
-from pykvm.devices.vga import Vga
+from pykvm.devices.vga import Vga, VgaWindow
+from pykvm.devices.vga_dispi import write as write_dispi
+from pykvm.devices.vga_memory import SIZE, VideoMemory
 from pykvm.devices.vga_picture import text_screen
 from pykvm.disk.memory import MemoryDisk
 from pykvm.disk.overlay import OverlayDisk
@@ -272,10 +274,45 @@ def _acpi(bench: Bench) -> Device:
 
 
 def _vga(bench: Bench) -> Device:
-    device = Vga(lambda: bench.time)
-    memory = bench.memory()
-    bench.hosts["look"] = lambda value: text_screen(device, memory.read).text
+    memory, slots = bench.memory(), _Slots()
+    device = Vga(lambda: bench.time, lambda sequencer, graphics: VideoMemory(sequencer, graphics, slots, memory))
+    window = VgaWindow(device)
+
+    def look(value: int) -> None:
+        screen = text_screen(device, memory.read)
+        assert len(screen.text) < 1 << 16
+        if screen.picture is not None:
+            line = screen.picture.line(value % screen.picture.height)
+            assert len(line) == 3 * screen.picture.width
+
+    def access(value: int) -> None:
+        window.write(value & 0x1FFFF, 1, value >> 32 & 0xFF)
+        assert 0 <= window.read(value >> 40 & 0x1FFFF, 1) <= 0xFF
+        if not slots.trapped:
+            memory.write(0xA0000 + (value & 0x1FFFF), bytes((value >> 32 & 0xFF,)))
+
+    bench.hosts["look"], bench.hosts["access"] = look, access
+    bench.hosts["dispi"] = lambda value: write_dispi(
+        device, value & 15, (640, 0x41, 0x01, 0x00, 32, 16, 4, value >> 8 & 0xFFFF)[value >> 4 & 7]
+    )
     return device
+
+
+class _Slots:
+    """Where the guest would see the memory."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray(SIZE)
+        self.trapped = False
+
+    def trap(self, on: bool) -> None:
+        self.trapped = on
+
+    def place(self, gpa: int | None) -> None:
+        """It is nowhere."""
+
+    def written(self) -> list[int] | None:
+        return None
 
 
 def _pci(bench: Bench) -> Device:

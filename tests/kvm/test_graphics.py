@@ -16,7 +16,7 @@ from pykvm import Ending, Machine
 
 EGA = (0, 1, 2, 3, 4, 5, 20, 7, 56, 57, 58, 59, 60, 61, 62, 63)
 CGA_PALETTE = (0, 19, 21, 23)
-FILLED = 0x800
+FILLED = 0x400
 """Bytes of a plane that the guests fill: each is an exit."""
 UNTRUE = 2
 """QEMU makes 8 bits of the DAC's 6 by doubling the last one, and so is off by as much at most."""
@@ -40,7 +40,7 @@ def linear_guest(mode: int, segment: int, size: int, registers: str = "") -> byt
 
 
 def planar_guest(mode: int, registers: str = "") -> bytes:
-    """Fills the first 2 KiB of each plane: each byte is its address times the plane's mask."""
+    """Fills the first KiB of each plane: each byte is its address times the plane's mask."""
     return sector(f"""
         b8 {mode:02x} 00 cd 10     ; mov ax, mode; int 0x10
         {registers}
@@ -48,7 +48,7 @@ def planar_guest(mode: int, registers: str = "") -> bytes:
         ba c4 03 88 dc b0 02 ef    ; plane: mov dx, 0x3c4; mov ah, bl; mov al, 2; out dx, ax
         31 ff                      ; xor di, di
         89 f8 f6 e3 aa             ; next: mov ax, di; mul bl; stosb
-        81 ff 00 08 75 f5          ; cmp di, 0x800; jne next
+        81 ff 00 04 75 f5          ; cmp di, 0x400; jne next
         d0 e3 80 fb 10 75 e4       ; shl bl, 1; cmp bl, 16; jne plane
         fa f4                      ; cli; hlt
     """)
