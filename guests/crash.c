@@ -204,6 +204,33 @@ DEATH error_code_storm(void) {
     asm volatile("mov %0, %%es" : : "r"(0x100));
 }
 
+/* A handler of #UD that returns to the instruction, which raises it again: no end, and no crash. */
+void comes_back(void);
+asm("comes_back: iretq");
+
+DEATH fault_again(void) {
+    static uint64_t idt[512];
+    idt[2 * UD] = 0x00008E0000080000 | ((uint64_t)comes_back & 0xFFFF) | ((uint64_t)comes_back >> 16 & 0xFFFF) << 48;
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    asm volatile("ud2");
+}
+
+/* The timer's handler ends in `ret`: CS and RFLAGS stay on the stack, interrupts stay off, no second tick comes. */
+void returns(void);
+asm("returns: push %rax; mov $0x20, %al; out %al, $0x20; pop %rax; ret");
+
+DEATH irq_ret_wait(void) {
+    static uint64_t idt[512];
+    interrupts_init();
+    idt[2 * 32] = 0x00008E0000080000 | ((uint64_t)returns & 0xFFFF) | ((uint64_t)returns >> 16 & 0xFFFF) << 48;
+    lidt((struct table_register){sizeof idt - 1, (uint64_t)idt});
+    pit_start(100);
+    pic_unmask(0);
+    sti();
+    for (;;)
+        pause();
+}
+
 /* The trap flag is set, and there is no handler of debug exceptions. */
 DEATH single_step(void) {
     no_idt_at_all();

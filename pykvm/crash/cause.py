@@ -161,7 +161,9 @@ def explain_emulation(cpu: Cpu, text: str, is_memory: Callable[[int], bool]) -> 
         return _capital(fetched.why)
     physical = cpu.walk(cpu.pc).physical
     if physical is not None and not is_memory(physical):
-        return f"The CPU is to execute at {cpu.pc:#x}, where there is no RAM (guest physical {physical:#x})"
+        off = "; paging is off, and so high an address needs page tables first" if cpu.pc >> 31 else ""
+        off = "" if cpu.system.cr0 & CR0_PG else off
+        return f"The CPU is to execute at {cpu.pc:#x}, where there is no RAM (guest physical {physical:#x}){off}"
     event = next_event(cpu)
     if event is not None and event.kind is EventKind.SOFTWARE:
         done = deliver(cpu, event)

@@ -30,7 +30,7 @@ from .findings import Place, StackFrame, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
 from .storm import explain_storm, find_storm
-from .wrong_mode import wrong_mode
+from .wrong_mode import is_astray, wrong_mode
 from .wrong_return import explain_taken, explain_unseen, taken_by_ret
 
 Result = TypeVar("Result")
@@ -118,6 +118,13 @@ class _Examiner:
         return chain
 
     def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
+        sentence = self.sentence(chain, instruction)
+        died = self.context.crash.kind in (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION)
+        if died and sentence and is_astray(self.cpu):
+            return f"{sentence}; the memory before it is all zeros: the CPU had gone astray"
+        return sentence
+
+    def sentence(self, chain: list[Delivery], instruction: Instruction | None) -> str:
         context, cpu = self.context, self.cpu
         if context.crash.kind in (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION):
             storm = find_storm(cpu, self.places.code)

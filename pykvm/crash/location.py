@@ -10,6 +10,8 @@ from ..x86.registers import RFLAGS_IF
 from .interrupts import interrupts
 from .places import Places
 from .post_mortem import PostMortem
+from .wrong_mode import is_astray
+from .wrong_return import left_by_ret
 
 MOST = 4
 """CPUs that are told of."""
@@ -27,7 +29,8 @@ def cpu_locations(end: PostMortem) -> str:
 def interrupt_state(end: PostMortem, vcpu: VCPU) -> list[str]:
     """What keeps the CPU from being interrupted, in clauses."""
     enabled = bool(vcpu.get_registers().rflags & RFLAGS_IF)
-    return interrupts(end, vcpu.id).state(enabled=enabled)
+    words = interrupts(end, vcpu.id).state(enabled=enabled)
+    return [*words, *filter(None, [left_by_ret(end.cpu_now(vcpu.id))])]
 
 
 def _tell(end: PostMortem, vcpu: VCPU, places: Places) -> str:
@@ -37,7 +40,7 @@ def _tell(end: PostMortem, vcpu: VCPU, places: Places) -> str:
         return f"CPU {vcpu.id} slept in the hlt before {where}"
     lines = disassemble(cpu.peek(cpu.pc, MAX_INSTRUCTION), cpu.pc, cpu.mode.bits, 1)
     again = next_event(cpu)
-    raises = ""
+    raises = ", in memory that is all zeros: it has gone astray" if is_astray(cpu) else ""
     if again is not None and again.certain and again.kind is EventKind.EXCEPTION:
         raises = f", which raises {again.name} again and again: its handler comes back to it"
     return f"CPU {vcpu.id} was at {where}" + (f" ({lines[0].text})" if lines else "") + raises

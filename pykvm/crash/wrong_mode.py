@@ -41,6 +41,12 @@ def wrong_mode(cpu: Cpu, event: Event | None) -> str:
     return ""
 
 
+def is_astray(cpu: Cpu) -> bool:
+    """Whether nothing but zeros is where the CPU has come from, and it executes them, or has come to their end."""
+    zeros = bytes(AROUND)
+    return cpu.peek(cpu.pc - AROUND & cpu.width_mask, AROUND) == zeros and not any(cpu.peek(cpu.pc, MAX_INSTRUCTION))
+
+
 def _both_bits(cpu: Cpu, _: Event | None) -> str:
     cs = cpu.system.cs
     if not (cpu.long and cs.l and cs.db):

@@ -47,6 +47,18 @@ def taken_by_ret(cpu: Cpu) -> Taken | None:
     return None
 
 
+def left_by_ret(cpu: Cpu) -> str:
+    """A clause, if on top of the stack is what a handler has left there that ended in `ret`: its IF is still 0, too."""
+    if not cpu.protected or cpu.mode.bits == 16 or cpu.registers.rflags & RFLAGS_IF:
+        return ""
+    width = 8 if cpu.long else 4
+    flags = cpu.peek_int(cpu.stack + width, width)
+    if flags is None or not flags & RFLAGS_IF or not _is_frame(cpu, cpu.stack, width):
+        return ""
+    frame = "CS and RFLAGS of an interrupt are still on the stack"
+    return f"{frame}: probably its handler ended in `ret`, and must end in `{_iret(cpu)}`"
+
+
 def explain_taken(cpu: Cpu, taken: Taken, irqs: Interrupts) -> str:
     """The sentence for it, and which handler it was if that is known."""
     if taken.error_code:

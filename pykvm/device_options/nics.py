@@ -116,7 +116,7 @@ def parse_nic(spec: str) -> Nic:
         case "tap":
             from ..net.tap import TapNet
 
-            backend = TapNet(where)
+            backend = TapNet(where, make=False)  # as root a typo would make one that leads nowhere
         case _:
             raise ConfigError(f"--nic {spec}: there is no kind {kind!r}: give none, loopback, unix:PATH or tap:NAME")
     if pcap is not None:

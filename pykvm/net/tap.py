@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import socket
 import struct
 
 from ..errors import ConfigError
@@ -21,16 +22,19 @@ IFREQ = struct.Struct("16sH22x")
 
 
 class TapNet(NetBackend):
-    """The interface `name` (1 to 15 characters). It is made if it does not exist, which takes CAP_NET_ADMIN.
+    """The interface `name` (1 to 15 characters). It is made if it does not exist, which takes CAP_NET_ADMIN, or with
+    `make` False refused.
 
     Without that privilege it has to be made beforehand, once, and given to the user; the error says how. Giving it
     an address or putting it into a bridge, and setting it up, is left to the user in either case. Frames sent while
     the interface is down are dropped.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, make: bool = True) -> None:
         if not re.fullmatch(r"[^\s/%:]{1,15}", name) or len(name.encode()) > 15 or name in (".", ".."):
             raise ConfigError(f"{name!r} is not a network interface's name: give 1 to 15 characters, such as tap0")
+        if not make:
+            _require(name)
         self.name = self.station = name
         self._fd = -1
         try:
@@ -77,6 +81,17 @@ class TapNet(NetBackend):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _require(name: str) -> None:
+    """ConfigError if the host has no interface of that name."""
+    try:
+        socket.if_nametoindex(name)
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"the host has no interface {name}: make it with\n"
+            f"  sudo ip tuntap add dev {name} mode tap user $USER && sudo ip link set {name} up"
+        ) from None
 
 
 def _explain(name: str, error: OSError) -> str:

@@ -533,6 +533,16 @@ def test_a_state_that_the_cpu_refuses_is_explained() -> None:
     [
         ("spin", r"CPU 0 was at 0x100000 <_start> guests/spin\.S:\d+ \(jmp 0x100000\); interrupts off"),
         (
+            "crash-irq-ret-wait",
+            r"CPU 0 was at .* \(\w+.*\); interrupts off;.* CS and RFLAGS of an interrupt are still on the stack: "
+            r"probably its handler ended in `ret`, and must end in `iretq`",
+        ),
+        (
+            "crash-fault-again",
+            r"CPU 0 was at .* <(fault_again\+0x\w+> .*, which raises #UD again and again: its handler comes back to it.*"
+            r"|comes_back>.*)",
+        ),
+        (
             "crash-irq-no-eoi",
             r"CPU 0 slept in the hlt before 0x\w+ <irq_no_eoi\+0x\w+> guests/\S+; "
             r"IRQ 0 is in service and was never acknowledged \(no EOI\)",

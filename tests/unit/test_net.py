@@ -21,6 +21,7 @@ from device_rig import Line
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykvm.device_options.nics import parse_nic
 from pykvm.devices.ne2000 import Ne2000
 from pykvm.errors import ConfigError
 from pykvm.net import MAX_FRAME, POLL_BUDGET, NetBackend, tap, unix
@@ -445,6 +446,11 @@ def test_tshark_reads_a_capture(tmp_path: Path) -> None:
 # -- TAP --------------------------------------------------------------------------------------------------------------
 
 TAP_NAME = f"pykvm{os.getpid()}"[:15]
+
+
+def test_a_tap_interface_that_is_not_there_is_not_made_by_a_typo() -> None:
+    with pytest.raises(ConfigError, match=r"no interface nosuchtap7: make it with"):
+        parse_nic("tap:nosuchtap7")
 
 
 @pytest.fixture
