@@ -36,6 +36,17 @@ def package(name: str) -> Path:
         pytest.skip(f"needs the Debian package {name}: {reason}")
 
 
+def multiboot_example(in_text_mode: bool) -> bytes:
+    """The example kernel of the Multiboot specification, or the same without its header's wish for graphics."""
+    kernel = (package("multiboot") / "usr/lib/multiboot/examples/kernel").read_bytes()
+    if not in_text_mode:
+        return kernel
+    at = kernel.index(struct.pack("<I", 0x1BADB002))
+    magic, flags, _ = struct.unpack_from("<III", kernel, at)
+    flags &= ~4
+    return kernel[: at + 4] + struct.pack("<II", flags, -(magic + flags) & 0xFFFFFFFF) + kernel[at + 12 :]
+
+
 @cache
 def _unpacked(name: str, limit: float | None) -> Path:
     assert name in PACKAGES, f"tests/debian.py does not list {name}"

@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 import pytest
-from debian import KERNEL, package
+from debian import KERNEL, multiboot_example, package
 from helpers import LIMIT, MIB, elf32
 
 from pykvm import Ending, Machine, boot
@@ -56,7 +56,7 @@ def test_kernel_gets_its_magic_and_its_information(name: str, image: bytes, eax:
 
 
 def test_example_kernel_of_the_multiboot_specification() -> None:
-    kernel = package("multiboot") / "usr/lib/multiboot/examples/kernel"
+    kernel = multiboot_example(in_text_mode=True)
     modules = [boot.Module(b"abc" * 2000, "mod one"), boot.Module(b"x" * 10, "mod two")]
     with Machine(kernel, memory="64M", command_line="hello world", modules=modules) as machine:
         assert machine.run(LIMIT).ending is Ending.HALTED
@@ -72,6 +72,17 @@ def test_example_kernel_of_the_multiboot_specification() -> None:
     assert lines[5].endswith("cmdline = mod two")
     assert lines[6].startswith("multib?ot_elf_sec: num = 17, size = 0x28")
     assert "base_addr = 0x000100000, length = 0x003f00000, type = 0x1" in lines[12]
+
+
+def test_example_kernel_of_the_multiboot_specification_in_graphics() -> None:
+    """Its header asks for 1,024 by 768 dots of 32 bits, and it draws a blue diagonal into them."""
+    with Machine(multiboot_example(in_text_mode=False), memory="64M") as machine:
+        assert machine.run(LIMIT).ending is Ending.HALTED
+        screen = machine.screen
+    assert screen.size == (1024, 768)
+    for at in range(1, 768, 97):
+        row = screen.pixels[at * 1024 * 3 : (at + 1) * 1024 * 3]
+        assert row == bytes(3 * at) + b"\0\0\xff" + bytes(3 * (1023 - at))
 
 
 INIT_CODE = bytes.fromhex(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from debian import KERNEL, package
+from debian import KERNEL, multiboot_example, package
 from helpers import LIMIT, assembled, elf32, pykvm, pykvm_each
 from PIL import Image
 
@@ -308,8 +308,9 @@ def test_text_that_does_not_come_is_status_1(guest: Guest, tmp_path: Path) -> No
         assert picture.stat().st_size > 100
 
 
-def test_a_picture_of_the_multiboot_kernel_s_screen() -> None:
-    kernel = package("multiboot") / "usr/lib/multiboot/examples/kernel"
+def test_a_picture_of_the_multiboot_kernel_s_screen(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(multiboot_example(in_text_mode=True))
     done = pykvm("screenshot", kernel, "-", "--text", "-a", "hello world", "-m", "16M", "-t", LIMIT)
     assert done.returncode == 0
     assert done.stdout.decode().splitlines()[2].endswith("line = hello world")
