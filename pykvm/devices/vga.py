@@ -174,6 +174,11 @@ class Vga(Device):
         if writer is not None:
             writer(value)
 
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        if self._port(offset) in (0x3C5, 0x3CF):  # one register again and again, of which each value may move memory
+            data = data[-1:]
+        super().write_block(offset, size, data)
+
     def register_name(self, offset: int, size: int, value: int | None) -> str:
         port = self._port(offset)
         if port == 0x3C0:
@@ -407,6 +412,9 @@ class Dispi(Device):
         else:
             self._vga.moved_by_host = True
             self._write(self._vga.dispi_index, value)
+
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        super().write_block(offset, size, data[-size:])  # to one register: only the last one stays
 
 
 class VgaWindow(Device):
