@@ -8,6 +8,7 @@ change only while every vCPU is out of the guest (`Board.when_at_rest`).
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from contextlib import suppress
 
 from ..kvm.errors import KvmError
@@ -30,6 +31,10 @@ class VideoSlots:
         self._wanted: int | None = None
         self._placed: int | None = None
         self._logged = False
+
+    def later(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called before the guest's next instruction."""
+        self._board.when_at_rest(callback)
 
     def trap(self, on: bool) -> None:
         """Have the guest's accesses to the window come to the bus, from its next instruction on, or go to RAM."""

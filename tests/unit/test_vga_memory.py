@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,9 @@ class Slots:
         self.memory = bytearray(SIZE)
         self.trapped = False
         self.placed: int | None = None
+
+    def later(self, callback: Callable[[], None]) -> None:
+        callback()
 
     def trap(self, on: bool) -> None:
         self.trapped = on
