@@ -84,7 +84,6 @@ class Vga(Device):
     name = "VGA"
     ports = (Range(BASE, 2), Range(0x3BA, 1), Range(0x3C0, 16), Range(0x3D4, 2), Range(0x3DA, 1))
     width = 1
-
     moved_by_host = False  # but for the phase of the retrace, which no guest can hold anybody to
 
     def __init__(
@@ -174,6 +173,11 @@ class Vga(Device):
         if writer is not None:
             writer(value)
 
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        if self._port(offset) in (0x3C5, 0x3CF):  # one register again and again, of which each value may move memory
+            data = data[-1:]
+        super().write_block(offset, size, data)
+
     def register_name(self, offset: int, size: int, value: int | None) -> str:
         port = self._port(offset)
         if port == 0x3C0:
@@ -228,8 +232,7 @@ class Vga(Device):
         mirror = self._mirrored()
         if mirror != self.mirror:
             old, self.mirror = self.mirror, mirror
-            memory = self.need_memory()
-            if memory is not None:
+            if (memory := self.need_memory()) is not None:
                 memory.switch(old, mirror)
 
     def need_memory(self) -> VideoMemory | None:
@@ -249,8 +252,6 @@ class Vga(Device):
         """Fill video memory with zeros, but the fonts of a text mode."""
         if self.memory is not None:
             self.memory.clear(self.mirror)
-
-    # The Bochs display interface
 
     def pitch_of(self, width: int) -> int:
         """Bytes of a line of so many pixels, in the display interface's mode."""
@@ -408,6 +409,9 @@ class Dispi(Device):
             self._vga.moved_by_host = True
             self._write(self._vga.dispi_index, value)
 
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        super().write_block(offset, size, data[-size:])  # to one register: only the last one stays
+
 
 class VgaWindow(Device):
     """The window into video memory, where accesses to it come here (see `vga_memory`)."""
@@ -421,13 +425,11 @@ class VgaWindow(Device):
         self._vga = vga
 
     def read(self, offset: int, size: int) -> int:
-        memory = self._vga.memory
-        return 0xFF if memory is None else memory.read(offset)
+        return 0xFF if self._vga.memory is None else self._vga.memory.read(offset)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        memory = self._vga.memory
-        if memory is not None:
-            memory.write(offset, value)
+        if self._vga.memory is not None:
+            self._vga.memory.write(offset, value)
 
 
 _NUMBERS = {

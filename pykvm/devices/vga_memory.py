@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import mmap
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from ..device import State
@@ -23,6 +24,7 @@ from .vga_registers import (
     LINEAR,
     ODD_EVEN,
     PLANE_0,
+    TEXT_MIRROR,
     TRAPPED,
     WINDOW_BASES,
     WINDOW_SIZES,
@@ -46,6 +48,8 @@ class Slots(Protocol):
 
     @property
     def memory(self) -> bytearray | mmap.mmap: ...
+
+    def later(self, callback: Callable[[], None]) -> None: ...
 
     def trap(self, on: bool) -> None: ...
 
@@ -71,6 +75,8 @@ class VideoMemory:
         self.words = self.bytes.cast("I")
         """A word for each address of the planes: plane 0 in bits 7-0, and so on."""
         self.latch = 0
+        self._mirror = TEXT_MIRROR
+        self._wanted: Mirror | None = None  # what the window is to mirror instead
         self._end = PLANES  # nothing behind it has ever been touched
         self._by_host = False  # whether anything but the frame buffer has changed the memory since `restore`
         self._saved: _Saved | None = None
@@ -100,13 +106,29 @@ class VideoMemory:
     # The window as RAM
 
     def switch(self, old: Mirror, new: Mirror) -> None:
-        """The registers have changed what the window mirrors."""
-        self.settle(old)
-        self.expose(new)
-        self._slots.trap(new.kind == TRAPPED)
+        """The registers have changed what the window mirrors: before the guest goes on, it does.
+
+        Not at once: one exit may change registers thousands of times.
+        """
+        if self._wanted is None:
+            self._mirror = old
+        self._wanted = new
+        self._slots.later(self.apply)
+
+    def apply(self) -> None:
+        """Have the window mirror what was asked for last."""
+        new, self._wanted = self._wanted, None
+        if new is not None and new != self._mirror:
+            self._settle(self._mirror)
+            self.expose(new)
+            self._slots.trap(new.kind == TRAPPED)
 
     def settle(self, mirror: Mirror) -> None:
         """Have the memory be what the window, which mirrors part of it, has."""
+        self.apply()
+        self._settle(mirror)
+
+    def _settle(self, mirror: Mirror) -> None:
         kind, base, size, at = mirror
         if kind in (TRAPPED, LINEAR) or self._ram is None:
             return
@@ -143,6 +165,7 @@ class VideoMemory:
 
     def clear(self, mirror: Mirror, end: int = PLANES) -> None:
         """Fill the memory up to `end` with zeros, but the fonts; the window, too."""
+        self.apply()
         self._by_host = True
         self._end = max(self._end, end)
         if end > PLANES:
@@ -238,6 +261,7 @@ class VideoMemory:
 
     def save(self) -> State:
         """All of it up to the last page that is not empty, compressed."""
+        self.apply()
         content = bytes(self.bytes[: self._end]).rstrip(b"\0")
         if self._saved is not None and content == self._saved.content:
             return {"latch": self.latch, "memory": self._saved.packed}
@@ -256,6 +280,7 @@ class VideoMemory:
             content = self._saved.content if self._saved and self._saved.packed is packed else _unpack(packed)
         pages = self._slots.written()
         again = self._saved is not None and self._saved.packed is packed and packed
+        self._wanted = None
         self._slots.trap(mirror.kind == TRAPPED)
         self.latch = latch
         if again and pages is not None and not self._by_host:

@@ -8,6 +8,7 @@ change only while every vCPU is out of the guest (`Board.when_at_rest`).
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from contextlib import suppress
 
 from ..kvm.errors import KvmError
@@ -31,16 +32,20 @@ class VideoSlots:
         self._placed: int | None = None
         self._logged = False
 
+    def later(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called before the guest's next instruction."""
+        self._board.when_at_rest(callback)
+
     def trap(self, on: bool) -> None:
         """Have the guest's accesses to the window come to the bus, from its next instruction on, or go to RAM."""
-        if on != self._trap:
-            self._trap = on
+        self._trap = on
+        if on != self._trapped:  # not yet, or not any more: a run may have ended before it was done
             self._board.when_at_rest(self._apply)
 
     def place(self, gpa: int | None) -> None:
         """Put the card's memory at `gpa`, a multiple of 4 KiB where nothing else is; None: take it away."""
-        if gpa != self._wanted:
-            self._wanted = gpa
+        self._wanted = gpa
+        if gpa != self._placed:
             self._board.when_at_rest(self._apply)
 
     def written(self) -> list[int] | None:
@@ -62,10 +67,6 @@ class VideoSlots:
                 vm.clear_dirty_log(FRAME_SLOT, 0, size // PAGE_SIZE, bitmap)
         bits = int.from_bytes(bitmap, "little")
         return [page for page in range(size // PAGE_SIZE) if bits >> page & 1] if bits else []
-
-    def settle(self) -> None:
-        """What was asked for is done now. With every vCPU out of the guest."""
-        self._apply()
 
     def _apply(self) -> None:
         board = self._board

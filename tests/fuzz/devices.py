@@ -305,6 +305,9 @@ class _Slots:
         self.memory = bytearray(SIZE)
         self.trapped = False
 
+    def later(self, callback: Callable[[], None]) -> None:
+        callback()
+
     def trap(self, on: bool) -> None:
         self.trapped = on
 

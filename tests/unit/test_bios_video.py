@@ -381,3 +381,13 @@ def test_repeating_fills_cells(
         if with_attribute:
             expected[cell + 1] = 0x2F
     assert pc.memory.read(SCREEN, 0x8000) == expected
+
+
+def test_a_function_that_is_not_there_is_traced_as_such(pc: Pc) -> None:
+    said: list[str] = []
+    pc.bios.log.emit = said.append
+    pc.call(0x10, eax=0x0055)
+    pc.call(0x10, eax=0x4F0A)
+    pc.bios.log.flush()
+    assert len(said) == 2
+    assert all("nothing done" in line for line in said), said

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.devices.vga import Vga
+from pykvm.devices.vga import Dispi, Vga
 from pykvm.devices.vga_dispi import write as write_dispi
 from pykvm.devices.vga_memory import SIZE, VideoMemory
 from pykvm.devices.vga_registers import (
@@ -35,6 +37,9 @@ class Slots:
         self.memory = bytearray(SIZE)
         self.trapped = False
         self.placed: int | None = None
+
+    def later(self, callback: Callable[[], None]) -> None:
+        callback()
 
     def trap(self, on: bool) -> None:
         self.trapped = on
@@ -200,6 +205,18 @@ def test_banks_of_a_large_mode(card: Card) -> None:
     assert bytes(memory.bytes[0x10000:0x10006]) == b"second"
     write_dispi(vga, DISPI_BANK, 0)
     assert card.ram.read(0xA0000, 5) == b"first"
+
+
+def test_a_block_of_writes_to_one_register_moves_memory_once(card: Card) -> None:
+    moves: list[int | None] = []
+    card.slots.place = moves.append  # type: ignore[method-assign]
+    vga = card.vga
+    dispi = Dispi(vga, partial(write_dispi, vga))
+    for index, value in ((DISPI_X, 1920), (DISPI_Y, 1080), (DISPI_BPP, 32)):
+        write_dispi(vga, index, value)
+    dispi.write(0, 2, DISPI_ENABLE)
+    dispi.write_block(1, 2, b"\x00\x00\x41\x00" * 1024)
+    assert moves == [vga.frame_buffer]
 
 
 def test_the_frame_buffer_is_there_while_it_is_enabled(card: Card) -> None:
