@@ -3,7 +3,7 @@
 Source: Multiboot specification 0.6.96: 3.1 (OS image format), 3.2 (machine state), 3.3 (boot information format).
 
 The image is an ELF file of either class, entered in 32-bit protected mode, or whatever the header's address fields
-describe. All modules are page-aligned; the screen is EGA text, 80 by 25, whatever mode the kernel would prefer.
+describe. All modules are page-aligned.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ADDRESSES = Record("IIIII", "header_addr load_addr load_end_addr bss_end_addr e
 
 INFO_MEMORY, INFO_COMMAND_LINE, INFO_MODULES, INFO_ELF_SECTIONS = 1 << 0, 1 << 2, 1 << 3, 1 << 5
 INFO_MEMORY_MAP, INFO_LOADER_NAME, INFO_VBE, INFO_FRAMEBUFFER = 1 << 6, 1 << 9, 1 << 11, 1 << 12
-_INFO_SIZE = 116
+_INFO_SIZE = 120
 
 
 def find_header(image: bytes) -> int | None:
@@ -152,7 +152,9 @@ def _information(
     struct.pack_into("<II", data, 44, len(memory_map), memory_map_at)
     struct.pack_into("<I", data, 64, name_at)
     if mode is not None:
-        data[88 : 88 + 28] = (video.framebuffer(mode) + video.colours(mode)).ljust(28, b"\0")
+        data[88 : 88 + 22] = video.framebuffer(mode)
+        # GRUB and the kernels that are made with its multiboot.h have the colours at a multiple of four, not at 110.
+        data[112:118] = video.colours(mode)
         struct.pack_into("<IH", data, 76, vbe_at, video.mode_number(mode))
         return bytes(data)
     struct.pack_into("<QIIIBB", data, 88, EGA_TEXT, EGA_PITCH, EGA_COLUMNS, EGA_ROWS, EGA_BITS, EGA_TEXT_TYPE)

@@ -14,8 +14,8 @@ from helpers import LIMIT, PYKVM, ROOT, flat, hexcode
 from pykvm import CrashReport, Ending
 
 
-def report_of(code: str, mode: int = 64) -> CrashReport:
-    with flat(hexcode(code), mode) as machine:
+def report_of(code: str, mode: int = 64, finish: bool = True) -> CrashReport:
+    with flat(hexcode(code), mode, finish=finish) as machine:
         outcome = machine.run(LIMIT)
     assert outcome.ending is Ending.CRASHED
     assert outcome.report is not None
@@ -32,9 +32,16 @@ def test_an_address_in_real_mode_has_its_segment() -> None:
 @pytest.mark.needs("pvm")
 @pytest.mark.parametrize("mode", [32, 64])
 def test_a_software_interrupt_that_kvm_cannot_do(mode: int) -> None:
-    assert report_of("cd 80 ; int 0x80", mode).explanation == (
+    assert report_of("cd 80 ; int 0x80", mode, finish=False).explanation == (
         "`int 0x80` calls interrupt 0x80, which the interpreter of this host's KVM does not do; the IDT's limit is 0: no "
         "handler could be found"
+    )
+
+
+@pytest.mark.parametrize("mode", [32, 64])
+def test_a_software_interrupt_without_an_idt(mode: int) -> None:
+    assert report_of("cd 80 ; int 0x80", mode).explanation == (
+        "`int 0x80` calls interrupt 0x80, and the IDT's limit is 0: no handler could be found"
     )
 
 

@@ -218,7 +218,7 @@ def test_trace() -> None:
         "INT 13h AH=42 extended read 1 sectors at 0, drive 80h, buffer 2000:0000 -> ok",
         "INT 15h AX=E820 memory map entry 0 -> 0x0+0x9fc00 type 1, next 1",
         "INT 12h conventional memory -> 639 KiB",
-        "INT 10h AX=1234 BX=0001 CX=0002 DX=0003 -> AX=1234 BX=0001 CX=0002 DX=0003",
+        "INT 10h AX=1234 BX=0001 CX=0002 DX=0003 -> no such function here, and nothing done",
         "INT 10h AH=0E print !",
     ]
     lines.clear()

@@ -95,7 +95,7 @@ def test_information(memory: GuestMemory) -> None:
     assert string(memory, words(memory, info + 64, 1)[0]) == b"pykvm"
     # Bit 2 of the header's flags, and no wish but for graphics: a framebuffer of type 1, RGB.
     assert struct.unpack("<QIIIBB", memory.read(info + 88, 22)) == (0xFD000000, 4096, 1024, 768, 32, 1)
-    assert memory.read(info + 110, 6) == bytes((16, 8, 8, 8, 0, 8))
+    assert memory.read(info + 112, 6) == bytes((16, 8, 8, 8, 0, 8))
     plain = load(kernel_1(0b011), memory, OPTIONS).registers.rbx
     # A framebuffer of type 2: EGA text.
     assert struct.unpack("<QIIIBB", memory.read(plain + 88, 22)) == (0xB8000, 160, 80, 25, 16, 2)
