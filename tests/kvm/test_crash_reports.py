@@ -178,11 +178,15 @@ def test_an_irq_at_an_empty_gate_whose_handler_halts(guest: Guest) -> None:
     )
 
 
+@pytest.mark.skipif(
+    STATE_LOST, reason="AMD's KVM resets a CPU at a triple fault, and steps use the trap flag themselves"
+)
 def test_the_trap_flag_without_a_handler(guest: Guest) -> None:
     _, report = run(guest, "single-step")
     says(f"RFLAGS.TF is set, so each instruction ends in a debug exception (#DB), {NO_IDT}", report)
 
 
+@pytest.mark.skipif(STATE_LOST, reason="AMD's KVM resets a CPU at a triple fault, and no step ends in a handler")
 def test_a_handler_that_raises_its_exception_again(guest: Guest) -> None:
     _, report = run(guest, "error-code-storm")
     assert "iretq` takes 0x" in report.explanation, str(report)
