@@ -114,7 +114,18 @@ def form_of(code: bytes, bits: int) -> Form | None:
         return None
     if 0xF0 in parts.prefixes and name not in REPLACED:
         return None
+    if any(_ignores(insn, bits, parts, name, prefix) for prefix in b"\x66\xf2\xf3"):
+        return None
     return _Builder(insn, bits, parts, name).build()
+
+
+def _ignores(insn: Any, bits: int, parts: _Bytes, name: str, prefix: int) -> bool:
+    """Whether the disassembler sees no meaning in a prefix, which for the host's CPU may have one (SENDUIPI)."""
+    if prefix not in parts.prefixes or (prefix == 0x66 and name in SIZED):
+        return False
+    kept = bytes(each for each in parts.prefixes if each != prefix)
+    without = decoder(bits)(kept + bytes(insn.bytes)[len(parts.prefixes) :], 0)
+    return without is not None and (without.mnemonic, without.op_str) == (insn.mnemonic, insn.op_str)
 
 
 def _parts(code: bytes, bits: int) -> _Bytes | None:

@@ -103,6 +103,8 @@ class Finish(Target):
         judged = form.name not in INEXACT | UNKNOWN and form.kind != "avx" and vector < 0
         if now_state[2] & 0x41 or (form.name in SIZED and (bits == 16 or 0x66 in code[: form.length])):
             judged = False  # the x87's stack was too full or too empty; Unicorn's words are wrong for MOVBE and CRC32
+        if form.kind == "mmx" and form.name.startswith("ph"):
+            judged = False  # Unicorn takes a changed register for the second operand
         if form.kind == "mmx" and form.code[0] & 0xF5 > 0x40 and form.code[0] & 0xF0 == 0x40:
             judged = False  # Unicorn listens to REX.R and REX.B here, which the CPU ignores
         if address is not None and not DATA <= at < END - 0x1000:

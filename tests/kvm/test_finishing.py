@@ -161,15 +161,17 @@ def test_what_the_control_registers_forbid(text: str, vector: int, cr0: int, cr4
     assert fault(text, vector, tmp_path, lambda machine: control(machine, cr0, cr4))[:2] == [START, CODE_SELECTOR]
 
 
-def test_exceptions_of_the_fpu_and_of_sse(tmp_path: Path) -> None:
-    assert (
-        fault("fninit; movl $0x37b, 0x600; fldcw 0x600; fld1; fldz; fdivrp; 1: wait", 16, tmp_path)[1] == CODE_SELECTOR
-    )
-    text = (
-        "movl $0x1d80, 0x600; ldmxcsr 0x600; mov $1, %eax; cvtsi2sd %eax, %xmm0; xorps %xmm1, %xmm1; divsd %xmm1, %xmm0"
-    )
-    rip, selector, _ = fault(text, 19, tmp_path)
-    assert (rip, selector) == (START + len(assembled(text, tmp_path, START, 64)) - 4, CODE_SELECTOR)
+def test_an_exception_of_the_x87_waits_for_its_next_instruction(tmp_path: Path) -> None:
+    text = "fninit; movl $0x37b, 0x600; fldcw 0x600; fld1; fldz; fdivrp; 1: wait"
+    assert fault(text, 16, tmp_path)[:2] == [START + len(assembled(text, tmp_path, START, 64)) - 1, CODE_SELECTOR]
+
+
+@pytest.mark.needs("pvm")  # QEMU, on which the second KVM runs, has no #XM
+def test_an_exception_of_sse(tmp_path: Path) -> None:
+    setup = "movl $0x1d80, 0x600; ldmxcsr 0x600; mov $1, %eax; cvtsi2sd %eax, %xmm0; xorps %xmm1, %xmm1; "
+    text = setup + "divsd %xmm1, %xmm0"
+    rip = START + len(assembled(text, tmp_path, START, 64)) - 4
+    assert fault(text, 19, tmp_path)[:2] == [rip, CODE_SELECTOR]
 
 
 def test_pages_keep_their_rights(tmp_path: Path) -> None:

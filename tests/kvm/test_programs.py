@@ -26,7 +26,6 @@ def test_grub_draws_its_menu() -> None:
         assert screen.find("GNU GRUB") == (23, 1), "in the middle of the second row"
 
 
-@pytest.mark.needs("ring0-sse", "ring0-x87")
 @pytest.mark.parametrize(
     ("name", "boots_as"),
     [
