@@ -236,17 +236,20 @@ def _describe(
 def _names_gate(cpu: Cpu, frame: ExceptionFrame, vectors: list[int]) -> bool:
     """Whether the word below the frame is an error code that names a gate, and the handler is of some that have one."""
     code = cpu.peek_int(frame.address - (8 if cpu.long else 4), 8 if cpu.long else 4)
-    return code is not None and not code & ~0x7FB and bool(code & IDT) and GP in vectors and NP in vectors
+    return code is not None and not code & ~0xFFB and bool(code & IDT) and GP in vectors and NP in vectors
 
 
 def _refused(before: Cpu, error_code: int | None, irqs: Interrupts) -> Delivery | None:
     """The delivery of an event that an error code names as the one which its gate refused."""
     from ..x86.faults import next_event
 
-    if error_code is None or error_code & ~0x7FB or not error_code & IDT:
+    if error_code is None or error_code & ~0xFFB or not error_code & IDT:
         return None
     vector = error_code >> 3
     event = next_event(before)
+    known = (*irqs.in_service, *([event.vector] if event is not None and event.certain else []))
+    if before.long and vector not in known and vector % 2 == 0 and vector // 2 in known:
+        vector //= 2  # QEMU's emulated CPUs count in long mode's gates of 16 bytes (7.2: seg_helper.c)
     if event is None or not event.certain or event.vector != vector:
         words = irqs.came(vector) if irqs.irq(vector) is not None or vector >= EXCEPTIONS else vector_name(vector)
         event = Event(vector, None, words, kind=EventKind.INTERRUPT)
