@@ -48,6 +48,12 @@ _MAGIC = (
     (0, b"GIF8", "a picture (GIF)", "give a kernel or a disk image"),
     (0, b"%PDF-", "a PDF document", "give a kernel or a disk image"),
 )  # fmt: skip
+_NAMED = {
+    ".iso": "a CD image", ".elf": "an ELF file", ".qcow2": "a disk image", ".vmdk": "a disk image",
+    ".vdi": "a disk image", ".vhd": "a disk image", ".vhdx": "a disk image",
+    ".gz": "gzip data", ".xz": "xz data", ".zst": "zstd data", ".zip": "a zip archive",
+}  # fmt: skip
+"""What a file is by its name: with another content it is damaged."""
 _BIOS_ENTRY = b"\xea\x5b\xe0\x00\xf0"
 """jmp F000:E05B, where every BIOS since the IBM PC's has its reset vector."""
 _TEXT_CONTROLS = frozenset(b"\t\n\v\f\r\x1b")
@@ -76,7 +82,10 @@ def foreign(image: bytes, file_name: str | None) -> str | None:
             )
     if image[-16:-11] == _BIOS_ENTRY and len(image) % 0x10000 == 0:
         return "it is a BIOS: give it by --firmware"
-    if file_name is not None and os.path.splitext(file_name)[1].lower() not in CODE_SUFFIXES and _is_text(image):
+    suffix = None if file_name is None else os.path.splitext(file_name)[1].lower()
+    if suffix in _NAMED:
+        return f"by its name it is {_NAMED[suffix]}, but not by its content: see that it is whole"
+    if suffix is not None and suffix not in CODE_SUFFIXES and _is_text(image):
         return "it is text, not code: compile or assemble it, and give the executable"
     return None
 

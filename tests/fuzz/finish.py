@@ -5,6 +5,7 @@ The other judge is Unicorn, where it is installed. What it leaves out or knows t
 
 from __future__ import annotations
 
+import resource
 import struct
 from collections.abc import Iterator
 from functools import cached_property
@@ -75,6 +76,10 @@ class Finish(Target):
             import unicorn
         except ImportError:
             return {}
+        # It reserves 1 GiB of addresses for each: these are not of the room that what is looked at may fill.
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_AS, (soft + (4 << 30), hard))
         return {bits: _Judge(unicorn, bits) for bits in (16, 32, 64)}
 
     def both(self, form: Form, code: bytes, bits: int, seed: int) -> None:

@@ -119,6 +119,9 @@ class FakeControl:
         self.stop = self.stop or Stop(Why.INTERRUPTED)
         return self.stop
 
+    def explain(self) -> None:
+        """The guest can go on."""
+
     def require_stopped(self) -> Stop:
         if self.stop is None:
             raise DebugError("the machine runs: interrupt it first")

@@ -158,9 +158,9 @@ ELSEWHERE = {
     **{
         f"crash-{way}": "test_crash_reports.py: it dies by the rules, and the report says which"
         for way in (
-            "bad-iret", "bad-selector", "calm-halt", "error-code-left", "gate-selector", "gdt32", "handler-halts", "handler-unmapped",
+            "bad-iret", "bad-selector", "calm-halt", "error-code-left", "error-code-storm", "fault-again", "gate-selector", "gdt32", "handler-halts", "handler-unmapped",
             "idt-base-forgotten", "interrupt-no-idt",
-            "irq-no-eoi", "irq-no-gate", "irq-not-remapped", "irq-ret", "ist-missing", "jump-to-nothing", "long32", "no-execute",
+            "irq-gate-empty", "irq-no-eoi", "irq-no-gate", "irq-not-remapped", "irq-ret", "irq-ret-wait", "single-step", "sti32", "ist-missing", "jump-to-nothing", "long32", "no-execute",
             "no-kernel-stack", "no-tss", "paging32", "reserved-bit", "wild-jump",
         )
     },

@@ -165,7 +165,7 @@ def test_the_time_limit_holds_while_frames_flood_in(guest: Guest, tmp_path: Path
 
 
 def test_the_time_limit_holds_for_sleeping_and_for_several_cpus() -> None:
-    with flat(hexcode("fb; sti\nf4; hlt") + SPIN, cpus=4) as machine:
+    with flat(hexcode("b0 ff e6 21; mov al, 0xff; out 0x21, al\nfb; sti\nf4; hlt") + SPIN, cpus=4) as machine:
         assert machine.run(BRIEF).ending is Ending.TIMED_OUT
 
 

@@ -133,6 +133,13 @@ def test_binary_content_is_taken_for_code(code: bytes, name: str | None) -> None
     assert recognise(code, name) == "flat"
 
 
+@pytest.mark.parametrize("name", ["os.iso", "OS.ISO", "disk.qcow2", "kernel.elf", "kernel.gz"])
+def test_what_is_something_else_than_its_name_says_is_not_code(name: str) -> None:
+    with pytest.raises(ImageError, match="by its name it is .*, but not by its content"):
+        choose(bytes(4096), Options(), None, name)
+    assert choose(bytes(4096), Options(), "flat", name) == "flat"
+
+
 def test_a_cd_that_starts_from_a_disk_is_a_disk() -> None:
     """As grub-mkrescue and isohybrid make them."""
     image = bytearray(FOREIGN["iso"][0])
