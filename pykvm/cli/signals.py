@@ -41,14 +41,23 @@ def job_control(
     All are called in the main thread, with the machine's lock held.
     """
 
+    continued = 0  # how often
+
     def stop(number: int, frame: FrameType | None) -> None:
+        before = continued
         with lock:
             suspend()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)
+        if continued == before:
+            os.kill(os.getpid(), signal.SIGTSTP)
+        else:  # SIGCONT came in the midst of that
+            with lock:
+                resume()
+        signal.signal(signal.SIGTSTP, stop)
 
     def go_on(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTSTP, stop)
+        nonlocal continued
+        continued += 1
         with lock:
             resume()
 
