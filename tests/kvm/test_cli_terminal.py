@@ -251,27 +251,6 @@ def test_after_a_stop_without_warning_keys_are_the_guests_again(guest: Guest, se
     assert session.mode() == session.before
 
 
-@pytest.mark.parametrize("display", ["serial", "terminal"])
-def test_a_stop_with_warning_gives_the_terminal_back_until_it_goes_on(
-    guest: Guest, session: Session, display: str
-) -> None:
-    session.start("run", guest("bios"), "--display", display)
-    session.expect(b"press")
-    raw = session.mode()
-    # A process group without a parent outside its session is orphaned, and the kernel stops none at SIGTSTP: this one
-    # has its parent in another session, so the stop itself does not come, and the terminal is given back all the same.
-    assert session.process is not None
-    session.process.send_signal(signal.SIGTSTP)
-    session.wait_for(lambda: session.mode() == session.before)
-    session.process.send_signal(signal.SIGCONT)
-    session.wait_for(lambda: session.mode() == raw)
-    if display == "terminal":
-        session.expect(b"\x1b[?1049h")
-    session.type(b"\x01x")
-    assert session.end() == 0
-    assert session.mode() == session.before
-
-
 @pytest.mark.parametrize("own_group", [True, False])
 def test_in_the_background_it_runs_and_leaves_the_terminal_alone(
     guest: Guest, session: Session, own_group: bool
@@ -289,16 +268,6 @@ def test_brought_to_the_foreground_it_takes_the_keys(guest: Guest, session: Sess
     session.to_foreground()
     session.wait_for(lambda: session.mode() != session.before)
     session.type(b"quit\r")
-    assert session.end() == 0
-
-
-def test_a_new_size_of_the_window_has_the_screen_drawn_again(guest: Guest, session: Session) -> None:
-    session.start("run", guest("bios"), "--display", "terminal")
-    session.expect(b"ends")  # the last word; a blank is not drawn where there was one
-    assert session.process is not None
-    session.process.send_signal(signal.SIGWINCH)  # to the same size: what is on it may be anything
-    session.expect(b"press keys")
-    session.type(b"\x01x")
     assert session.end() == 0
 
 
@@ -335,6 +304,38 @@ def display() -> Iterator[Display]:
     display = Display()
     yield display
     display.close()
+
+
+@pytest.mark.parametrize("where", ["serial", "terminal"])
+def test_a_stop_with_warning_gives_the_terminal_back_until_it_goes_on(
+    guest: Guest, display: Display, where: str
+) -> None:
+    display.start("run", guest("bios"), "--display", where)
+    display.show("bios: two ticks; press keys")
+    raw = display.mode()
+    # A process group without a parent outside its session is orphaned, and the kernel stops none at SIGTSTP: this one
+    # has its parent in another session, so the stop itself does not come, and the terminal is given back all the same.
+    assert display.process is not None
+    display.process.send_signal(signal.SIGTSTP)
+    display.wait_for(lambda: display.mode() == display.before)
+    display.process.send_signal(signal.SIGCONT)
+    display.wait_for(lambda: display.mode() == raw)
+    if where == "terminal":
+        display.expect(b"\x1b[?1049h")
+    display.type(b"\x01x")
+    assert display.end() == 0
+    assert display.mode() == display.before
+
+
+def test_a_new_size_of_the_window_has_the_screen_drawn_again(guest: Guest, display: Display) -> None:
+    display.start("run", guest("bios"), "--display", "terminal")
+    display.show("bios: two ticks; press keys, Escape ends")
+    display.text = b""
+    assert display.process is not None
+    display.process.send_signal(signal.SIGWINCH)  # to the same size: what is on it may be anything
+    display.expect(b"press keys")
+    display.type(b"\x01x")
+    assert display.end() == 0
 
 
 KEYS = """
