@@ -12,6 +12,7 @@ from ..disk import Disk
 from ..disk.overlay import CLUSTER, OverlayDisk
 from ..disk.raw import RawDisk
 from ..disk.tray import Tray
+from ..errors import ConfigError
 from .errors import SnapshotError
 from .fields import as_table, file_name, flag, number
 
@@ -51,7 +52,7 @@ class SavedDisk:
         return cls(size, path, stamp, flag(state, "read_only"), {} if flag(state, "overlay") else None)
 
     def open(self, within: str | None = None) -> Disk:
-        """The disk, opened anew from its image file; SnapshotError if that is not in the directory `within`.
+        """The disk, opened anew from its image file; SnapshotError if it cannot be or is not in the directory `within`.
 
         `within` has no symbolic links in its name. What counts is the file that was opened: the name may lead elsewhere
         from one moment to the next. It is looked at before, too, as a device may notice that it is opened.
@@ -61,7 +62,10 @@ class SavedDisk:
                 raise SnapshotError("the snapshot has a disk without a file of its own: give it as one of `disks`")
             return OverlayDisk(_Blank(self.size))
         self._require_within(within, os.path.realpath(self.path))
-        raw = RawDisk(self.path, read_only=True)
+        try:
+            raw = RawDisk(self.path, read_only=True)
+        except ConfigError as error:
+            raise SnapshotError(f"{error}: put it back, or give another disk in its place") from error
         try:
             self._require_within(within, raw.real_path())
             if raw.changed_at() != self.stamp:
