@@ -22,6 +22,7 @@ class Cdroms(DeviceOption):
     name = "cdrom"
     default = ()
     absent = 0
+    has_media = True
     flags = ("--cdrom",)
     multiple = True
     metavar = "FILE[,ro]"

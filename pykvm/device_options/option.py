@@ -43,6 +43,8 @@ class DeviceOption:
     """The value if nobody says anything."""
     absent: Any = None
     """What `build` returns where there are no such devices: what a snapshot has that is older than the option."""
+    has_media = False
+    """Whether the value is the drives' trays: a fork has the snapshot's media on them."""
     flags: tuple[str, ...] = ()
     """The option's names on the command line; none if it has none there."""
     multiple = False

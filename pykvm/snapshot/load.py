@@ -208,12 +208,18 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
     )
 
 
-def _disk(home: int, place: int, state: Any, path: str) -> SavedDisk | None:
-    if state is None:
-        return None
+def _image_of(state: Any, path: str) -> SavedDisk:
+    """A disk without what was written over its image, which is named from the snapshot's directory on."""
     disk = SavedDisk.from_plain(state)
     if disk.path is not None:
         disk.path = os.path.join(path, disk.path)
+    return disk
+
+
+def _disk(home: int, place: int, state: Any, path: str) -> SavedDisk | None:
+    if state is None:
+        return None
+    disk = _image_of(state, path)
     if disk.written is not None:
         parts = extents_of(state, "extents", disk.size, CLUSTER)
         if sum(part.length for part in parts) > WRITTEN_LIMIT:
@@ -232,12 +238,10 @@ def _disk(home: int, place: int, state: Any, path: str) -> SavedDisk | None:
 def _medium(state: Any, path: str) -> SavedDisk | None:
     if state is None:
         return None
-    medium = SavedDisk.from_plain(state)
+    medium = _image_of(state, path)
     if medium.written is not None:
         raise ValueError("a CD is said to have been written")
     medium.read_only = True  # it is never opened in any other way
-    if medium.path is not None:
-        medium.path = os.path.join(path, medium.path)
     return medium
 
 

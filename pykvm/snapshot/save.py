@@ -88,8 +88,7 @@ def _write(snapshot: Contents, work: str, parent: Contents | None, link: dict[st
         if disk is None:
             disks.append(None)
             continue
-        state = disk.as_plain()
-        SavedDisk.from_plain(state)  # what a file cannot say is told now
+        state = _checked(disk)
         if disk.written is not None:
             if sum(map(len, disk.written.values())) > WRITTEN_LIMIT:
                 raise ValueError(f"more than {WRITTEN_LIMIT >> 30} GiB were written to disk {number}")
@@ -125,9 +124,12 @@ def _write(snapshot: Contents, work: str, parent: Contents | None, link: dict[st
 
 
 def _medium(medium: SavedDisk | None) -> dict[str, Any] | None:
-    if medium is None:
-        return None
-    state = medium.as_plain()
+    return None if medium is None else _checked(medium)
+
+
+def _checked(disk: SavedDisk) -> dict[str, Any]:
+    """A disk as plain data; ValueError tells now what a file cannot say."""
+    state = disk.as_plain()
     SavedDisk.from_plain(state)
     return state
 

@@ -47,10 +47,9 @@ class Snapshot(Contents):
 
         shape, firmware = self.shape, self.firmware
         for option in all_device_options():
-            if option.name == "cdrom" and option.name not in device_options:
-                device_options[option.name] = self._open_trays()
-            elif option.name not in device_options:
-                device_options[option.name] = option.from_snapshot(shape.options[option.name])
+            if option.name not in device_options:
+                plain = shape.options[option.name]
+                device_options[option.name] = self._open_trays() if option.has_media else option.from_snapshot(plain)
         *hard_disks, floppy_disk = self._open_disks(disks is None, floppy is None)
         machine = Machine(
             memory=self.image.memory(),
