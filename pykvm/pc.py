@@ -147,6 +147,42 @@ class Keyboard:
             self._controller.release(key)
 
 
+class Mouse:
+    """A person's side of the mouse; with the machine's lock, so that any thread may move it.
+
+    Movements are counts, of which a guest makes dots as it likes. None is lost: what the guest has not read waits.
+    """
+
+    def __init__(self, lock: FairLock, controller: I8042) -> None:
+        self._lock, self._controller = lock, controller
+
+    def move(self, right: int, down: int) -> None:
+        """Move it by so many counts, -32768 to 32768; ValueError beyond."""
+        with self._lock:
+            self._controller.move_mouse(right, -down, 0)
+
+    def scroll(self, down: int) -> None:
+        """Turn the wheel by so many notches, up if negative. A guest that has not asked for a wheel sees nothing."""
+        with self._lock:
+            self._controller.move_mouse(0, 0, down)
+
+    def press(self, button: str = "left") -> None:
+        """Press "left", "right", "middle", "side" or "extra"; ValueError for any other name."""
+        with self._lock:
+            self._controller.hold_button(button, True)
+
+    def release(self, button: str = "left") -> None:
+        """Let go of it."""
+        with self._lock:
+            self._controller.hold_button(button, False)
+
+    def click(self, button: str = "left") -> None:
+        """Press it and let go."""
+        with self._lock:
+            self._controller.hold_button(button, True)
+            self._controller.hold_button(button, False)
+
+
 def _keep_a20_open(level: bool) -> None:
     """Addresses never wrap at 1 MiB: no program of this century wants them to, and KVM has no gate."""
 

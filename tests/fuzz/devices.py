@@ -23,6 +23,7 @@ from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.ne2000 import Ne2000
 from pykvm.devices.pci import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
 from pykvm.devices.ps2_keyboard import KEYS
+from pykvm.devices.ps2_mouse import BUTTONS
 from pykvm.devices.reset_control import ResetControl
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.devices.vga import Vga, VgaWindow
@@ -46,6 +47,7 @@ STATE_LIMIT = 64 << 10
 RAM = 1 << 20
 READ, WRITE, READ_BLOCK, WRITE_BLOCK, OTHER = range(5)
 KEY_NAMES = sorted(KEYS)
+BUTTON_NAMES = sorted(BUTTONS)
 PACKETS = (
     0x00,
     0x03,
@@ -233,7 +235,11 @@ def _keyboard(bench: Bench) -> Device:
         with contextlib.suppress(ValueError):
             device.type_text(chr(value % 0x130) * (value >> 16 & 63))
 
-    bench.hosts["key"], bench.hosts["text"] = key, text
+    def mouse(value: int) -> None:
+        device.move_mouse(value & 0x3FF, -(value >> 10 & 0x3FF), value >> 20 & 15)
+        device.hold_button(BUTTON_NAMES[value % len(BUTTON_NAMES)], bool(value & 8))
+
+    bench.hosts["key"], bench.hosts["text"], bench.hosts["mouse"] = key, text, mouse
     return device
 
 
