@@ -1,4 +1,7 @@
-"""The start and the end of `pykvm run` as a process: what it imports, and that nothing is lost at its quick exit."""
+"""The start and the end of `pykvm run` as a process: what it imports, and that nothing is lost at its quick exit.
+
+All starts here are real: nothing is forked (zygote.py).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import LIMIT, PYKVM, ROOT, STATE_LOST, pykvm
+from helpers import LIMIT, PYKVM, ROOT, STATE_LOST
 
 SLOW = {
     "argparse",
@@ -51,10 +54,13 @@ def test_a_run_imports_nothing_slow(guest: Callable[[str], Path]) -> None:
 
 
 def test_the_quick_exit_loses_no_output(guest: Callable[[str], Path]) -> None:
-    done = pykvm("run", guest("hello64"))
+    def start(*arguments: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*PYKVM, *map(str, arguments)], check=False, cwd=ROOT, capture_output=True, timeout=LIMIT)
+
+    done = start("run", guest("hello64"))
     assert done.stdout == b"Hello from 64-bit long mode!\n"
     assert done.stderr.startswith(b"pykvm: exited: ")
     assert done.stderr.endswith(b"\n")
-    listing = pykvm("disasm", guest("hello64"), "--json").stdout
+    listing = start("disasm", guest("hello64"), "--json").stdout
     assert len(listing) > 1 << 14  # more than a buffer of Python's
     assert listing.endswith(b"}\n")
