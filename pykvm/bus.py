@@ -72,7 +72,7 @@ class Bus:
     def attach(self, device: Device) -> None:
         """Give `device` the ranges it names; ConfigError if one is empty, out of the address space or taken."""
         ranges = self._ranges(device)
-        for one, other in pairwise(sorted(ranges)):
+        for one, other in pairwise(sorted(ranges)) if len(ranges) > 1 else ():
             if other.base < one.end:
                 raise ConfigError(f"{device.name or type(device).__name__} wants {self.kind} {other.base:#x} twice")
         for span in ranges:
@@ -199,7 +199,10 @@ class PortBus(Bus):
     def _owners(self, span: Range) -> Iterator[Device]:
         if span.length < 1 or span.base < 0 or span.end > PORT_COUNT:
             raise ConfigError(f"ports {span.base:#x}..{span.end - 1:#x} are not within 0..0xffff")
-        return (self._spans[port][0] for port in range(span.base, span.end) if port in self._spans)
+        ports = range(span.base, span.end)
+        if self._spans.keys().isdisjoint(ports):
+            return iter(())
+        return (self._spans[port][0] for port in ports if port in self._spans)
 
     def _claim(self, device: Device, span: Range, base: int) -> None:
         self._spans |= dict.fromkeys(range(span.base, span.end), (device, span, base))

@@ -164,7 +164,7 @@ class Gate:
         some milliseconds each; unless those have nothing to do. Where there are few, nothing happens.
         """
         others = [gate for gate in _open[:] if gate is not self]
-        if self._inside and len(others) >= (os.cpu_count() or 1) and _lull.extend():
+        if others and self._inside and len(others) >= (os.cpu_count() or 1) and _lull.extend():
             for gate in others:
                 if gate.lock.queue.acquire(False):
                     try:

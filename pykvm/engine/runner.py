@@ -8,7 +8,6 @@ access that the last exit was about, so the state that anybody sees afterwards i
 from __future__ import annotations
 
 import errno
-import signal
 import threading
 import time
 
@@ -33,7 +32,7 @@ from ..kvm.exits import (
 )
 from ..kvm.state import MpState
 from ..kvm.vcpu import prepare_kick
-from ..typed import TYPE_CHECKING, Protocol
+from ..typed import TYPE_CHECKING, Protocol, signal
 from .board import Board, offered_cpuid
 from .entry import EntryChain
 from .gate import Gate
