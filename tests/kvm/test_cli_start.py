@@ -1,6 +1,6 @@
 """The start and the end of `pykvm run` as a process: what it imports, and that nothing is lost at its quick exit.
 
-All starts here are real: nothing is forked (zygote.py).
+All starts here are real but the last test's, which is about those that are not (zygote.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zygote
 from helpers import LIMIT, PYKVM, ROOT, STATE_LOST
 
 SLOW = {
@@ -64,3 +65,20 @@ def test_the_quick_exit_loses_no_output(guest: Callable[[str], Path]) -> None:
     listing = start("disasm", guest("hello64"), "--json").stdout
     assert len(listing) > 1 << 14  # more than a buffer of Python's
     assert listing.endswith(b"}\n")
+
+
+def test_a_fork_has_made_no_machine_and_imported_all(guest: Callable[[str], Path]) -> None:
+    """A command that is forked, not started, has nothing left to import."""
+    code = f"""
+import os, sys
+before = set(sys.modules)
+assert "/dev/kvm" not in [os.path.realpath(f"/proc/self/fd/{{number}}") for number in range(64)]
+os._exit = lambda status: (print(*sorted(set(sys.modules) - before)), sys.exit(status))
+{PYKVM[2]}
+"""
+    for words in (["run"], ["trace"], ["inspect"], ["run", "--json"], ["coverage"], ["disasm"]):
+        done = zygote.run(
+            [sys.executable, "-c", code, *words, guest("hello64")], cwd=ROOT, capture_output=True, timeout=LIMIT
+        )
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[-1] == b""

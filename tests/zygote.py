@@ -6,7 +6,7 @@ The process is a child of the caller as any other, with what `subprocess` gives 
 directory, standard descriptors and no others, session; signals, job control and exit status are the kernel's business.
 `test_zygote.py` compares what it finds with what a process that was started finds.
 
-What a fork cannot show is kept to real starts: what Python itself does at its start (closed descriptors, limits,
+What a fork cannot show is left to real starts: what Python itself does at its start (closed descriptors, limits,
 options, PYTHON... variables), what a command imports, and how much memory it takes. A caller that has changed its
 limits, its umask or which signals it ignores, all of which a child inherits, gets an error.
 
@@ -101,13 +101,14 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.update(request["env"])
     sys.argv[:] = ["-c", *request["arguments"]]
     # As Python's own start makes them (create_stdio in CPython's pylifecycle.c): what the descriptor is decides.
-    unbuffered = sys.stdout.write_through  # type: ignore[attr-defined]  # by PYTHONUNBUFFERED
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        old, mode = getattr(sys, name), "w" if number else "r"
-        buffer = open(number, mode + "b", buffering=0 if unbuffered and number else -1, closefd=False)  # noqa: SIM115
+    streams: dict[str, Any] = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
+    unbuffered = streams["stdout"].write_through  # by PYTHONUNBUFFERED
+    for number, (name, old) in enumerate(streams.items()):
+        mode = "w" if number else "r"
+        buffer: Any = open(number, mode + "b", buffering=0 if unbuffered and number else -1, closefd=False)  # noqa: SIM115
         getattr(buffer, "raw", buffer).name = f"<{name}>"
         by_line = not unbuffered and (os.isatty(number) or number == 2)
-        stream = io.TextIOWrapper(buffer, old.encoding, old.errors, "\n", by_line, old.write_through)
+        stream: Any = io.TextIOWrapper(buffer, old.encoding, old.errors, "\n", by_line, old.write_through)
         stream.mode = mode
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -126,7 +127,7 @@ class Popen(subprocess.Popen[Any]):
         self._terminal = terminal
         super().__init__([os.fspath(word) for word in command], **options)  # type: ignore[call-overload]
 
-    def _execute_child(  # type: ignore[override,no-untyped-def]
+    def _execute_child(  # type: ignore[no-untyped-def]
         self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid, umask,
         start_new_session, process_group,
@@ -182,7 +183,7 @@ class Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", MAIN, str(theirs.fileno())],
-                cwd=Path(__file__).resolve().parents[2],
+                cwd=Path(__file__).resolve().parents[1],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
