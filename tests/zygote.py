@@ -193,10 +193,17 @@ class Zygote:
         """A new child process that is as requested; its number."""
         assert _inherited() == self._inherited, "limits, umask or ignored signals have changed: start it for real"
         assert _of_start_up(request["env"]) == self._start_up, "Python itself reads these variables: start it for real"
-        with self._one_at_a_time, _adopting():
-            socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
-            # In either order: the child's number, when it is as requested, and 0 when it is this process's child.
-            parent, child = sorted(int(self._requests.recv(16)) for _ in range(2))
+        try:
+            with self._one_at_a_time, _adopting():
+                socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
+                # In either order: the child's number, when it is as requested, and 0 when it is this process's child.
+                parent, child = sorted(int(self._requests.recv(16)) for _ in range(2))
+        except BaseException:
+            # A test's time limit, or its end: no later request is to get what comes now. The next has a new zygote.
+            _the_zygote.remove(self)
+            self._process.kill()
+            self.close()
+            raise
         assert parent == 0, "it did not become what was asked for: see its standard error"
         return child
 

@@ -188,3 +188,15 @@ def test_what_only_a_start_can_show_is_refused(monkeypatch: pytest.MonkeyPatch) 
             zygote.Popen([sys.executable, "-c", ""])
     finally:
         os.umask(before)
+
+
+def test_an_answer_that_was_not_waited_for_is_not_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's time limit strikes in the midst of a request."""
+    command = [sys.executable, "-c", "print('this one')"]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "timeout": LIMIT, "check": True}
+    assert zygote.run(command, **options).stdout == b"this one\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(zygote.json, "dumps", lambda _: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            zygote.run(command, **options)
+    assert zygote.run(command, **options).stdout == b"this one\n"
