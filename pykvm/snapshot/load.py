@@ -17,6 +17,7 @@ from ..device_options.option import DeviceOption
 from ..disk.overlay import CLUSTER
 from ..kvm import System
 from ..kvm.saved import SavedState
+from ..kvm.structs import as_table
 from ..memory import PAGE_SIZE
 from ..pc import ATA_CHANNELS
 from ..x86.cpuid import CpuidEntry
@@ -24,7 +25,7 @@ from . import features, plain
 from .contents import Contents, Firmware, Shape
 from .disks import SavedDisk
 from .errors import SnapshotError
-from .fields import as_table, file_name, flag, items, number, table, text, texts
+from .fields import file_name, flag, items, number, table, text, texts
 from .files import content, extents_of, open_file, read, whole, zeros
 from .format import (
     CHECKSUM,
