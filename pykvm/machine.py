@@ -227,11 +227,12 @@ class Machine(Handlers, Screens):
 
         Raises DeviceError if a device or handler raised. Ctrl-C ends the run and is raised again.
         """
-        self.start(timeout)
         try:
+            self.start(timeout)
             return self.wait()
         except KeyboardInterrupt:
-            self.stop(INTERRUPTED)
+            if self.engine.run is not None:
+                self.stop(INTERRUPTED)
             raise
 
     def start(self, timeout: float | None = None) -> None:

@@ -29,6 +29,10 @@ Route = tuple[Callable[..., int | None], int, int, bool]
 MsrHandler = Callable[[int | None], int | None]
 """Called with the value written, or None for a read, whose value it returns."""
 
+KEPT_FROM_GUESTS = (0xC0011029,)
+"""MSRs that AMD's KVM lets a guest write, and takes back from nobody once the vCPU has run: DE_CFG (AMD64 APM volume 2,
+appendix A; kernel, kvm_do_msr_access). A write gets #GP, so that no run leaves anything in them to the next."""
+
 INTERRUPT_INPUTS = 24
 RAM_TOP_SLOT = 8
 """Memory slots from here on are for what is put before the guest later; RAM and ROM at the start have lower numbers."""
@@ -53,6 +57,14 @@ def open_system() -> System:
     system = System()
     system.require("USER_MEMORY", "IRQCHIP", "PIT2", "MP_STATE", "VCPU_EVENTS", "IMMEDIATE_EXIT")
     return system
+
+
+@cache
+def _kept_from_guests() -> list[MsrRange]:
+    """Those that this KVM has, as a filter of writes; none where it has no filters."""
+    system = open_system()
+    here = system.feature_msr_indices() if system.check_extension("X86_MSR_FILTER") else ()
+    return [MsrRange(index, 1, read=False) for index in KEPT_FROM_GUESTS if index in here]
 
 
 @cache
@@ -92,12 +104,14 @@ class Board:
         """Where KVM has the RAM, by rising addresses."""
         self.ram_layout = 0
         """How often that has changed."""
-        self.vm, self.vcpus = make_vm(system, stack, cpus, self._map_memory)
+        self.vm, self.vcpus = make_vm(system, stack, cpus, self._before_chips)
         self.cpuid_in_use = offered_cpuid()
         for vcpu in self.vcpus:
             vcpu.set_cpuid(_default_block(vcpu.id, cpus))
 
-    def _map_memory(self, vm: VM) -> None:
+    def _before_chips(self, vm: VM) -> None:
+        if kept := _kept_from_guests():
+            vm.set_msr_filter(kept)
         for slot, gpa, size, offset in self.ram_slots:
             vm.set_memory(slot, gpa, size, self.memory.map, offset)
         if self.rom is not None:
@@ -229,7 +243,8 @@ class Board:
         if self._msrs:
             self.system.require("X86_USER_SPACE_MSR", "X86_MSR_FILTER")
             self.vm.exit_on_msr()
-            self.vm.set_msr_filter([MsrRange(index, 1) for index in self._msrs])
+            kept = [each for each in _kept_from_guests() if each.base not in self._msrs]
+            self.vm.set_msr_filter([*(MsrRange(index, 1) for index in self._msrs), *kept])
 
     def access_msr(self, index: int, value: int | None) -> int | None:
         """A guest's RDMSR (`value` None) or WRMSR that KVM left to us; None for #GP."""

@@ -40,16 +40,16 @@ PIT = _counter(3, 3, 1) + _counter(_NO_MODE, 0, 1) + _counter(_NO_MODE, 0, 0) + 
 
 
 def make_vm(
-    system: System, stack: ExitStack, cpus: int, map_memory: Callable[[VM], object] | None = None
+    system: System, stack: ExitStack, cpus: int, before_chips: Callable[[VM], object] | None = None
 ) -> tuple[VM, list[VCPU]]:
     """A VM with its chips and vCPUs as firmware leaves them; `stack` is to close them.
 
-    It has no memory but by `map_memory`, which is called first of all: once there are chips, KVM waits for all
-    their users at each change of a slot, for milliseconds.
+    It has no memory and no filter of MSRs but by `before_chips`, which is called first of all: once there are chips,
+    KVM waits for all their users at each change of these, for milliseconds.
     """
     vm = stack.enter_context(closing(system.create_vm()))
-    if map_memory is not None:
-        map_memory(vm)
+    if before_chips is not None:
+        before_chips(vm)
     if vm.check_extension("SET_TSS_ADDR"):
         vm.set_tss_address(TSS_ADDRESS)
         vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)

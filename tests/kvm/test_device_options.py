@@ -23,7 +23,7 @@ def beeper(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pykvm(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command line of a pykvm that has the line."""
+    """The command line of a pykvm that has the line, started for real: its options are made at its imports."""
     line = "from pykvm import device_options; device_options.MODULES.append('beeper_option')"
     command = [sys.executable, "-c", f"{line}; from pykvm.cli import main; main()", *map(str, words)]
     environ = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
