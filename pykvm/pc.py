@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from .bios.resident import ResidentBios, leave
 from .console.port import ConsolePort
 from .device import Aside, Device, State, at_once
 from .device_options import device_options
 from .device_options.nics import Nic as Nic
 from .device_options.option import Bench
+from .device_options.serial_ports import COM_PORTS
 from .devices.acpi_pm import AcpiPm
 from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
@@ -60,6 +62,8 @@ SCI_IRQ = 9
 
 PINTOS_EXIT = (0x501, 2)
 """A second exit port (first, number of ports), where Pintos and others have QEMU put its own."""
+EXTENDED = 1 << 20
+"""Without RAM up to here there is no room for a BIOS."""
 E820_RAM = 1
 _E820_ENTRY = struct.Struct("<QQI")
 """As in fw_cfg's "etc/e820": address, size, type."""
@@ -200,6 +204,7 @@ class Pc(Bench):
         """The device options in the form in which a snapshot has them."""
         self.cdroms: list[CdRom] = []
         """The host's sides of the CD-ROM drives."""
+        self._hard_disks = len(list(filter(None, disks)))
         self._add_disks(disks)
         self._add_board(signals, has_disks=bool(any(disks) or self.trays))
         board.add(DebugExit(signals.exited))
@@ -207,9 +212,27 @@ class Pc(Bench):
         board.add(DebugConsole(self.debug_console.write))
         board.add(ShutdownPort(signals.powered_off))
         self._vga_bios: bytes | None = None
-        self.bios: Bios | None = None
+        self.has_bios = has_bios
+        """Whether the BIOS starts what runs here, and not a loader."""
+        self._bios: Bios | ResidentBios | None = None
+        make = partial(self._make_bios, signals, disks, floppy, cds_first=cds_first)
         if has_bios:
-            self._add_bios(signals, disks, floppy, cds_first=cds_first)
+            self._bios = make()
+        elif board.rom is None and board.memory.regions[0].size >= EXTENDED:
+            self._bios = ResidentBios(make)
+        if self._bios is not None:
+            board.add(self._bios)
+
+    @property
+    def bios(self) -> Bios | None:
+        """The BIOS; None where a firmware is in its place, or there is no room."""
+        return self._bios.bios if isinstance(self._bios, ResidentBios) else self._bios
+
+    def before_load(self) -> None:
+        """Leave in memory what firmware does, for a kernel that is about to be loaded."""
+        if isinstance(self._bios, ResidentBios):
+            ports = [base for base, _ in COM_PORTS[: len(self.consoles)]]
+            leave(self.board.memory, ports, self._hard_disks)
 
     @property
     def all_consoles(self) -> list[ConsolePort]:
@@ -315,9 +338,9 @@ class Pc(Bench):
             )
         return dict(zip(free, self.trays, strict=False))
 
-    def _add_bios(
+    def _make_bios(
         self, signals: Signals, disks: Sequence[Disk | None], floppy: Disk | None, *, cds_first: bool
-    ) -> None:
+    ) -> Bios:
         from .bios.disk import floppy as floppy_drive
         from .bios.disk import hard_disk
         from .bios.service import Bios
@@ -334,7 +357,7 @@ class Pc(Bench):
             drives += cds
             numbers = [drive.number for drive in cds]
             boot = [*numbers, *boot] if cds_first else [*boot, *numbers]
-        self.bios = Bios(
+        return Bios(
             board.memory,
             board.ports,
             drives=drives,
@@ -344,4 +367,3 @@ class Pc(Bench):
             on_reset=signals.rebooted,
             on_exception=signals.unhandled,
         )
-        board.add(self.bios)
