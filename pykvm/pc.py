@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from .bios.resident import ResidentBios, leave
+from .boot.firmware import leave_bios
 from .console.port import ConsolePort
-from .device import Aside, Device, State, at_once
+from .device import Aside, Device, Range, State, at_once
 from .device_options import device_options
 from .device_options.nics import Nic as Nic
 from .device_options.option import Bench
@@ -62,6 +62,8 @@ SCI_IRQ = 9
 
 PINTOS_EXIT = (0x501, 2)
 """A second exit port (first, number of ports), where Pintos and others have QEMU put its own."""
+BIOS_PORT = 0xB104
+"""Where the BIOS's stubs call."""
 EXTENDED = 1 << 20
 """Without RAM up to here there is no room for a BIOS."""
 E820_RAM = 1
@@ -127,6 +129,47 @@ class Timed(Device):
         self._device.restore(state)
         self.moved_by_host = self._device.moved_by_host
         self._arm()
+
+
+class ResidentBios(Device):
+    """The BIOS beside a kernel that was started without it: stands for the one that `make` makes at the first call."""
+
+    name = "BIOS"
+    ports = (Range(BIOS_PORT, 1),)
+    width = 4
+
+    def __init__(self, make: Callable[[], Bios]) -> None:
+        self._make = make
+        self._made: Bios | None = None
+        self._fresh: State = {}
+
+    @property
+    def bios(self) -> Bios:
+        """The BIOS itself."""
+        if self._made is None:
+            self._made = self._make()
+            self._fresh = self._made.save()
+        return self._made
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.bios.write(offset, size, value)
+
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        self.bios.write_block(offset, size, data)
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return self.bios.register_name(offset, size, value)
+
+    def reset(self) -> None:
+        self.restore({})
+
+    def save(self) -> State:
+        """Nothing before the first call."""
+        return {} if self._made is None else self._made.save()
+
+    def restore(self, state: State) -> None:
+        if state or self._made is not None:
+            self.bios.restore(state or self._fresh)
 
 
 class Keyboard:
@@ -232,7 +275,7 @@ class Pc(Bench):
         """Leave in memory what firmware does, for a kernel that is about to be loaded."""
         if isinstance(self._bios, ResidentBios):
             ports = [base for base, _ in COM_PORTS[: len(self.consoles)]]
-            leave(self.board.memory, ports, self._hard_disks)
+            leave_bios(self.board.memory, ports, self._hard_disks)
 
     @property
     def all_consoles(self) -> list[ConsolePort]:

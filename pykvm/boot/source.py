@@ -109,6 +109,8 @@ class BootSource:
     """
 
     def __init__(self, source: ImageSource | None, options: Options, format: str | None, rom: Rom | None) -> None:
+        if source is not None and not isinstance(source, bytes):
+            options = options.copy(name=os.fspath(source))
         self._source, self._options, self._rom = source, options, rom
         self._content: bytes | None = None
         self._unpacked = False

@@ -5,48 +5,48 @@ from __future__ import annotations
 import bios_calls
 import pytest
 
-from pykvm.bios import resident
+from pykvm import pc
 from pykvm.bios.data import BDA, TICKS
 from pykvm.bios.rom import BASE, SIZE, TRAP_PORT, rom
 from pykvm.bios.service import Bios
+from pykvm.boot.firmware import leave_bios
 from pykvm.memory import GuestMemory
 
 
 @pytest.fixture
 def memory() -> GuestMemory:
     ram = GuestMemory("1M")
-    resident.leave(ram, [0x3F8], 1)
+    leave_bios(ram, [0x3F8], 1)
     return ram
 
 
 def test_the_rom_is_the_one_that_is_assembled(memory: GuestMemory) -> None:
     assert memory.read(BASE, SIZE) == rom().image
-    assert (resident.ROM, resident.TRAP_PORT) == (BASE, TRAP_PORT)
+    assert pc.BIOS_PORT == TRAP_PORT
 
 
 def test_vectors_and_data_are_those_that_post_leaves(memory: GuestMemory) -> None:
-    pc = bios_calls.Pc()
-    left = bytearray(pc.memory.read(0, BDA + 0x100))
+    left = bytearray(bios_calls.Pc().memory.read(0, BDA + 0x100))
     left[TICKS : TICKS + 4] = bytes(4)  # since midnight
     assert memory.read(0, BDA + 0x100) == left
 
 
 def test_com_ports_and_disks_are_told() -> None:
     ram = GuestMemory("1M")
-    resident.leave(ram, [0x3F8, 0x2F8], 3)
+    leave_bios(ram, [0x3F8, 0x2F8], 3)
     assert [ram.read_int(0x400 + 2 * number, 2) for number in range(4)] == [0x3F8, 0x2F8, 0, 0]
     assert ram.read_int(0x410, 2) >> 9 & 7 == 2
     assert ram.read_int(0x475, 1) == 3
 
 
-def resident_bios() -> tuple[resident.ResidentBios, list[Bios]]:
+def resident_bios() -> tuple[pc.ResidentBios, list[Bios]]:
     made: list[Bios] = []
 
     def make() -> Bios:
         made.append(bios_calls.Pc().bios)
         return made[-1]
 
-    return resident.ResidentBios(make), made
+    return pc.ResidentBios(make), made
 
 
 def test_services_are_made_by_the_first_call_and_have_no_state_before() -> None:
