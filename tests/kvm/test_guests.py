@@ -72,6 +72,14 @@ RUNS = {
         **HALTED,
     ),
     "echo": Run(["ready", "echo: one", "echo: two  words"], typed=[("ready\n", "one\ntwo  words\nexit 20\n")], code=41),
+    "hpet": Run(
+        [
+            "hpet: 3 timers, vendor 8086, 100000 kHz",
+            "hpet: no more interrupts than periods",
+            "hpet: it stands",
+            "hpet: the PIT is back",
+        ]
+    ),
     "timer": Run(
         [
             r"pit: \d+ interrupts at 100 Hz",
