@@ -24,6 +24,8 @@ TRAP_PORT = 0xB104
 POST_CALL, RESET_CALL = 0x7E, 0x7F
 """What self-test and reset give as their vector; INT 7Eh and 7Fh themselves are not the BIOS's."""
 
+ROM_START = 0xE000
+"""Nothing of the BIOS is below; there are the SMBIOS tables."""
 CODE = 0xE100
 POST = 0xE05B
 CONFIGURATION = 0xE6F5

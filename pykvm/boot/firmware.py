@@ -9,6 +9,7 @@ floating pointer is looked for); the BIOS data area's words 0x40E and 0x413 as o
 | 0x9FC00 | EBDA: its size in KiB, at 0x9FC10 the MP floating pointer |
 | 0xE0000 | RSDP, and the other ACPI tables behind it |
 | 0xEE000 | MP configuration table |
+| 0xF0000 | SMBIOS entry points and structures, in a part of the BIOS that is empty |
 
 A kernel that was loaded directly may go back to real mode and call the BIOS, to start other CPUs or to ask for memory
 and video modes. So `leave_bios` gives it vectors, data area and ROM as after POST: a copy of what `bios.rom` assembles
@@ -21,12 +22,13 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..memory import GuestMemory
-from . import acpi, mptable
+from . import acpi, mptable, smbios
 from .e820 import BIOS, EBDA, EXTENDED, TABLES
 
 RSDP = TABLES.base
 MP_POINTER = EBDA.base + 0x10
 MP_TABLE = TABLES.base + 0xE000
+SMBIOS = BIOS.base
 
 
 def rsdp(memory: GuestMemory) -> int:
@@ -50,6 +52,7 @@ def install(memory: GuestMemory, cpus: int) -> int:
     memory.write(MP_POINTER, mptable.floating_pointer(MP_TABLE))
     memory.write(RSDP, tables)
     memory.write(MP_TABLE, mptable.configuration(cpus))
+    memory.write(SMBIOS, smbios.tables(SMBIOS, cpus, tuple((region.gpa, region.size) for region in memory.regions)))
     return RSDP
 
 

@@ -172,7 +172,7 @@ class BootSource:
             if media and (self.kind == detect.CD or not detect.has_boot_sector(first)):
                 from . import cd
 
-                return partial(cd.load_from, media[0], memory)
+                return partial(cd.load_from, media[0], memory, self._options.cpus)
             if not present:
                 raise ConfigError("there is no disk to start from")
             return partial(detect.load, first, memory, self._options, detect.DISK)
