@@ -52,7 +52,7 @@ def install(memory: GuestMemory, cpus: int) -> int:
     memory.write(MP_POINTER, mptable.floating_pointer(MP_TABLE))
     memory.write(RSDP, tables)
     memory.write(MP_TABLE, mptable.configuration(cpus))
-    memory.write(SMBIOS, smbios.tables(SMBIOS, cpus, tuple((region.gpa, region.size) for region in memory.regions)))
+    memory.write(SMBIOS, smbios.tables(SMBIOS, cpus))
     return RSDP
 
 

@@ -1,14 +1,13 @@
 """The SMBIOS tables: what a guest shows when somebody asks it what machine it is.
 
 Source: DMTF DSP0134, System Management BIOS reference specification 3.0: 5.2.1 (32-bit entry point, which says 2.8),
-5.2.2 (64-bit entry point), 6.1 (structures), 7.1 (BIOS), 7.2 (system), 7.4 (chassis), 7.5 (processor), 7.17 (memory
-array), 7.18 (memory device), 7.20 (mapped address), 7.33 (boot), 7.45 (end of table).
+5.2.2 (64-bit entry point), 6.1 (structures), 7.1 (BIOS), 7.2 (system), 7.4 (chassis), 7.5 (processor), 7.45 (end of
+table). There is nothing about memory: the memory map says it better.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from functools import cache
 
 VENDOR, PRODUCT = "pykvm", "PC"
@@ -18,19 +17,11 @@ ENTRY_32, ENTRY_64, TABLE = 0x00, 0x20, 0x40
 _VIRTUAL_MACHINE = 1 << 4
 _NO_CHARACTERISTICS = 1 << 3
 _UNKNOWN, _OTHER = 2, 1
-_MEMORY_ARRAY, _MEMORY_DEVICE = 0x1000, 0x1100
-_NO_HANDLE = 0xFFFE
-_GIVEN_ELSEWHERE_KIB, _GIVEN_ELSEWHERE_MIB = 0x80000000, 0x7FFF
-"""Sizes that do not fit, for which there is a wider field further back."""
 
 
 @cache
-def tables(base: int, cpus: int, regions: Sequence[tuple[int, int]]) -> bytes:
-    """Entry points and structures, to be written to `base` (a multiple of 16), for a machine with `cpus` CPUs.
-
-    `regions` are (address, bytes) of its RAM.
-    """
-    size = sum(length for _, length in regions)
+def tables(base: int, cpus: int) -> bytes:
+    """Entry points and structures, to be written to `base` (a multiple of 16), for a machine with `cpus` CPUs."""
     structures = [
         _structure(0, 0, struct.pack("<BBHBBQBBBBBB", 1, 2, 0xF000, 3, 0, _NO_CHARACTERISTICS, 0, _VIRTUAL_MACHINE,
                                      0, 0, 0xFF, 0xFF), VENDOR, "1", "01/01/2025"),
@@ -38,14 +29,6 @@ def tables(base: int, cpus: int, regions: Sequence[tuple[int, int]]) -> bytes:
         _structure(3, 0x300, struct.pack("<BBBBBBBBBIBBBBB", 1, _OTHER, 0, 0, 0, 3, 3, 3, _UNKNOWN, 0, 0, 0, 0, 0, 0),
                    VENDOR),
         _structure(4, 0x400, _processor(cpus), "CPU", VENDOR),
-        _structure(16, _MEMORY_ARRAY, struct.pack("<BBBIHHQ", _OTHER, 3, 3, _GIVEN_ELSEWHERE_KIB, _NO_HANDLE, 1, size)),
-        _structure(17, _MEMORY_DEVICE, _memory_device(size), "RAM", VENDOR),
-        *(
-            _structure(19, 0x1300 + number, struct.pack("<IIHBQQ", 0xFFFFFFFF, 0xFFFFFFFF, _MEMORY_ARRAY, 1, start,
-                                                        start + length - 1))
-            for number, (start, length) in enumerate(regions)
-        ),
-        _structure(32, 0x2000, bytes(7)),
         _structure(127, 0x7F00, b""),
     ]  # fmt: skip
     table = b"".join(structures)
@@ -70,14 +53,6 @@ def _processor(cpus: int) -> bytes:
     return struct.pack(
         "<BBBBQBBHHHBBHHHBBBBBBHH", 1, 3, _UNKNOWN, 2, 0, 0, 0, 0, 0, 0, 0x41, _OTHER, 0xFFFF, 0xFFFF, 0xFFFF, 0, 0, 0,
         count, count, count, 0, _UNKNOWN,
-    )  # fmt: skip
-
-
-def _memory_device(size: int) -> bytes:
-    mib = size >> 20
-    return struct.pack(
-        "<HHHHHBBBBBHHBBBBBIH", _MEMORY_ARRAY, _NO_HANDLE, 0xFFFF, 0xFFFF, min(mib, _GIVEN_ELSEWHERE_MIB), 9, 0, 1, 0,
-        7, _OTHER << 1, 0, 2, 0, 0, 0, 0, mib if mib >= _GIVEN_ELSEWHERE_MIB else 0, 0,
     )  # fmt: skip
 
 

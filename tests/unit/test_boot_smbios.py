@@ -13,7 +13,6 @@ from pykvm.boot import firmware, smbios
 from pykvm.memory import GuestMemory
 
 BASE = 0xF0000
-GIB = 1 << 30
 
 
 def test_entry_points_are_found_and_sum_up() -> None:
@@ -32,22 +31,14 @@ def test_entry_points_are_found_and_sum_up() -> None:
         found.append(table[0])
         largest = max(largest, end)
         table = table[end:]
-    assert (found, len(found)) == ([0, 1, 3, 4, 16, 17, 19, 32, 127], count)
+    assert (found, len(found)) == ([0, 1, 3, 4, 127], count)
     assert struct.unpack_from("<H", area, 8) == (largest,)
 
 
-@pytest.mark.parametrize(
-    ("regions", "cpus", "memory"),
-    [
-        (((0, 128 << 20),), 1, ["Size: 128 MB", "Range Size: 128 MB"]),
-        (((0, 3 * GIB), (4 * GIB, 61 * GIB)), 300, ["Size: 64 GB", "Range Size: 3 GB", "Range Size: 61 GB"]),
-    ],
-)
-def test_dmidecode_reads_them(
-    tmp_path: Path, regions: tuple[tuple[int, int], ...], cpus: int, memory: list[str]
-) -> None:
+@pytest.mark.parametrize("cpus", [1, 300])
+def test_dmidecode_reads_them(tmp_path: Path, cpus: int) -> None:
     dump = tmp_path / "dump"
-    content = smbios.tables(BASE, cpus, regions)
+    content = smbios.tables(BASE, cpus)
     # As dmidecode dumps it: the entry point, and the structures at 0x20.
     entry = bytearray(content[:0x1F])
     struct.pack_into("<I", entry, 0x18, 0x20)
@@ -61,6 +52,6 @@ def test_dmidecode_reads_them(
     assert done.stderr == ""
     assert not [line for line in lines if "OUT OF SPEC" in line or "truncated" in line or "Wrong" in line], lines
     assert "SMBIOS 2.8 present." in lines
-    for line in ("Manufacturer: pykvm", "Product Name: PC", "System is a virtual machine", *memory):
+    for line in ("Manufacturer: pykvm", "Product Name: PC", "System is a virtual machine"):
         assert line in lines, done.stdout
     assert f"Core Count: {min(cpus, 255)}" in lines
