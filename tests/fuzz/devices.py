@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pykvm.bus import PortBus
+from pykvm.bus import MmioBus, PortBus
 from pykvm.console.port import ConsolePort
 from pykvm.device import Aside, Device, IrqLine
 from pykvm.devices.acpi_pm import AcpiPm
@@ -19,6 +19,7 @@ from pykvm.devices.ata import AtaChannel
 from pykvm.devices.cmos import Cmos
 from pykvm.devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from pykvm.devices.fw_cfg import FwCfg
+from pykvm.devices.hpet import Hpet
 from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.ne2000 import Ne2000
 from pykvm.devices.pci import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
@@ -100,9 +101,11 @@ class Bench:
             "reset": self._reset, "pass": self._pass, "save": self._save, "damage": self._damage, "tell": self._tell,
         }  # fmt: skip
         self.device = make(self)
-        self.bus = PortBus()
+        self.bus = MmioBus() if self.device.mmio else PortBus()
         self.bus.attach(self.device)
-        self.ports = [port for span in self.device.ports for port in range(span.base, span.end)]
+        spans = self.device.ports or self.device.mmio
+        self.ports = [port for span in spans for port in range(span.base, span.end)]
+        """Or addresses."""
 
     def close(self) -> None:
         for close in reversed(self.closing):
@@ -328,12 +331,25 @@ def _pci(bench: Bench) -> Device:
     return PciHost((HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT, IDE))
 
 
+def _hpet(bench: Bench) -> Device:
+    device = Hpet([line(), line()], [line() for _ in range(8)], nothing, lambda: bench.time)
+
+    def set_up(value: int) -> None:
+        bench.bus.write(0xFED00100 + 0x20 * (value % 3), 8, value >> 8)
+        bench.bus.write(0xFED00108 + 0x20 * (value % 3), 8, value >> 32 & 0xFFFF)
+        bench.bus.write(0xFED00010, 8, value >> 2 & 3)
+
+    bench.hosts["set up"] = set_up
+    return device
+
+
 MAKERS: dict[str, Callable[[Bench], Device]] = {
     "uart": _uart,
     "ata": _ata,
     "ata-aside": lambda bench: _ata(bench, bench.aside),
     "ata-failing": _bad_ata,
     "atapi": _atapi,
+    "hpet": _hpet,
     "cmos": lambda bench: Cmos(line(), lambda: bench.time / 1e9, RAM),
     "i8042": _keyboard,
     "port92": lambda bench: Port92(nothing, nothing),
