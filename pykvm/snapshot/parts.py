@@ -37,13 +37,12 @@ class Parts:
         return self.engine.board
 
     def devices(self) -> dict[str, Device]:
-        """The devices that are there now, by name and first address."""
+        """The devices that are there now, by name and place."""
         devices = {}
         for device in self.board.devices:
             if not device.has_state:
                 continue
-            base = (device.ports or device.mmio)[0].base
-            devices[f"{device.name or type(device).__name__} at {base:#x}"] = device
+            devices[f"{device.name or type(device).__name__} at {device.place}"] = device
         return devices
 
 
