@@ -7,6 +7,7 @@ Implements: PCI Local Bus Specification 3.0, 2.2.6 and 6.2.4 (interrupt pins), 6
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ...device import Device, Range, State, bit_names
 from ...errors import ConfigError
@@ -144,15 +145,12 @@ class PciDevice(Device):
         )
 
     def _send(self, address: int, data: int) -> None:
-        try:
-            if address in MESSAGES:
-                self.dma.ready()
-                if self._slot is not None:
-                    self._slot.message(address, data)
-            else:
-                self.dma.write(address, data.to_bytes(4, "little"))
-        except DmaError:
-            return  # a message is a memory write like any other, and is lost as such
+        if address in MESSAGES:
+            if self.dma.is_master and self._slot is not None:
+                self._slot.message(address, data)
+            return
+        with suppress(DmaError):  # a memory write like any other, and lost like any other
+            self.dma.write(address, data.to_bytes(4, "little"))
 
     # Faults, for those who write drivers
 
@@ -217,10 +215,8 @@ class PciDevice(Device):
         if bar == self._msix_bar and self._msix is not None:
             self._msix.write(offset, size, value)
             return
-        try:
+        with suppress(DmaError):  # as far as it came: the bus has no way to tell the CPU
             self.write_bar(bar, offset, size, value)
-        except DmaError:
-            return  # as far as it came: the bus has no way to tell the CPU
 
     def window_register(self, bar: int, offset: int) -> str:
         """What traces call a place in a BAR."""

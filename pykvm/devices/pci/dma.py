@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ...errors import PykvmError
 from ...memory import GuestMemory, GuestMemoryError
-from .config import BUS_MASTER, RECEIVED_MASTER_ABORT, RECEIVED_TARGET_ABORT, STATUS, ConfigSpace
+from .config import BUS_MASTER, COMMAND, RECEIVED_MASTER_ABORT, RECEIVED_TARGET_ABORT, STATUS, ConfigSpace
 
 
 class DmaError(PykvmError):
@@ -30,11 +30,16 @@ class Dma:
         self.failing = 0
         """So many of the next transfers end in a target abort."""
 
+    @property
+    def is_master(self) -> bool:
+        """Whether the driver lets the card be a bus master."""
+        return bool(self._config.data[COMMAND] & BUS_MASTER)
+
     def ready(self) -> GuestMemory:
-        """The guest's RAM; DmaError if the card may not reach it now."""
+        """The guest's RAM, for a transfer that begins now; DmaError if it may not be."""
         if self.memory is None:
             raise DmaError("the card is in no slot: machine.add puts it into one")
-        if not self._config.data[4] & BUS_MASTER:
+        if not self.is_master:
             raise DmaError("bus mastering is off: the driver sets bit 2 of the command register")
         if self.failing:
             self.failing -= 1
