@@ -12,8 +12,8 @@ from .option import Bench, DeviceOption
 
 MOST = 64
 """Devices that a snapshot may name."""
-OWN = "pykvm.devices.teaching:Teaching"
-"""What a snapshot gets by its mere name: a class of pykvm's that takes no options but its slot."""
+OWN = ("pykvm.devices.teaching:Teaching", "pykvm.devices.virtio.rng:VirtioRng")
+"""What a snapshot gets by its mere name: classes of pykvm's that take no options but their slot."""
 
 
 class Remembered(NamedTuple):
@@ -48,7 +48,7 @@ class Devices(DeviceOption):
         return [_opened(each) for each in value]
 
     def build(self, value: Any, bench: Bench) -> list[str]:
-        bench.devices = list(value)
+        bench.devices += value
         return [plain_name(device) for device in value]
 
     def from_snapshot(self, plain: Any) -> list[Remembered]:
@@ -69,7 +69,7 @@ def _opened(value: Any) -> Device:
         name = value.name
         if name in _made:
             return make(_made[name])
-        if name.partition(",")[0] == OWN:
+        if name.partition(",")[0] in OWN:
             return make(name)
         raise ConfigError(
             f"the snapshot's machine has the device {name}, whose code is not the snapshot's: "

@@ -12,6 +12,7 @@ from ..engine.gate import FairLock
 from ..typed import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from ..disk import Disk
     from ..disk.tray import Tray
 
 
@@ -30,6 +31,7 @@ class Bench:
         """The host's sides of COM1 onwards."""
         self.devices: list[Device] = []
         """Those of users, which come last: cards need slots, and others must not take what the PC's have."""
+        self.virtio_disks: list[Disk] = []
         self.trays: list[Tray] = []
         """Those of the CD-ROM drives, which are put onto the ATA channels with the disks."""
 

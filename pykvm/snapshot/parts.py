@@ -23,7 +23,7 @@ class Parts:
     consoles: Sequence[ConsolePort]
     """The debug console, then COM1 onwards."""
     disks: Sequence[Disk | None]
-    """The hard disks, then the floppy disk."""
+    """The hard disks, those on virtio cards, then the floppy disk."""
     trays: Sequence[Tray]
     """The CD-ROM drives'."""
     shape: Shape
@@ -63,4 +63,4 @@ def parts_of(
         pc.bios is not None,
         digest,
     )
-    return Parts(engine, pc.all_consoles, [*disks, floppy], pc.trays, shape, firmware, screen)
+    return Parts(engine, pc.all_consoles, [*disks, *pc.virtio_disks, floppy], pc.trays, shape, firmware, screen)

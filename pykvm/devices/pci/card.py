@@ -105,6 +105,11 @@ class PciDevice(Device):
         self._lose = 0
 
     @property
+    def has_msix(self) -> bool:
+        """Whether the driver has turned MSI-X on."""
+        return self._msix is not None and self._msix.enabled
+
+    @property
     def registers(self) -> dict[str, int]:
         """The registers' values by name."""
         return self._file.values
@@ -116,7 +121,7 @@ class PciDevice(Device):
         if self._lose:
             self._lose -= 1
             return
-        if self._msix is not None and self._msix.enabled:
+        if self._msix is not None and self.has_msix:
             self._msix.raise_(vector)
         elif self._msi is not None and self._msi.enabled:
             self._msi.raise_(vector)
@@ -140,7 +145,7 @@ class PciDevice(Device):
         return (
             self._level
             and not self.config.command & NO_INTX
-            and not (self._msix is not None and self._msix.enabled)
+            and not self.has_msix
             and not (self._msi is not None and self._msi.enabled)
         )
 
@@ -176,6 +181,23 @@ class PciDevice(Device):
         """Take what the guest writes there."""
         self._file.write(bar, offset, size, value)
 
+    def read_config(self, at: int) -> int:
+        """What the guest reads in configuration space: the double word at `at`."""
+        return self.config.read(at)
+
+    def write_config(self, at: int, size: int, value: int) -> None:
+        """Take what the guest writes to the configuration space."""
+        self.config.write(at, size, value)
+        if self._msi is not None:
+            self._msi.written()
+        if self._msix is not None:
+            self._msix.written()
+        self._moved()
+
+    def reset_registers(self) -> None:
+        """Put all registers to their values after a reset: for a driver that resets the device by one of them."""
+        self._file.reset()
+
     def reset_device(self) -> None:
         """Put what a subclass has beside its registers to its state after a reset."""
 
@@ -191,15 +213,6 @@ class PciDevice(Device):
         """Say in `ports` and `mmio` where the BARs are now."""
         self.ports = [span for window in self.windows for span in window.ports]
         self.mmio = [span for window in self.windows for span in window.mmio]
-
-    def write_config(self, at: int, size: int, value: int) -> None:
-        """Take what the guest writes to the configuration space."""
-        self.config.write(at, size, value)
-        if self._msi is not None:
-            self._msi.written()
-        if self._msix is not None:
-            self._msix.written()
-        self._moved()
 
     def read_window(self, bar: int, offset: int, size: int) -> int:
         """A guest's read of a BAR."""

@@ -118,7 +118,7 @@ class PciHost(Device):
                 if space is not None:
                     value = space[address >> 2 & 0x3F]
                 elif (card := self._cards.get(address & 0x00FF_FF00)) is not None:
-                    value = card.config.read(address & 0xFC)
+                    value = card.read_config(address & 0xFC)
             # What reaches past the fourth byte meets no port of this device.
             return (value | _ALL_ONES << 32) >> 8 * (offset - 4) & (1 << 8 * size) - 1
         # Only an access of four bytes is to CONFIG_ADDRESS: others pass it by.
