@@ -161,6 +161,7 @@ RUNS = {
 }  # fmt: skip
 
 ELSEWHERE = {
+    "pci": "test_pci.py: it has cards to drive there",
     "clocks": "test_engine.py: a pause is told by it",
     "msrs": "test_msrs.py: it does what it is told",
     "crash-sse": "test_machine_run.py: it ends as the KVM can or cannot run it",
