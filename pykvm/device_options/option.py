@@ -13,6 +13,7 @@ from ..typed import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ..disk.tray import Tray
+    from ..net.cable import Cable
 
 
 class Closeable(Protocol):
@@ -28,6 +29,8 @@ class Bench:
         self.board, self.lock, self.loop, self.aside = board, lock, loop, aside
         self.consoles: list[ConsolePort] = []
         """The host's sides of COM1 onwards."""
+        self.cables: list[Cable] = []
+        """The NICs' cables, by the NICs' numbers."""
         self.trays: list[Tray] = []
         """Those of the CD-ROM drives, which are put onto the ATA channels with the disks."""
 
