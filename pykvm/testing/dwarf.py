@@ -23,6 +23,8 @@ BUDGET = 20.0
 MAX_DEPTH = 32
 """Types within types."""
 MAX_FIELDS = 4096
+MAX_BITS = 128
+"""Of one bit field."""
 _ADDR = 0x03
 _PLUS_UCONST = 0x23
 _QUALIFIERS = (
@@ -199,7 +201,7 @@ class DebugInfo:
     def _type(self, die: Any, depth: int) -> Type | None:
         if depth > MAX_DEPTH:
             raise ConfigError("the debug information has a type that contains itself")
-        size = _number(die, "DW_AT_byte_size")
+        size = _size(die)
         if die.tag == "DW_TAG_base_type":
             kind = _KINDS.get(_number(die, "DW_AT_encoding"), "unsigned")
             return Scalar(size, kind, char=size == 1 and _name(die) == "char")
@@ -275,12 +277,16 @@ def _number(die: Any, name: str, default: int = 0) -> int:
     return attribute.value if attribute is not None and isinstance(attribute.value, int) else default
 
 
+def _size(die: Any) -> int:
+    return max(_number(die, "DW_AT_byte_size"), 0)
+
+
 def _member_offset(die: Any) -> int:
     attribute = die.attributes.get("DW_AT_data_member_location")
     if attribute is None:
         return 0
     if isinstance(attribute.value, int):
-        return attribute.value
+        return max(attribute.value, 0)
     value = shift = 0
     if attribute.value[:1] == [_PLUS_UCONST]:
         for byte in attribute.value[1:]:
@@ -293,12 +299,14 @@ def _field(die: Any, kind: Type, offset: int) -> Field:
     size = _number(die, "DW_AT_bit_size")
     if not size:
         return Field(kind, offset)
+    if size > MAX_BITS:
+        raise ConfigError(f"the debug information has a bit field of {size} bits")
     if "DW_AT_data_bit_offset" in die.attributes:
         first = _number(die, "DW_AT_data_bit_offset")
     else:  # from the other end of the storage unit
         unit = _number(die, "DW_AT_byte_size", kind.size)
         first = 8 * unit - _number(die, "DW_AT_bit_offset") - size
-    return Field(kind, offset + first // 8, (first % 8, size))
+    return Field(kind, max(offset + first // 8, 0), (first % 8, size))
 
 
 _known: weakref.WeakKeyDictionary[SymbolTable, DebugInfo] = weakref.WeakKeyDictionary()

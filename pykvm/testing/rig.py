@@ -60,6 +60,7 @@ class Rig:
         machine: for NICs' back ends and others that are one machine's. `prepare(machine)` adds, to each machine as
         well, devices and handlers of your own.
         """
+        __tracebackhide__ = True  # pytest's: the line of the test is what a reader looks for
         if isinstance(options.get("disks"), (list, tuple)):
             options["disks"] = [_discarding(disk) for disk in options["disks"]]
         if "floppy" in options:
@@ -84,6 +85,7 @@ class Rig:
         timeout: float | None,
     ) -> Point:
         """Bring `guest` there and make a point of it; the guest is closed."""
+        __tracebackhide__ = True
         try:
             if until is not None:
                 guest.start()
@@ -193,6 +195,7 @@ class Point:
 
     def then(self, until: Until, *, timeout: float | None = None) -> Point:
         """A point further on, on top of this one."""
+        __tracebackhide__ = True
         return self.rig._reach(self._make(), until, self._each, self._prepare, timeout)
 
     def take_back(self, guest: Guest) -> bool:

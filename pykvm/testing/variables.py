@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError
 from ..x86.symbols import SymbolTable
-from .dwarf import Array, DebugInfo, Enum, Pointer, Scalar, Signature, Struct, Type, debug_info
+from .dwarf import Array, DebugInfo, Enum, Field, Pointer, Scalar, Signature, Struct, Type, debug_info
 
 READ_LIMIT = 1 << 20
 """Bytes that are read or written at once."""
@@ -222,33 +222,48 @@ def describe(kind: Type | None) -> str:
 
 def value_of(kind: Type, raw: bytes) -> Any:
     """The value of Python for the bytes of a type; see `Variable.value`."""
-    match kind:
-        case Scalar(size, "float") if size in (4, 8):
-            return struct.unpack("<f" if size == 4 else "<d", raw)[0]
-        case Scalar() | Enum() | Pointer():
-            return _number(kind, int.from_bytes(raw, "little"), 8 * len(raw))
-        case Array(element, count):
-            if _is_text(kind):
-                return raw.split(b"\0")[0].decode("utf-8", "backslashreplace")
-            if element == Scalar(1):
-                return raw
-            each = element.size
-            return [value_of(element, raw[at * each : (at + 1) * each]) for at in range(count)]
-        case Struct():
-            values = {}
-            for name, (inner, offset, bits) in kind.fields.items():
-                if bits:
-                    first, size = bits
-                    number = int.from_bytes(raw[offset : offset + (first + size + 7) // 8], "little")
-                    values[name] = _number(inner, number >> first & (1 << size) - 1, size)
-                else:
-                    values[name] = value_of(inner, raw[offset : offset + inner.size])
-            return values
+    return _Decoder().value(kind, raw)
+
+
+class _Decoder:
+    """Takes one value apart. What a type says may be anything: the number of parts is bounded."""
+
+    def __init__(self) -> None:
+        self._left = READ_LIMIT
+
+    def value(self, kind: Type, raw: bytes) -> Any:
+        self._left -= 1
+        if self._left < 0 or len(raw) != kind.size:
+            raise ConfigError(
+                f"the debug information is wrong: {describe(kind)} does not fit into what it is a part of"
+            )
+        match kind:
+            case Scalar(size, "float") if size in (4, 8):
+                return struct.unpack("<f" if size == 4 else "<d", raw)[0]
+            case Scalar() | Enum() | Pointer():
+                return _number(kind, int.from_bytes(raw, "little"), 8 * len(raw))
+            case Array(element, count):
+                if _is_text(kind):
+                    return raw.split(b"\0")[0].decode("utf-8", "backslashreplace")
+                if element == Scalar(1):
+                    return raw
+                each = element.size
+                return [self.value(element, raw[at * each : (at + 1) * each]) for at in range(count)]
+            case Struct():
+                return {name: self.field(field, raw) for name, field in kind.fields.items()}
+
+    def field(self, field: Field, raw: bytes) -> Any:
+        kind, offset, bits = field
+        if not bits:
+            return self.value(kind, raw[offset : offset + kind.size])
+        first, size = bits
+        number = int.from_bytes(raw[offset : offset + (first + size + 7) // 8], "little")
+        return _number(kind, number >> first & (1 << size) - 1, size)
 
 
 def _number(kind: Type, number: int, bits: int) -> int | bool:
     signed = (isinstance(kind, Scalar) and kind.kind == "signed") or (isinstance(kind, Enum) and kind.signed)
-    if signed and number >> bits - 1:
+    if signed and bits and number >> bits - 1:
         number -= 1 << bits
     if isinstance(kind, Enum):
         return Enumerator(number, kind.names.get(number, ""))
