@@ -123,6 +123,8 @@ class Faults:
 
     def _replace(self, thing: object, name: str, value: object) -> None:
         """Have `thing.name` be `value` until it is healed."""
+        if not hasattr(thing, "__dict__"):
+            raise ConfigError(f"{type(thing).__name__} has __slots__: no fault can be put in front of it")
         before = thing.__dict__.get(name)
         with self._guest.machine.lock:
             setattr(thing, name, value)

@@ -25,8 +25,8 @@ TIMEOUT, LIMIT = 10.0, 60.0
 """Seconds: for a guest to do what is expected of it, and for all of its run."""
 
 Until = Wanted | Callable[[Guest], object] | None
-"""What brings a guest to a point: a text or regular expression on COM1, a function that is called with the guest, or
-None for where it is."""
+"""What brings a guest to a point: a text or regular expression on COM1, a function that is called with the guest, which
+is stopped until it waits for something, or None for where it is."""
 
 
 class Rig:
@@ -87,12 +87,13 @@ class Rig:
         """Bring `guest` there and make a point of it; the guest is closed."""
         __tracebackhide__ = True
         try:
-            if until is not None:
+            if callable(until):
+                guest.stops.here()
                 guest.start()
-                if callable(until):
-                    until(guest)
-                else:
-                    guest.serial.expect(until, timeout)
+                until(guest)
+            elif until is not None:
+                guest.start()
+                guest.serial.expect(until, timeout)
             guest.faults.heal()
             snapshot = guest.machine.snapshot()
         except BaseException:

@@ -131,6 +131,16 @@ def test_own_devices_go_along(rig: Rig, guest: Guests) -> None:
         assert seen[-1] is one.machine
 
 
+def test_a_point_may_be_a_function_of_the_kernel(rig: Rig, guest: Guests) -> None:
+    main = rig.boot(guest("shell"), until=lambda one: one.run_until("main"), memory="16M")
+    for again in (main.fork, main.again, main.again):
+        with again() as one:
+            assert one.machine.serial.text in ("", "$ ")
+            one.serial.expect("$ ")
+            one.send("commands\n")
+            one.serial.expect("1 commands")
+
+
 # Expecting
 
 
