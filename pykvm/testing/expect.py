@@ -58,9 +58,9 @@ class Match:
 
 
 class Serial:
-    """A serial port of a guest. `go_on` lets a stopped guest go on; `timeout` is in seconds, where none is given."""
+    """A serial port of a guest. `go_on` lets a stopped guest go on; `timeout` tells seconds where none are given."""
 
-    def __init__(self, port: ConsolePort, go_on: Callable[[], None], timeout: float) -> None:
+    def __init__(self, port: ConsolePort, go_on: Callable[[], None], timeout: Callable[[], float]) -> None:
         self.port = port
         self._go_on, self._timeout = go_on, timeout
 
@@ -79,7 +79,7 @@ class Serial:
         Mismatch, with what it said instead, after `timeout` seconds or when the run ends without it.
         """
         __tracebackhide__ = True  # pytest's: the line of the test is what a reader looks for
-        pattern, limit = as_pattern(wanted), self._timeout if timeout is None else timeout
+        pattern, limit = as_pattern(wanted), self._timeout() if timeout is None else timeout
         self._go_on()
         start = self.port.heard
         try:
@@ -94,7 +94,7 @@ class Serial:
 class ScreenView:
     """A guest's screen."""
 
-    def __init__(self, machine: Machine, go_on: Callable[[], None], timeout: float) -> None:
+    def __init__(self, machine: Machine, go_on: Callable[[], None], timeout: Callable[[], float]) -> None:
         self._machine, self._go_on, self._timeout = machine, go_on, timeout
 
     @property
@@ -113,7 +113,7 @@ class ScreenView:
         What is on the screen is looked at 50 times a second.
         """
         __tracebackhide__ = True
-        limit = self._timeout if timeout is None else timeout
+        limit = self._timeout() if timeout is None else timeout
         self._go_on()
         try:
             return self._machine.wait_for_screen(wanted, limit)

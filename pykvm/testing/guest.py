@@ -51,7 +51,7 @@ class Guest:
         """All that pykvm can do with it."""
         self.snapshot, self.timeout, self.limit = snapshot, timeout, limit
         self.recorders = [Recorder(runner) for runner in machine.engine.runners]
-        self.stops = Stops(machine, lambda address: evidence.place(self.machine, address), timeout)
+        self.stops = Stops(machine, lambda address: evidence.place(self.machine, address), lambda: self.timeout)
         self.faults = Faults(self)
         self._done = done
         self._frozen = False
@@ -65,7 +65,7 @@ class Guest:
     @cached_property
     def serials(self) -> list[Serial]:
         """The serial ports, COM1 first."""
-        return [Serial(port, self.go_on, self.timeout) for port in self.machine.pc.consoles]
+        return [Serial(port, self.go_on, lambda: self.timeout) for port in self.machine.pc.consoles]
 
     @property
     def serial(self) -> Serial:
@@ -77,7 +77,7 @@ class Guest:
     @cached_property
     def screen(self) -> ScreenView:
         """The screen: `expect`, `text`, `now`."""
-        return ScreenView(self.machine, self.go_on, self.timeout)
+        return ScreenView(self.machine, self.go_on, lambda: self.timeout)
 
     def send(self, data: str | bytes) -> None:
         """Type on the serial port COM1."""

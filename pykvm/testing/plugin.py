@@ -51,8 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Say what the marker takes."""
     config.addinivalue_line(
         "markers",
-        "pykvm(kernel, until=..., at=..., isolation=..., **options): what the fixture `machine` boots; `at` is a "
-        "fixture that is a Point; options are those of pykvm.Machine",
+        "pykvm(kernel, until=..., at=..., isolation=..., timeout=..., limit=..., **options): what the fixture "
+        "`machine` boots; `at` is a fixture that is a Point; options are those of pykvm.Machine",
     )
 
 
@@ -99,10 +99,16 @@ def machine(request: pytest.FixtureRequest, pykvm_rig: Rig, pykvm_points: dict[s
     """A guest at the point that settings and the marker `pykvm` say: what a test does to it reaches no other."""
     wanted = _wanted(request)
     isolation, at = wanted.pop("isolation"), wanted.pop("at", None)
+    times = {name: wanted.pop(name, None) for name in ("timeout", "limit")}
     if isolation not in ("fork", "reset"):
         _fail(f'isolation is "fork" or "reset", not {isolation!r}')
-    point = _booted(pykvm_rig, pykvm_points, wanted) if at is None else request.getfixturevalue(at)
-    guest = point.fork() if isolation == "fork" else point.again()
+    if at is None:
+        point = _booted(pykvm_rig, pykvm_points, wanted)
+    else:
+        point = request.getfixturevalue(at)
+        if not hasattr(point, "again"):
+            _fail(f"the fixture {at!r} is no point: return what boot() or then() do")
+    guest = point.fork(**times) if isolation == "fork" else point.again(**times)
     try:
         yield guest
     finally:

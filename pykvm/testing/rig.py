@@ -164,14 +164,18 @@ class Point:
         self._own: Guest | None = None  # what `again` puts back
         self._in_use = False
 
-    def fork(self) -> Guest:
-        """A guest of its own that goes on from here, for a `with` block; what it does reaches no other."""
+    def fork(self, *, timeout: float | None = None, limit: float | None = None) -> Guest:
+        """A guest of its own that goes on from here, for a `with` block; what it does reaches no other.
+
+        `timeout` and `limit` are in seconds, in place of the rig's.
+        """
         guest = self._make()
+        self._bound(guest, timeout, limit)
         self._start(guest)
         return guest
 
-    def again(self) -> Guest:
-        """The guest of this point, put back to it: cheaper than a fork, and one at a time. For a `with` block.
+    def again(self, *, timeout: float | None = None, limit: float | None = None) -> Guest:
+        """The guest of this point, put back to it: cheaper than a fork, and one at a time. Otherwise as `fork`.
 
         Nothing is left of what was done to it before; one that was closed or given other devices is replaced.
         """
@@ -181,14 +185,14 @@ class Point:
             raise ConfigError("the guest of this point is in use: end its `with` block before the next, or fork")
         guest = self._own
         if guest is not None:
+            self._bound(guest, timeout, limit)
             try:
                 guest.rewind()
             except PykvmError:
                 self._drop()
                 guest = None
         if guest is None:
-            guest = self._own = self._make()
-            self._start(guest)
+            guest = self._own = self.fork(timeout=timeout, limit=limit)
         else:
             self.rig.guests.append(guest)
         self._in_use = True
@@ -198,6 +202,10 @@ class Point:
         """A point further on, on top of this one."""
         __tracebackhide__ = True
         return self.rig._reach(self._make(), until, self._each, self._prepare, timeout)
+
+    def _bound(self, guest: Guest, timeout: float | None, limit: float | None) -> None:
+        guest.timeout = self.rig.timeout if timeout is None else timeout
+        guest.limit = self.rig.limit if limit is None else limit
 
     def take_back(self, guest: Guest) -> bool:
         """Whether the guest is this point's own, which then rests."""

@@ -40,9 +40,9 @@ class Changed(NamedTuple):
 
 
 class Stops:
-    """Stops the guest of `machine`. `place` puts an address into words; `timeout` is in seconds."""
+    """Stops the guest of `machine`. `place` puts an address in words; `timeout` tells seconds where none are given."""
 
-    def __init__(self, machine: Machine, place: Callable[[int], str], timeout: float) -> None:
+    def __init__(self, machine: Machine, place: Callable[[int], str], timeout: Callable[[], float]) -> None:
         self._machine, self._place, self._timeout = machine, place, timeout
         self._control: Control | None = None
 
@@ -144,7 +144,7 @@ class Stops:
     # What both need
 
     def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (self._timeout if timeout is None else timeout)
+        return time.monotonic() + (self._timeout() if timeout is None else timeout)
 
     def _step_off(self, control: Control, address: int) -> None:
         for vcpu in self._machine.vcpus:

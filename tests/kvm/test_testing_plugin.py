@@ -214,6 +214,8 @@ def test_in_several_processes(run: Run, tmp_path: Path) -> None:
 
 LIMITS = """
 import time
+import pytest
+from pykvm.testing import Mismatch
 
 MACHINES = []
 
@@ -226,15 +228,29 @@ def test_hangs(machine):
 def test_the_guest_was_ended():
     assert MACHINES[0].engine.closed
 
-def test_next(machine):
-    machine.send("spin\\n")
-    assert machine.wait().ending == "timed out"
+class TestLimits:
+    pytestmark = pytest.mark.pykvm(limit=0.5, timeout=20)
+
+    def test_fork(self, machine):
+        machine.send("spin\\n")
+        assert machine.wait().ending == "timed out"
+
+    @pytest.mark.pykvm(isolation="reset")
+    @pytest.mark.parametrize("number", range(2))
+    def test_reset(self, machine, number):
+        machine.send("spin\\n")
+        assert machine.wait().ending == "timed out"
+
+@pytest.mark.pykvm(timeout=0.2)
+def test_timeout(machine):
+    with pytest.raises(Mismatch, match="0.2 s are over"):
+        machine.serial.expect("never")
 """
 
 
 def test_limits_end_the_guest(run: Run) -> None:
-    result = run({"test_it.py": LIMITS}, "--timeout", "5", "--pykvm-limit", "1", plugins=("pytest_timeout",))
-    result.assert_outcomes(passed=2, failed=1)
+    result = run({"test_it.py": LIMITS}, "--timeout", "5", plugins=("pytest_timeout",))
+    result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(["*Timeout*"])
 
 
@@ -281,12 +297,18 @@ def test_option(machine): pass
 
 @pytest.mark.pykvm("a.elf", "b.elf")
 def test_two(machine): pass
+
+@pytest.fixture
+def nowhere(): return 5
+
+@pytest.mark.pykvm(at="nowhere")
+def test_at(machine): pass
 """
 
 
 def test_mistakes_are_told_without_tracebacks(run: Run) -> None:
     result = run({"test_it.py": MISTAKES})
-    result.assert_outcomes(errors=5)
+    result.assert_outcomes(errors=6)
     result.stdout.fnmatch_lines(
         [
             """pykvm: isolation is "fork" or "reset", not 'none'""",
@@ -294,6 +316,7 @@ def test_mistakes_are_told_without_tracebacks(run: Run) -> None:
             "pykvm: *there-is-none.elf*",
             "pykvm: *colour*",
             "pykvm: the marker takes one kernel, not 2",
+            "pykvm: the fixture 'nowhere' is no point: *",
         ]
     )
     result.stdout.no_fnmatch_line("*plugin.py*")

@@ -17,7 +17,7 @@ from pykvm.testing.expect import LINE_LIMIT, SHOWN_LINES, Mismatch, Serial, as_p
 def said(text: bytes) -> Serial:
     port = ConsolePort(threading.Condition(), "COM1")
     port.write(text)
-    return Serial(port, lambda: None, 0)
+    return Serial(port, lambda: None, lambda: 0)
 
 
 def test_a_literal_may_have_any_end_of_a_line() -> None:
