@@ -39,6 +39,7 @@ def without_places(text: str) -> list[str]:
     return [re.sub(r"at 0x[0-9a-f]+ .*", "at ...", line.rstrip()) for line in text.splitlines()]
 
 
+@pytest.mark.needs("hw-breakpoints")
 def test_its_tests_and_its_picture_of_a_failure(directory: Path) -> None:
     files = [block for block in BLOCKS if "def test_" in block]
     assert len(files) == 6
