@@ -372,7 +372,8 @@ class Machine(Handlers, Screens):
     def gdb(self, address: str = ":1234", *, stopped: bool = True) -> GdbServer:
         """Serve the machine to gdb, stopped, at a TCP port of this host or a UNIX socket, until it is closed.
 
-        Without `stopped` it runs, and stops when gdb comes. See `debug.gdb.GdbServer`; its `target` is what gdb is to be told. ConfigError if the address cannot be used.
+        Without `stopped` it runs, and stops when gdb comes. See `debug.gdb.GdbServer`; its `target` is what gdb is to
+        be told. ConfigError if the address cannot be used.
         """
         from .debug.gdb import GdbServer
 

@@ -144,7 +144,8 @@ def wait_for_gdb(machine: Machine, kernel: str | None, address: str, *, stopped:
 
     server = machine.gdb(address, stopped=stopped)
     symbols = [kernel] if kernel and machine.symbols is not None else []
-    ui.echo(f"pykvm: {'waiting' if stopped else 'ready'} for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
+    command = join(["gdb", *symbols, "-ex", f"target remote {server.target}"])
+    ui.echo(f"pykvm: {'waiting' if stopped else 'ready'} for {command}", err=True)
 
 
 def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
@@ -212,10 +213,11 @@ def show_outcome(machine: Machine, outcome: Outcome) -> None:
     if outcome.report is not None:
         from ..crash.text import render
 
-        ui.echo(render(outcome.report, _paint), err=True)
+        ui.echo(render(outcome.report, paint), err=True)
 
 
-def _paint(role: str, text: str) -> str:
+def paint(role: str, text: str) -> str:
+    """A part of a crash report in its style, for `crash.text.render`."""
     return ui.style(text, **_STYLES[role])
 
 
