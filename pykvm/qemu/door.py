@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from ..boot import Module
 from ..boot.source import read_image
@@ -115,11 +115,16 @@ def make(settings: Settings, places: Places) -> Machine:
             modules=_modules(settings.initrd),
             firmware=settings.firmware,
             no_reboot=settings.no_reboot,
-            serial_ports=max(len(settings.serials), 1),
+            serial_ports=_serial_ports(settings.serials),
             **options,
         )
         stack.pop_all()
     return machine
+
+
+def _serial_ports(serials: Sequence[str]) -> int:
+    """Without those at the end that are "none"."""
+    return max((number for number, text in enumerate(serials, 1) if text != "none"), default=0)
 
 
 def _modules(text: str | None) -> list[Module]:
@@ -284,8 +289,7 @@ def run(settings: Settings, host: Host) -> int:
             outcome = _run(system, ports, screen, host)
         finally:
             ports.close(time.monotonic() + GRACE)
-        if outcome.report is not None:
-            system.explained(outcome.report)
+        system.ended(outcome)
     return exit_status(outcome)
 
 
@@ -342,9 +346,12 @@ def _pidfile(path: str) -> Iterator[None]:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"cannot create PID file: {path}: another process has it") from error
-        os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
-        yield
-        os.unlink(path)
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, b"%d\n" % os.getpid())
+            yield
+        finally:
+            with suppress(OSError):  # somebody else has removed it
+                os.unlink(path)
     finally:
         os.close(fd)

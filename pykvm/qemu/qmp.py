@@ -7,6 +7,7 @@ out-of-band execution. An input that never ends, or nests without end, is an err
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -351,9 +352,19 @@ class Qmp(Front):
         return {}
 
 
+def _not_json(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """A number that can be sent back."""
+    value = float(text)
+    return value if abs(value) <= sys.float_info.max else _not_json(text)
+
+
 def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(text.decode())
+        return json.loads(text.decode(), parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError):
         raise QmpError("JSON parse error, expecting value") from None
 

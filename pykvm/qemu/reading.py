@@ -319,6 +319,10 @@ class _Reading:
         if wanted.snapshot:
             wanted.drives = [each._replace(snapshot=True) for each in wanted.drives]
         self._default_ports()
+        # A multiplexer brings its monitor along.
+        muxes = {f"chardev:{name}" for name, spec in wanted.chardevs.items() if spec.startswith("mon:")}
+        shared = muxes.intersection(wanted.serials)
+        wanted.monitors = [each for each in wanted.monitors if each[1] != "readline" or each[0] not in shared]
         wanted.uses_stdio = any(spec.removeprefix("mon:").split(",")[0] == "stdio" for spec in self._specs())
         if wanted.daemonize and (self.nographic or wanted.uses_stdio or wanted.display == "curses"):
             raise ConfigError("-daemonize leaves no terminal for -nographic, stdio or curses")

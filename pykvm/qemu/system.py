@@ -196,8 +196,6 @@ class System:
             from ..crash.event import CrashKind
 
             reboots = crash.kind is CrashKind.TRIPLE_FAULT
-            if reboots and self.settings.no_reboot:
-                self.log("cpu_reset", self._cpu_resets)
         if (ending is Ending.EXITED or reboots) and (crash is None or self.settings.no_reboot):
             return self._shut_down("guest-reset" if reboots else "guest-shutdown", crash)
         self._hold(RUNNING if reboots else BROKEN)
@@ -252,6 +250,13 @@ class System:
         """Show a crash's report, and log it. Without the lock."""
         self.log("int", lambda: f"{report}\n")
         self._show_report(report)
+
+    def ended(self, outcome: Outcome) -> None:
+        """The run has ended: tell of a crash that was its end. Without the lock."""
+        if outcome.ending in (Ending.CRASHED, Ending.REBOOTED):
+            self.log("cpu_reset", self._cpu_resets)
+        if outcome.report is not None:
+            self.explained(outcome.report)
 
     def close(self) -> None:
         """Wait for what is being explained. Without the lock, after the run."""

@@ -268,6 +268,12 @@ def test_serial_ports_to_files_and_the_debug_console(tmp_path: Path) -> None:
     assert [path.read_text() for path in files] == ["one", "t", "d"]
 
 
+def test_no_serial_port(tmp_path: Path) -> None:
+    code = hexcode("66bafd03 ec") + EXIT_AL  # al = COM1's line status, or all ones where nothing is
+    assert status_of(tmp_path, code, "-serial", "none")[0] == 0xFF
+    assert status_of(tmp_path, code, "-serial", "null")[0] == 0x60 * 2 + 1
+
+
 def test_a_serial_server_waits_for_its_client(tmp_path: Path) -> None:
     path = tmp_path / "com"
     run = Run(
@@ -565,11 +571,42 @@ ERRORS = [
     (b'{"execute": "send-key", "arguments": {"keys": [{"type": "qcode", "data": "zz"}]}}', "GenericError"),
     (b'{"execute": "send-key", "arguments": {"keys": [1]}}', "GenericError"),
 ]
+NOT_JSON = [(b'{"execute": "stop", "id": 1e999}', "GenericError"), (b'{"execute": "stop", "id": NaN}', "GenericError")]
+"""QEMU sends the first one's number back, as "inf"."""
+
+
+@pytest.mark.needs("qemu")
+def test_qmp_answers_are_qemus(tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in ("ours", "theirs")}
+    command = ["qemu-system-x86_64", "-S", "-display", "none", "-net", "none"]
+    with subprocess.Popen([*command, "-qmp", f"unix:{paths['theirs']},server,nowait"]) as qemu:
+        try:
+            run = Run("-S", "-kernel", kernel(tmp_path, SPIN), "-qmp", f"unix:{paths['ours']},server,nowait")
+            both = [Program(path) for path in paths.values()]
+            for text, kind in ERRORS:
+                answers = []
+                for program in both:
+                    program.send(text)
+                    answers.append(program.answer())
+                assert answers[0]["class"] == answers[1]["class"] == kind, text
+            for request in ({"execute": "query-status"}, {"execute": "stop", "id": [1]}, {"execute": "cont"}):
+                answers = []
+                for program in both:
+                    program.send(json.dumps(request).encode())
+                    message = program.next()
+                    while "event" in message:
+                        message = program.next()
+                    answers.append(message)
+                assert answers[0] == answers[1], request
+            both[0].ask("quit")
+            assert run.wait() == 0
+        finally:
+            qemu.kill()
 
 
 def test_qmp_errors_and_ids(tmp_path: Path) -> None:
     with qmp(tmp_path, SPIN) as (_, program):
-        for text, kind in ERRORS:
+        for text, kind in ERRORS + NOT_JSON:
             program.send(text)
             answer = program.answer()
             assert answer["class"] == kind, text

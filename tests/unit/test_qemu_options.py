@@ -207,7 +207,10 @@ def test_the_monitor_where_nobody_says() -> None:
     assert asked("-nographic -serial null").monitors == [("stdio", "readline")]
     assert asked("-nographic -nodefaults").serials == []
     assert asked("").serials == ["vc"]
-    assert asked("-chardev stdio,mux=on,id=c -serial chardev:c -mon chardev=c -nographic").serials == ["chardev:c"]
+    shared = asked("-chardev stdio,mux=on,id=c -serial chardev:c -mon chardev=c -nographic")
+    assert (shared.serials, shared.monitors) == (["chardev:c"], [])
+    apart = asked("-chardev socket,path=x,server=on,id=c -mon chardev=c,mode=control -nographic")
+    assert (apart.serials, apart.monitors) == (["mon:stdio"], [("chardev:c", "control")])
 
 
 @pytest.mark.parametrize(
