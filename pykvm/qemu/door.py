@@ -49,8 +49,8 @@ class Screen(Protocol):
     def resume(self) -> None:
         """Take it again."""
 
-    def close(self, deadline: float | None) -> object:
-        """Give it back."""
+    def close(self, deadline: float | None) -> str:
+        """Give it back; the last picture, in lines."""
 
 
 class Host(Protocol):
@@ -317,7 +317,7 @@ def _run(system: System, ports: Ports, screen: Screen | None, host: Host) -> Out
         if machine.pc.bios is not None:
             machine.pc.bios.log.flush()
         if screen is not None:
-            screen.close(time.monotonic() + GRACE)
+            host.show(screen.close(time.monotonic() + GRACE).rstrip("\n"))
 
 
 def _ended(system: System, host: Host) -> Outcome:

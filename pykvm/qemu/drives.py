@@ -37,6 +37,11 @@ class Drive(NamedTuple):
     id: str = ""
 
     @property
+    def driver(self) -> str:
+        """The format's name, for monitors."""
+        return self.format or "raw"
+
+    @property
     def mode(self) -> str:
         """As `disk.image.open_disk` has it."""
         return "discard" if self.snapshot else "ro" if self.readonly else "rw"

@@ -153,7 +153,7 @@ def block(system: System, cpu: int) -> str:
         if drive.file is None:
             lines = [f"{name}: [not inserted]"]
         else:
-            lines = [f"{name} (#block{number}): {drive.file} (raw{', read-only' if drive.readonly else ''})"]
+            lines = [f"{name} (#block{number}): {drive.file} ({drive.driver}{', read-only' if drive.readonly else ''})"]
         if drive.media == "cdrom" or drive.interface == "floppy":
             lines.append("    Removable device: not locked, tray closed")
         if drive.file:

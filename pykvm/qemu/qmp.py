@@ -204,9 +204,8 @@ def query_block(system: System, arguments: Arguments) -> Any:
             "type": "unknown",
         }  # fmt: skip
         if drive.file is not None:
-            entry["inserted"] = {
-                "file": drive.file, "drv": "raw", "ro": drive.readonly, "encrypted": False, "backing_file_depth": 0,
-            }  # fmt: skip
+            inserted = {"file": drive.file, "drv": drive.driver, "ro": drive.readonly}
+            entry["inserted"] = {**inserted, "encrypted": False, "backing_file_depth": 0}
         found.append(entry)
     return found
 
