@@ -11,8 +11,8 @@ from ..kvm.state import MpState
 from ..machine import Machine
 from ..x86.registers import CR0_PE, EFER_LMA, RFLAGS_BITS, Registers, Segment, SystemRegisters, code_bits
 
-_FPU = struct.Struct("<128sHHBxH8x8x256sI")
-"""struct kvm_fpu."""
+_XSAVE = struct.Struct("<HHBxH8x8xI4x128s256s")
+"""The XSAVE area's legacy region (SDM volume 1, 10.5.1): KVM_GET_FPU would not tell MXCSR."""
 _SYSTEM_32 = (
     "Reserved", "TSS16-avl", "LDT", "TSS16-busy", "CallGate16", "TaskGate", "IntGate16", "TrapGate16", "Reserved",
     "TSS32-avl", "Reserved", "TSS32-busy", "CallGate32", "Reserved", "IntGate32", "TrapGate32",
@@ -46,7 +46,7 @@ def registers(machine: Machine, cpu: int) -> str:
     lines.append("".join(f"DR{at}={getattr(debug, f'dr{at}'):016x} " for at in range(4)))
     lines.append(f"DR6={debug.dr6:016x} DR7={debug.dr7:016x}")
     lines.append(f"EFER={system.efer:016x}")
-    lines += _floating(vcpu.get_fpu(), 16 if wide else 8)
+    lines += _floating(vcpu.get_xsave(machine.engine.board.vm.check_extension("XSAVE2")), 16 if wide else 8)
     return "\n".join(lines) + "\n"
 
 
@@ -89,7 +89,7 @@ def _segment(name: str, s: Segment, system: SystemRegisters, wide: bool) -> str:
 
 
 def _floating(state: bytes, vectors: int) -> list[str]:
-    fpr, fcw, fsw, ftw, _, xmm, mxcsr = _FPU.unpack(state[: _FPU.size])
+    fcw, fsw, ftw, _, mxcsr, fpr, xmm = _XSAVE.unpack(state[: _XSAVE.size])
     lines = [f"FCW={fcw:04x} FSW={fsw:04x} [ST={fsw >> 11 & 7}] FTW={ftw:02x} MXCSR={mxcsr:08x}"]
     stack = [struct.unpack_from("<QH", fpr, 16 * at) for at in range(8)]
     words = [f"FPR{at}={fraction:016x} {exponent:04x}" for at, (fraction, exponent) in enumerate(stack)]

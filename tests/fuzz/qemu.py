@@ -123,8 +123,8 @@ class Cpu:
     def get_mp_state(self) -> MpState:
         return MpState.RUNNABLE
 
-    def get_fpu(self) -> bytes:
-        return bytes(416)
+    def get_xsave(self, size: int) -> bytes:
+        return bytes(4096)
 
     def nmi(self) -> None:
         pass
@@ -136,6 +136,8 @@ class Computer:
     def __init__(self) -> None:
         self.vcpus = [Cpu(), Cpu()]
         self.memory = GuestMemory(1 << 16)
+        vm = SimpleNamespace(check_extension=lambda name: 0)
+        self.engine = SimpleNamespace(board=SimpleNamespace(vm=vm))
         self.keyboard = SimpleNamespace(press=lambda key: None, release=lambda key: None)
         self.pc = SimpleNamespace(options={"nics": []})
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, elf32, hexcode
+from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, assembled, elf32, hexcode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -472,6 +472,101 @@ def test_answers_are_laid_out_as_qemus(tmp_path: Path) -> None:
             assert run.wait() == 0
             ours.close()
             theirs.close()
+        finally:
+            qemu.kill()
+
+
+LONG_MODE = """
+        cli
+        mov $0x1000, %edi               # PML4, PDPT, PD and PT at 0x1000 to 0x4fff; all that is present is accessed
+        xor %eax, %eax
+        mov $0x1000, %ecx
+        rep stosl
+        movl $0x2027, 0x1000            # PML4[0]: user, writable
+        movl $0x3027, 0x2000            # PDPT[0]
+        movl $0x4027, 0x3000            # PD[0]
+        movl $0x2000e3, 0x3008          # PD[1]: 2 MiB at 2 MiB, for the supervisor
+        movl $0x4000e5, 0x3010          # PD[2]: 2 MiB at 4 MiB, read-only, user
+        movl $0x80000000, 0x3014        # not to be executed
+        movl $0x2027, 0x1ff8            # PML4[511]: the same once more, at the top
+        movl $0x0163, 0x4000            # PT[0]: global
+        movl $0x1067, 0x4008            # PT[1] to PT[7]: user
+        movl $0x2061, 0x4010            # PT[2]: read-only
+        mov $0x100163, %eax
+        mov $0x4800, %edi               # PT[256] on: this code
+        mov $16, %ecx
+1:      mov %eax, (%edi)
+        add $0x1000, %eax
+        add $8, %edi
+        loop 1b
+        mov $0x1000, %eax
+        mov %eax, %cr3
+        mov %cr4, %eax
+        or $0xa0, %eax                  # PAE, PGE
+        mov %eax, %cr4
+        mov $0xc0000080, %ecx
+        mov $0x900, %eax                # LME, NXE
+        xor %edx, %edx
+        wrmsr
+        mov %cr0, %eax
+        or $0x80000000, %eax
+        mov %eax, %cr0
+        lgdt pointer
+        ljmp $8, $2f
+        .balign 8
+gdt:    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+pointer: .word 23
+        .long gdt
+        .code64
+2:      mov $16, %eax
+        mov %eax, %ds
+        mov %eax, %es
+        mov %eax, %ss
+        mov %eax, %fs
+        mov %eax, %gs
+        mov $0x1122334455667788, %rax
+        xor %ecx, %ecx
+        mov %rax, %r15
+        xor %ebx, %ebx
+        xor %edx, %edx
+        xor %esi, %esi
+        xor %edi, %edi
+        xor %ebp, %ebp
+        xor %esp, %esp
+        stc
+3:      jmp 3b
+"""
+
+
+@pytest.mark.needs("qemu", "gcc")
+def test_long_mode_looks_as_in_qemu(tmp_path: Path) -> None:
+    """Page tables and registers of one guest, which has set them up by itself, in both."""
+    image = kernel(tmp_path, assembled(LONG_MODE, tmp_path, 0x10000C, 32))
+    paths = {name: tmp_path / name for name in ("ours", "theirs")}
+    command = ["qemu-system-x86_64", "-cpu", "qemu64", "-display", "none", "-net", "none", "-kernel", image]
+    with subprocess.Popen([*command, "-monitor", f"unix:{paths['theirs']},server,nowait"]) as qemu:
+        try:
+            run = Run("-display", "none", "-kernel", image, "-monitor", f"unix:{paths['ours']},server,nowait")
+            ours, theirs = People(paths["ours"]), People(paths["theirs"])
+            for people in (ours, theirs):
+                while "RAX=1122334455667788" not in people.ask("info registers"):
+                    pass
+                people.ask("stop")
+            for line in (
+                "info mem",
+                "info tlb",
+                "x /2xg 0x1000",
+                "xp /8xw 0x3000",
+                "x /1xw 0x3000",
+                "p $r15",
+                "p /x $eip",
+            ):
+                assert ours.ask(line) == theirs.ask(line), line
+            mine, others = ours.ask("info registers").splitlines(), theirs.ask("info registers").splitlines()
+            differ = [(one, other) for one, other in zip(mine, others, strict=True) if one != other]
+            assert all(one[:3] in ("IDT", "LDT", "TR ") for one, _ in differ), differ  # they are what the start left
+            ours.send(b"quit\n")
+            assert run.wait() == 0
         finally:
             qemu.kill()
 
