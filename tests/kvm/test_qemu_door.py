@@ -457,7 +457,7 @@ def test_answers_are_laid_out_as_qemus(tmp_path: Path) -> None:
                 "xp /4xw 0x1000",
                 "xp /3xg 0",
                 "xp /5dh 0",
-                "xp /2c 0",
+                "xp /2c 0x80000",
                 "xp /3ob 0",
                 "xp /2ub 0",
             ):
