@@ -134,7 +134,9 @@ FEATURES: dict[str, Probe] = {
     "gdb": program("gdb"),
     "genhtml": program("genhtml"),
     "qemu": program("qemu-system-x86_64"),
+    "passt": program("passt"),
     "qemu-img": program("qemu-img"),
+    "qemu-nbd": program("qemu-nbd"),
     "tshark": program("tshark"),
     "zsh": program("zsh"),
 }

@@ -7,7 +7,15 @@ from typing import Any
 
 from ..snapshot import Snapshot
 from . import ui
-from .options import device_flags, open_all, open_disk, parse_device_options, timeout_option, trust_disks_option
+from .options import (
+    DISK_METAVAR,
+    device_flags,
+    open_all,
+    open_disk,
+    parse_device_options,
+    timeout_option,
+    trust_disks_option,
+)
 from .run import make_saver, run_and_show, wait_for_gdb
 from .saving import warn_in_words
 
@@ -15,14 +23,14 @@ from .saving import warn_in_words
 @ui.command("restore")
 @ui.argument("path", type=ui.Path(exists=True, file_okay=False))
 @ui.option(
-    "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
+    "-d", "--disk", "disks", multiple=True, metavar=DISK_METAVAR,
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
 @trust_disks_option
 @device_flags
 @ui.option(
     "--floppy",
-    metavar="FILE[,ro|,discard][,format=raw]",
+    metavar=DISK_METAVAR,
     help="Floppy disk in place of the one that the snapshot names.",
 )
 @timeout_option
