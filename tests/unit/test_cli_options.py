@@ -113,7 +113,7 @@ def test_a_nic_with_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("", "none, loopback, unix:PATH or tap:NAME"),
+        ("", "none, loopback, unix:PATH, tap:NAME or user"),
         ("wifi", "no kind 'wifi'"),
         ("unix", "unix:PATH"),
         ("tap", "tap:NAME"),
