@@ -57,7 +57,7 @@ def _open(spec: str, read_only: bool, format: str | None, backing: bool) -> Disk
     if format is None or format == "raw":
         disk = RawDisk(spec, read_only)
         try:
-            chosen = format or _format_of(disk)
+            chosen = format or format_of(disk)
             if chosen == "raw":
                 if backing:
                     raise ConfigError(f"disk image {spec!r} is raw: only others name a file that is under them")
@@ -73,7 +73,7 @@ def _open(spec: str, read_only: bool, format: str | None, backing: bool) -> Disk
     return QemuDisk(spec, chosen, read_only, backing)
 
 
-def _format_of(disk: RawDisk) -> str:
+def format_of(disk: RawDisk) -> str:
     """Raw, or the format that both name and content say; ConfigError where they say different ones."""
     from .formats import FORMATS, container, named
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..typed import Any, NamedTuple
@@ -40,29 +41,49 @@ class Backing(NamedTuple):
     format: str | None
 
 
-def node(file: ImageFile, format: str, backing: bool, opened: list[ImageFile]) -> dict[str, Any]:
+def under(file: ImageFile, kind: str) -> Backing | None:
+    """The file that the image in `file`, of the format `kind`, names as the one under it.
+
+    ConfigError if it is of another format, or one that needs other files which are never opened.
+    """
+    return _CHECKS[FORMATS[kind]](file)
+
+
+def node(file: ImageFile, kind: str, backing: bool, opened: list[ImageFile]) -> dict[str, Any]:
     """The blockdev node of the image in `file`, a key of FORMATS; `opened` gets `file` and the files under it.
 
-    ConfigError for an image that needs another file: it is opened with `backing` alone, and a VMDK's not at all.
-    A file's name in the tree is its place in `opened`, to be replaced by the name of a descriptor.
+    ConfigError for an image that names another file, unless `backing`, and as by `under`. A file's name in the tree is
+    its place in `opened`, until `by_descriptor` puts the descriptor's there.
     """
     opened.append(file)
-    made: dict[str, Any] = {"driver": FORMATS[format], "file": {"driver": "file", "filename": str(len(opened) - 1)}}
-    below = _CHECKS[FORMATS[format]](file)
-    if FORMATS[format] not in ("qcow2", "vmdk"):
-        return made
+    below = under(file, kind)
     if below is None:
-        made["backing"] = None
-        return made
+        return alone(kind, len(opened) - 1)
     if not backing:
         raise ConfigError(
             f"disk image {file.path!r} names another file as what is under it, {below.name!r}: if the guest may read "
             "that, say so by ,backing (backing=True); or make one image of both, as by: "
-            f"qemu-img convert -O {FORMATS[format]} {file.path} whole.{format}"
+            f"qemu-img convert -O {FORMATS[kind]} {file.path} whole.{kind}"
         )
     if len(opened) >= MOST_FILES:
         raise ConfigError(f"disk image {opened[0].path!r} has more than {MOST_FILES - 1} images under it")
-    made["backing"] = _below(file, below, opened)
+    return {**alone(kind, len(opened) - 1), "backing": _below(file, below, opened)}
+
+
+def alone(kind: str, place: int) -> dict[str, Any]:
+    """The node of an image of the format `kind`, whose file is at `place`, without what may be under it."""
+    made: dict[str, Any] = {"driver": FORMATS[kind], "file": {"driver": "file", "filename": str(place)}}
+    if FORMATS[kind] in ("qcow2", "vmdk"):
+        made["backing"] = None
+    return made
+
+
+def by_descriptor(tree: dict[str, Any], descriptors: Sequence[int]) -> dict[str, Any]:
+    """The tree with the names of these descriptors, of the process that is to read it, in place of places."""
+    place = int(tree["file"]["filename"])
+    made = {**tree, "file": {"driver": "file", "filename": f"/proc/self/fd/{descriptors[place]}"}}
+    if tree.get("backing") is not None:
+        made["backing"] = by_descriptor(tree["backing"], descriptors)
     return made
 
 
@@ -80,14 +101,10 @@ def _below(file: ImageFile, below: Backing, opened: list[ImageFile]) -> dict[str
             + f": say which it has, as by: qemu-img rebase -u -b {below.name} -F raw {file.path}"
         )
     try:
-        under = ImageFile(os.path.join(os.path.dirname(file.path), below.name), read_only=True)
+        file_below = ImageFile(os.path.join(os.path.dirname(file.path), below.name), read_only=True)
     except ConfigError as error:
         raise ConfigError(f"{error}; disk image {file.path!r} names it as what is under it") from error
-    try:
-        return node(under, below.format, True, opened)
-    finally:
-        if under not in opened:
-            under.close()
+    return node(file_below, below.format, True, opened)
 
 
 def _nothing(file: ImageFile) -> None:

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..program import Program
 from ..typed import Any
 from .nbd import NbdDisk
-from .nodes import node
+from .nodes import by_descriptor, node
 from .raw import ImageFile
 
 CLOSE_TIME = 60.0
@@ -52,7 +52,6 @@ class QemuDisk(NbdDisk):
                 raise
             self._program.ready()
         except BaseException:
-            self._files = self._files or [file]
             self._give_back()
             raise
         self.path, self.format, self.backing = file.path, format, backing
@@ -94,10 +93,7 @@ class QemuDisk(NbdDisk):
 
 def _start(tree: dict[str, Any], files: Sequence[ImageFile], read_only: bool) -> tuple[Program, socket.socket]:
     """qemu-nbd on a tree of nodes, and a connection to it."""
-    each: dict[str, Any] | None = tree
-    while each is not None:
-        each["file"]["filename"] = f"/proc/self/fd/{_DESCRIPTOR + int(each['file']['filename'])}"
-        each = each.get("backing")
+    tree = by_descriptor(tree, range(_DESCRIPTOR, _DESCRIPTOR + len(files)))
     words = ["qemu-nbd", "--discard=unmap", *(["--read-only"] if read_only else []), f"json:{json.dumps(tree)}"]
     try:
         listener, sock = _connected_pair()
