@@ -74,8 +74,8 @@ class Assembly:
                 self.engine.loop,
                 self.engine,
                 self.engine.aside,
-                disks=self.disks,
-                floppy=self.floppy,
+                disks=[_for_device(disk) for disk in self.disks],
+                floppy=_for_device(self.floppy),
                 options=values,
                 has_bios=source.has_bios,
                 cds_first=source.kind == detect.CD,
@@ -128,3 +128,12 @@ class Assembly:
             return False
         self._resources.close()
         return True
+
+
+def _for_device(disk: Disk | None) -> Disk | None:
+    """What a device is to have of a disk: itself, unless it was opened with on_error="stop"."""
+    if disk is None or getattr(disk, "on_error", "report") == "report":
+        return disk
+    from .disk.policy import StoppingDisk
+
+    return StoppingDisk(disk)

@@ -54,7 +54,7 @@ SIZE = Number("size")
 ADDRESS = Number("address")
 
 
-DISK_METAVAR = "FILE[,ro|,discard][,format=F][,backing]"
+DISK_METAVAR = "FILE[,ro|,discard][,format=F][,backing][,on-error=stop]"
 _MODES: dict[str, Mode] = {"rw": "rw", "ro": "ro", "discard": "discard", "snapshot": "discard"}
 """`snapshot` is QEMU's word for it."""
 
@@ -69,21 +69,29 @@ def open_disk(spec: str) -> Disk | None:
 
     if spec == "none":
         return None
-    path, mode, given = spec, "", {}
+    given: dict[str, Any] = {}
+    path, mode = spec, ""
     while "," in path and not os.path.exists(path):
         path, _, word = path.rpartition(",")
         name, _, value = word.partition("=")
         if word in _MODES and not mode:
             mode = word
-        elif name == "format" and value and name not in given:
+        elif name in ("format", "on-error") and value and name not in given:
             given[name] = value
         elif word == "backing" and name not in given:
             given[name] = "yes"
         else:
             raise ConfigError(
-                f"--disk {spec}: behind the comma there may be one of rw, ro and discard, format=FORMAT, and backing"
+                f"--disk {spec}: behind the comma there may be one of rw, ro and discard, format=FORMAT, backing, and "
+                "on-error=report or stop"
             )
-    return image.open_disk(path, _MODES[mode or "rw"], given.get("format"), backing="backing" in given)
+    return image.open_disk(
+        path,
+        _MODES[mode or "rw"],
+        given.get("format"),
+        backing="backing" in given,
+        on_error=given.get("on-error", "report"),
+    )
 
 
 def open_all(

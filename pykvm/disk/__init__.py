@@ -47,6 +47,8 @@ class ImageDisk:
     """A key of `formats.FORMATS`, or "nbd"."""
     backing: bool = False
     """Whether the image may name others that are under it."""
+    on_error: str = "report"
+    """See `image.OnError`."""
 
     @property
     def location(self) -> str:

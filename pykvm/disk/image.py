@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import ConfigError
 from . import SECTOR, Disk
 from .overlay import OverlayDisk
 from .raw import RawDisk
 
+if TYPE_CHECKING:
+    from .nbd import NbdDisk
+
 Mode = Literal["rw", "ro", "discard"]
 """What may become of an image: writes go to it, are refused, or are forgotten when the disk is closed."""
+OnError = Literal["report", "stop"]
+"""What becomes of an error of the host's: it is the disk's for the guest, or ends the run (see `policy`)."""
 
 
 def open_disk(
-    spec: str | os.PathLike[str], mode: Mode = "rw", format: str | None = None, *, backing: bool = False
+    spec: str | os.PathLike[str],
+    mode: Mode = "rw",
+    format: str | None = None,
+    *,
+    backing: bool = False,
+    on_error: OnError = "report",
 ) -> Disk:
     """Open the image at `spec`; ConfigError says why it cannot be.
 
@@ -24,19 +34,24 @@ def open_disk(
     round, is refused before anything is written to it. All but raw ones take qemu-nbd (Debian's qemu-utils).
 
     `backing` allows an image to name other files of the host that are under it. A `spec` such as nbd://host:port/name
-    or nbd+unix:///name?socket=PATH is a disk that somebody else serves.
+    or nbd+unix:///name?socket=PATH is a disk that somebody else serves. With `on_error="stop"` an error of the host's
+    ends the run, in place of being the disk's for the guest.
     """
     if mode not in get_args(Mode):
         raise ConfigError(f"{mode!r} is no way to open a disk: give one of {', '.join(get_args(Mode))}")
-    disk = _open(os.fspath(spec), mode != "rw", format, backing)
+    if on_error not in get_args(OnError):
+        raise ConfigError(f"{on_error!r} is nothing to do at an error: give one of {', '.join(get_args(OnError))}")
+    image = _open(os.fspath(spec), mode != "rw", format, backing)
     try:
-        return OverlayDisk(disk) if mode == "discard" else disk
+        disk = OverlayDisk(image) if mode == "discard" else image
+        disk.on_error = on_error
+        return disk
     except BaseException:
-        disk.close()
+        image.close()
         raise
 
 
-def _open(spec: str, read_only: bool, format: str | None, backing: bool) -> Disk:
+def _open(spec: str, read_only: bool, format: str | None, backing: bool) -> RawDisk | NbdDisk:
     if "://" in spec and not os.path.exists(spec):
         from .nbd_handshake import connect, is_uri, parse_uri
 

@@ -86,7 +86,11 @@ class Connection:
                     self._socket.sendall(data)
             except BaseException as error:
                 # Half a request may be on its way, whoever interrupted that.
-                self._lose("takes nothing" if isinstance(error, BlockingIOError) else f"is gone: {error}")
+                self._lose(
+                    "takes nothing"
+                    if isinstance(error, BlockingIOError)
+                    else f"is gone: {getattr(error, 'strerror', None) or error}"
+                )
                 if isinstance(error, OSError):
                     raise self._error() from error
                 raise
@@ -121,7 +125,11 @@ class Connection:
             except _Lost as error:
                 self._lose(str(error))
             except BaseException as error:
-                self._lose(f"is gone: {error}" if isinstance(error, OSError) else "was left in the middle of a reply")
+                self._lose(
+                    f"is gone: {getattr(error, 'strerror', None) or error}"
+                    if isinstance(error, OSError)
+                    else "was left in the middle of a reply"
+                )
                 if not isinstance(error, OSError):
                     raise
             finally:

@@ -6,15 +6,21 @@ import hashlib
 import os
 import select
 import shutil
+import signal
+import socket
+import struct
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from helpers import LIMIT, PYKVM, ROOT, flat
 from test_snapshot_hostile import rewrite
 
-from pykvm import Machine, Snapshot, SnapshotError, open_disk
+from pykvm import DeviceError, Machine, Snapshot, SnapshotError, open_disk
+from pykvm.disk.policy import DiskError
 from pykvm.disk.qemu_nbd import QemuDisk
 
 Guest = Callable[[str], Path]
@@ -162,3 +168,46 @@ def test_the_command_line_takes_formats_and_modes_in_any_order(guest: Guest, ima
     done = subprocess.run([*words, "--disk", f"{image},ro,rw"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "behind the comma there may be" in done.stderr
+
+
+@pytest.mark.needs("kvm", "qemu-img", "qemu-nbd")
+@pytest.mark.parametrize("on_error", ["report", "stop"])
+def test_a_disk_that_is_lost(guest: Guest, image: Path, on_error: Literal["report", "stop"]) -> None:
+    disk = open_disk(image, on_error=on_error)
+    assert isinstance(disk, QemuDisk)
+    with Machine(guest("disk"), disks=[disk]) as machine:
+        os.kill(disk.pid, signal.SIGKILL)
+        if on_error == "report":
+            assert machine.run(LIMIT).code == 3
+            assert "disk: FAILED at write" in machine.serial.text
+        else:
+            with pytest.raises(DeviceError, match=r"cannot be written.*ends as on-error=stop has it") as caught:
+                machine.run(LIMIT)
+            assert isinstance(caught.value.__cause__, DiskError)
+        assert disk.lost is not None
+
+
+@pytest.mark.needs("kvm")
+def test_the_command_line_tells_of_a_lost_disk(guest: Guest, tmp_path: Path) -> None:
+    """An NBD server that leaves after the handshake and one request."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen(1)
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.sendall(b"NBDMAGICIHAVEOPT\0\1")
+                while not sock.recv(4096).endswith(b"\0\1\0\3"):
+                    pass
+                sock.sendall(struct.pack(">QIIIHQH", 0x3E889045565A9, 7, 3, 12, 0, SECTORS * 512, 1))
+                sock.sendall(struct.pack(">QIII", 0x3E889045565A9, 7, 1, 0))
+                sock.recv(28)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        words = [*PYKVM, "run", guest("disk"), "--disk", f"nbd+unix:///?socket={tmp_path}/socket"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+        thread.join()
+    assert done.returncode == 3
+    assert f"the disk nbd+unix:///?socket={tmp_path}/socket was lost: its NBD server" in done.stderr

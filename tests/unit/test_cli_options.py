@@ -58,7 +58,9 @@ def test_a_disk_that_looks_like_another_format(image: Path, suffix: str) -> None
         open_disk(f"{image}{suffix},format=qed")
 
 
-@pytest.mark.parametrize("words", [",ro,rw", ",format=raw,format=raw", ",format=", ",backing,backing", ",raw"])
+@pytest.mark.parametrize(
+    "words", [",ro,rw", ",format=raw,format=raw", ",format=", ",backing,backing", ",raw", ",on-error"]
+)
 def test_what_cannot_follow_a_disk(image: Path, words: str) -> None:
     with pytest.raises(ConfigError, match="behind the comma there may be one of rw, ro and discard, format=FORMAT"):
         open_disk(f"{image}{words}")
