@@ -13,7 +13,7 @@ from .boot.rom import Rom
 from .boot.source import BootSource, ImageSource, find_vga_bios, read_image
 from .device_options import device_options as all_device_options
 from .device_options.option import Closeable
-from .disk import Disk
+from .disk import Disk, for_device
 from .engine.board import Board, open_system
 from .engine.engine import Engine
 from .engine.gate import Gate
@@ -74,12 +74,13 @@ class Assembly:
                 self.engine.loop,
                 self.engine,
                 self.engine.aside,
-                disks=[_for_device(disk) for disk in self.disks],
-                floppy=_for_device(self.floppy),
+                disks=[disk and for_device(disk) for disk in self.disks],
+                floppy=self.floppy and for_device(self.floppy),
                 options=values,
                 has_bios=source.has_bios,
                 cds_first=source.kind == detect.CD,
             )
+            self.engine.before_load.append(self.pc.before_load)
             self.engine.on_load.append(self.pc.show_mode)
             self.engine.on_end.append(self.pc.end_consoles)
             if firmware is not None:
@@ -128,12 +129,3 @@ class Assembly:
             return False
         self._resources.close()
         return True
-
-
-def _for_device(disk: Disk | None) -> Disk | None:
-    """What a device is to have of a disk: itself, unless it was opened with on_error="stop"."""
-    if disk is None or getattr(disk, "on_error", "report") == "report":
-        return disk
-    from .disk.policy import StoppingDisk
-
-    return StoppingDisk(disk)

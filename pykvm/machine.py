@@ -28,7 +28,7 @@ from .kvm import VCPU
 from .kvm.system import resets_at_triple_fault
 from .memory import GuestMemory
 from .outcome import INTERRUPTED, Ending, Outcome
-from .pc import Keyboard, Nic
+from .pc import Keyboard, Mouse, Nic
 from .screens import Screens
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
@@ -187,6 +187,11 @@ class Machine(Handlers, Screens):
         return Keyboard(self.lock, self.pc.keyboard)
 
     @property
+    def mouse(self) -> Mouse:
+        """The mouse: `move`, `scroll`, `click`, `press`, `release`."""
+        return Mouse(self.lock, self.pc.keyboard)
+
+    @property
     def cdroms(self) -> list[CdRom]:
         """The CD-ROM drives: `eject`, `insert`, `medium`, `is_open`, `is_locked`."""
         return self.pc.cdroms
@@ -222,11 +227,12 @@ class Machine(Handlers, Screens):
 
         Raises DeviceError if a device or handler raised. Ctrl-C ends the run and is raised again.
         """
-        self.start(timeout)
         try:
+            self.start(timeout)
             return self.wait()
         except KeyboardInterrupt:
-            self.stop(INTERRUPTED)
+            if self.engine.run is not None:
+                self.stop(INTERRUPTED)
             raise
 
     def start(self, timeout: float | None = None) -> None:

@@ -133,6 +133,8 @@ FEATURES: dict[str, Probe] = {
     "gcc": program("gcc"),
     "gdb": program("gdb"),
     "genhtml": program("genhtml"),
+    "mke2fs": program("mke2fs"),
+    "mtools": program("mtools"),
     "qemu": program("qemu-system-x86_64"),
     "passt": program("passt"),
     "qemu-img": program("qemu-img"),

@@ -24,6 +24,7 @@ COMMANDS = {
     "restore": "Go on from a saved state.",
     "snapshots": "List saved states.",
     "disk": "Create, show and convert disk images.",
+    "grade": "Run a lab's tests on a kernel, or on those of a class.",
     "completion": "Print a script that has a shell complete all this.",
 }
 

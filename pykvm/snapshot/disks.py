@@ -14,8 +14,9 @@ from ..disk.image import open_disk
 from ..disk.overlay import CLUSTER, OverlayDisk
 from ..disk.tray import Tray
 from ..errors import ConfigError
+from ..kvm.structs import as_table
 from .errors import SnapshotError
-from .fields import as_table, file_name, flag, number, text
+from .fields import file_name, flag, number, text
 
 SIZE_LIMIT = 1 << 57
 """Bytes of the largest disk that there can be: 2^48 sectors."""
