@@ -136,7 +136,9 @@ FEATURES: dict[str, Probe] = {
     "mke2fs": program("mke2fs"),
     "mtools": program("mtools"),
     "qemu": program("qemu-system-x86_64"),
+    "passt": program("passt"),
     "qemu-img": program("qemu-img"),
+    "qemu-nbd": program("qemu-nbd"),
     "tshark": program("tshark"),
     "zsh": program("zsh"),
 }

@@ -23,6 +23,7 @@ COMMANDS = {
     "snapshot": "Run a guest image up to a moment and save its whole state.",
     "restore": "Go on from a saved state.",
     "snapshots": "List saved states.",
+    "disk": "Create, show and convert disk images.",
     "grade": "Run a lab's tests on a kernel, or on those of a class.",
     "qemu": "Run a guest as QEMU's command line asks, with QEMU's monitors.",
     "completion": "Print a script that has a shell complete all this.",

@@ -8,6 +8,7 @@ from typing import Any
 from ..snapshot import Snapshot
 from . import ui
 from .options import (
+    DISK_METAVAR,
     device_flags,
     open_all,
     open_disk,
@@ -23,14 +24,14 @@ from .saving import warn_in_words
 @ui.command("restore")
 @ui.argument("path", type=ui.Path(exists=True, file_okay=False))
 @ui.option(
-    "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw][,bus=virtio]",
+    "-d", "--disk", "disks", multiple=True, metavar=f"{DISK_METAVAR}[,bus=virtio]",
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
 @trust_disks_option
 @device_flags
 @ui.option(
     "--floppy",
-    metavar="FILE[,ro|,discard][,format=raw]",
+    metavar=DISK_METAVAR,
     help="Floppy disk in place of the one that the snapshot names.",
 )
 @timeout_option

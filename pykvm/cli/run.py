@@ -130,9 +130,18 @@ def run_and_show(
             ui.echo(envelope(command, outcome.exit_status, _as_dict(machine, outcome)))
         elif not quiet:
             show_outcome(machine, outcome)
+    show_lost_disks(machine)
     if saver is not None:
         saver.report()
     return outcome.exit_status
+
+
+def show_lost_disks(machine: Machine) -> None:
+    """Which disks have been lost in the run, of which the guest has seen nothing but errors."""
+    for disk in (*machine.disks, *machine.pc.virtio_disks, machine.floppy):
+        image: Any = getattr(disk, "base", disk)
+        if lost := getattr(image, "lost", None):
+            ui.echo(f"pykvm: the disk {image.location} was lost: its NBD server {lost}", err=True)
 
 
 def wait_for_gdb(machine: Machine, kernel: str | None, address: str, *, stopped: bool = True) -> None:

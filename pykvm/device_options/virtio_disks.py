@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from ..arguments import require_list
 from ..disk import Disk
+from ..disk.policy import for_device
 from ..errors import ConfigError
 from ..typed import Any
 from .option import Bench, DeviceOption
@@ -40,7 +41,7 @@ class VirtioDisks(DeviceOption):
             from ..devices.virtio.block import VirtioBlock
 
             queues = min(len(bench.board.vcpus), 4)
-            bench.devices.append(VirtioBlock(f"virtio disk {number}", disk, bench.aside, queues))
+            bench.devices.append(VirtioBlock(f"virtio disk {number}", for_device(disk), bench.aside, queues))
         return len(value)
 
     def from_snapshot(self, plain: Any) -> list[None]:

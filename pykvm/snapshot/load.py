@@ -212,8 +212,7 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
 def _image_of(state: Any, path: str) -> SavedDisk:
     """A disk without what was written over its image, which is named from the snapshot's directory on."""
     disk = SavedDisk.from_plain(state)
-    if disk.path is not None:
-        disk.path = os.path.join(path, disk.path)
+    disk.in_directory(path)
     return disk
 
 

@@ -176,6 +176,7 @@ ELSEWHERE = {
     "msrs": "test_msrs.py: it does what it is told",
     "crash-sse": "test_machine_run.py: it ends as the KVM can or cannot run it",
     "demo": "test_machine_net.py: its table says what the machine has",
+    "internet": "test_machine_user_net.py: it speaks with the host's network",
     **dict.fromkeys(("chaos", "flood", "deaf"), "test_machine_hostile.py: they never end"),
     **{
         f"crash-{way}": "test_crash_reports.py: it dies by the rules, and the report says which"
