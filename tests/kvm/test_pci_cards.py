@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from debian import package
 from helpers import LIMIT, flat, hexcode, pykvm
 
-from pykvm import Bar, ConfigError, Ending, Machine, PciDevice, Register, Snapshot, SnapshotError
+from pykvm import Bar, ConfigError, Ending, Machine, PciDevice, Register, Snapshot, SnapshotError, open_disk
 from pykvm.devices.teaching import Teaching
+from pykvm.disk.memory import MemoryDisk
 from pykvm.inspect import device_states
 
 Guest = Callable[[str], Path]
@@ -191,3 +194,66 @@ def test_what_is_wrong_in_the_users_file_is_said_in_a_sentence(
 def test_what_is_no_device_is_refused(value: object) -> None:
     with pytest.raises(ConfigError):
         flat(THREE_READS, devices=value)
+
+
+def test_virtio_disks_are_in_snapshots_and_forks(tmp_path: Path) -> None:
+    ata, virtio = tmp_path / "ata.img", tmp_path / "virtio.img"
+    ata.write_bytes(b"A" * 1024)
+    virtio.write_bytes(b"V" * 2048)
+    with flat(THREE_READS, disks=[open_disk(ata, "discard")], virtio_disks=[open_disk(virtio, "discard")]) as machine:
+        assert [card.place for card in machine.engine.board.cards] == ["00:03.0"]
+        machine.pc.virtio_disks[0].write_at(0, b"W" * 512)
+        snapshot = machine.snapshot()
+        machine.pc.virtio_disks[0].write_at(0, b"X" * 512)
+        machine.restore(snapshot)
+        assert machine.pc.virtio_disks[0].read_at(0, 1024) == b"W" * 512 + b"V" * 512
+        snapshot.save(tmp_path / "s")
+    for each in (snapshot, Snapshot.load(tmp_path / "s", trust_disks=True)):
+        with each.fork() as fork:
+            assert [disk.size for disk in fork.disks if disk] == [1024]
+            assert fork.pc.virtio_disks[0].read_at(0, 1024) == b"W" * 512 + b"V" * 512
+    with pytest.raises(SnapshotError, match="another machine"):
+        snapshot.fork(virtio_disks=[])
+
+
+def test_the_command_line_puts_disks_onto_virtio_cards(tmp_path: Path) -> None:
+    image, disk = tmp_path / "ask.bin", tmp_path / "disk.img"
+    image.write_bytes(
+        hexcode(
+            """66 ba f8 0c; mov dx, 0xCF8
+            b8 00 18 00 80; mov eax, 0x80001800: the identity of 00:03.0
+            ef; out dx, eax
+            66 ba fe 0c; mov dx, 0xCFE
+            ec; in al, dx
+            e6 f4; out 0xF4, al"""
+        )
+    )
+    disk.write_bytes(bytes(512))
+    words = ("run", image, "--format", "flat", "--mode", "64", "--json", "--disk", f"{disk},ro,bus=virtio")
+    assert json.loads(pykvm(*words).stdout)["value"] == 0x42
+
+
+def test_seabios_gives_addresses_and_starts_from_a_virtio_disk() -> None:
+    """Its PCI set-up sizes and places the BARs of all cards; its virtio driver reads the boot sector, and serves INT 13h."""
+    code = hexcode(
+        """31 c0; xor ax, ax
+        8e d8; mov ds, ax
+        8e c0; mov es, ax
+        b8 01 02; mov ax, 0x0201: read a sector,
+        b9 02 00; mov cx, 2: the second,
+        ba 80 00; mov dx, 0x80
+        bb 00 80; mov bx, 0x8000
+        cd 13; int 0x13
+        a0 00 80; mov al, [0x8000]
+        e6 f4; out 0xF4, al"""
+    )
+    disk = MemoryDisk(code.ljust(510, b"\0") + b"\x55\xaa" + b"\x37" * 512 + bytes(1 << 20))
+    firmware = package("seabios") / "usr/share/seabios/bios.bin"
+    with Machine(firmware=firmware, memory="64M", virtio_disks=[disk], devices=[Teaching()]) as machine:
+        assert machine.run(LIMIT).value == 0x37
+        block, teaching = machine.engine.board.cards
+        spans = sorted([*block.mmio, *teaching.mmio])
+        # The registers and the MSI-X table of the one; registers, buffer and table of the other.
+        assert sorted(span.length for span in spans) == [4096, 4096, 4096, 4096, 16384]
+        assert all(one.end <= other.base for one, other in pairwise(spans))
+        assert block.save()["queues"][0]["taken"] == 2

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pci_rig import BAR0, COMMAND, IO, LINE, MASTER, MEMORY, NO_INTX, RAM, STATUS, Board, Obstacle
 
+from pykvm.boot import acpi_pci
 from pykvm.devices.pci.card import PciDevice
 from pykvm.devices.pci.config import Bar, Capability
 from pykvm.devices.pci.dma import DmaError
 from pykvm.devices.pci.registers import Register
+from pykvm.devices.pci.slots import FIRST_INPUT, SLOTS, pirq_of
 from pykvm.errors import ConfigError
 
 SLOT = 2
@@ -288,6 +290,13 @@ def test_a_pin_reaches_its_pirqs_irq_and_input(make: Callable[..., Board], slot:
     card.lower_interrupt()
     assert board.raised == set()
     assert not board.config(slot, STATUS, 2) & 1 << 3
+
+
+def test_acpi_and_mp_tables_say_of_every_slot_what_is_wired() -> None:
+    assert acpi_pci.PIRQ_INPUT == FIRST_INPUT
+    for slot in SLOTS:
+        for pin in range(1, 5):
+            assert acpi_pci.pirq(slot, pin - 1) == pirq_of(slot, pin)
 
 
 def test_cards_that_share_an_input_are_ored(make: Callable[..., Board]) -> None:
