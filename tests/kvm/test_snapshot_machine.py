@@ -733,7 +733,7 @@ def test_whatever_has_moved_is_put_back(tmp_path: Path) -> None:
         assert disk is not None
         machine.restore(before)
 
-        @settings(max_examples=80, deadline=None)
+        @settings(max_examples=80)
         @given(st.lists(MOVES, max_size=8))
         def check(moves: list[tuple[int | str, int]]) -> None:
             with machine.lock:
