@@ -112,8 +112,9 @@ build() { # file kind argument...
 build hello16.bin alone 'real mode' hello16.S 16
 build bios.bin alone 'real mode' bios.S 16
 build hello32.elf alone 'protected mode' hello32.S 32
+build trampoline32.elf alone 'protected and real mode' trampoline32.S 32
 build hello64.elf guest64 'long mode' hello64.c
-for name in echo disk net timer clocks chaos deaf demo hash msrs; do
+for name in echo disk net timer hpet clocks chaos deaf demo hash msrs; do
     build $name.elf guest64 'long mode' $name.c
 done
 build smp.elf guest64 'long mode' smp.c smp_trampoline.S

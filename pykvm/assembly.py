@@ -80,6 +80,7 @@ class Assembly:
                 has_bios=source.has_bios,
                 cds_first=source.kind == detect.CD,
             )
+            self.engine.before_load.append(self.pc.before_load)
             self.engine.on_load.append(self.pc.show_mode)
             self.engine.on_end.append(self.pc.end_consoles)
             if firmware is not None:

@@ -182,6 +182,66 @@ class Device:
         """Take back what `save` returned, the IRQ line's level included; ValueError if it does not fit this device."""
 
 
+class OnDemand(Device):
+    """Stands on a bus for a device that few guests use: `make` makes it at the first access."""
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Device],
+        *,
+        ports: Sequence[Range] = (),
+        mmio: Sequence[Range] = (),
+        width: int,
+    ) -> None:
+        self.name, self.ports, self.mmio, self.width = name, ports, mmio, width
+        self._make = make
+        self._made: Device | None = None
+        self._fresh: State = {}
+
+    @property
+    def device(self) -> Any:
+        """The device itself, of whatever class `make` returns."""
+        return self._wake()
+
+    def _wake(self) -> Device:
+        if self._made is None:
+            self._made = self._make()
+            self._fresh = self._made.save()
+        return self._made
+
+    def read(self, offset: int, size: int) -> int:
+        return self._wake().read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._wake().write(offset, size, value)
+
+    def read_block(self, offset: int, size: int, count: int) -> bytes:
+        return self._wake().read_block(offset, size, count)
+
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        self._wake().write_block(offset, size, data)
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return self._wake().register_name(offset, size, value)
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return self._wake().explain(register, value, is_write)
+
+    def reset(self) -> None:
+        if self._made is not None:
+            self._made.reset()
+            self._made.restore(self._fresh)
+
+    def save(self) -> State:
+        """Nothing before the first access."""
+        return {} if self._made is None else self._made.save()
+
+    def restore(self, state: State) -> None:
+        if state or self._made is not None:
+            self._wake().restore(state or self._fresh)
+
+
 def bit_names(value: int, names: str) -> str:
     """The names of the bits that are set in `value`; `names` has them from bit 0 up, "-" for one without a name."""
     return " ".join(name if name != "-" else f"bit{bit}" for bit, name in enumerate(names.split()) if value >> bit & 1)

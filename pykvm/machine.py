@@ -28,7 +28,7 @@ from .kvm import VCPU
 from .kvm.system import resets_at_triple_fault
 from .memory import GuestMemory
 from .outcome import INTERRUPTED, Ending, Outcome
-from .pc import Keyboard, Nic
+from .pc import Keyboard, Mouse, Nic
 from .screens import Screens
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
@@ -185,6 +185,11 @@ class Machine(Handlers, Screens):
     def keyboard(self) -> Keyboard:
         """The keyboard: `type`, `press`, `release`."""
         return Keyboard(self.lock, self.pc.keyboard)
+
+    @property
+    def mouse(self) -> Mouse:
+        """The mouse: `move`, `scroll`, `click`, `press`, `release`."""
+        return Mouse(self.lock, self.pc.keyboard)
 
     @property
     def cdroms(self) -> list[CdRom]:

@@ -19,6 +19,7 @@ RSDP_V1_SIZE = 20
 
 LAPIC_ADDRESS, IOAPIC_ADDRESS = 0xFEE00000, 0xFEC00000
 IOAPIC_ID = 0
+HPET_ADDRESS, HPET_ID = 0xFED00000, 0x8086A201
 SCI_IRQ = 9
 PM_BASE = 0x600
 """PM1a event block; the control block and the timer follow at 4 and 8."""
@@ -35,6 +36,7 @@ def tables(base: int, cpus: int) -> bytes:
     facs = block.add(_facs(), 64)
     dsdt = block.add(_table(b"DSDT", 2, _dsdt()))
     entries = [block.add(_table(b"FACP", 3, _fadt(facs, dsdt))), block.add(_table(b"APIC", 3, _madt(cpus)))]
+    entries.append(block.add(_table(b"HPET", 1, _hpet())))
     rsdt = block.add(_table(b"RSDT", 1, struct.pack(f"<{len(entries)}I", *entries)))
     xsdt = block.add(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
     block.data[:RSDP_SIZE] = _rsdp(rsdt, xsdt)
@@ -114,6 +116,11 @@ def _madt(cpus: int) -> bytes:
     if cpus > 255:
         parts.append(struct.pack("<BBHIB3x", 10, 12, 0, 0xFFFFFFFF, 1))
     return b"".join(parts)
+
+
+def _hpet() -> bytes:
+    """IA-PC HPET specification 1.0a, 3.2.4: its capabilities, and where it is."""
+    return struct.pack("<I4xQBHB", HPET_ID, HPET_ADDRESS, 0, 0, 0)
 
 
 def _override(irq: int, gsi: int, flags: int) -> bytes:

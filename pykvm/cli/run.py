@@ -119,9 +119,6 @@ def run_and_show(
         if machine.outcome is not None and not (as_json or quiet):
             show_outcome(machine, machine.outcome)
         raise
-    finally:
-        if machine.pc.bios is not None:
-            machine.pc.bios.log.flush()
     with streams.patience(deadline):
         if as_json:
             from .envelope import envelope
@@ -192,8 +189,10 @@ def _trace_bios(machine: Machine) -> None:
     """Have BIOS calls told."""
     bios = machine.pc.bios
     if bios is None:
-        raise ConfigError("--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk")
-    bios.log.emit = lambda line: ui.secho(line, err=True, dim=True)
+        raise ConfigError("--trace bios: pykvm's BIOS is not there under a firmware, or in less than 1M of memory")
+    log = bios.log
+    log.emit = lambda line: ui.secho(line, err=True, dim=True)
+    machine.engine.on_end.append(lambda outcome: log.flush())
 
 
 def show_outcome(machine: Machine, outcome: Outcome) -> None:

@@ -78,6 +78,8 @@ class Engine:
         """Puts the image into RAM; None if there is nothing to start anew after a reset."""
         self.entry: EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
+        self.before_load: list[Callable[[], None]] = []
+        """Called, as `on_load`, when an image is about to be loaded."""
         self.on_load: list[Callable[[EntryState], None]] = []
         """Called, with the lock held or before the first run, when an image has been loaded."""
         self.on_end: list[Callable[[Outcome], None]] = []
@@ -91,6 +93,8 @@ class Engine:
     def load(self, loader: Loader) -> EntryState:
         """Load an image into RAM and have the first CPU start in it: now, and after each reset."""
         self.loader = loader
+        for prepare in self.before_load:
+            prepare()
         self.entry = state = loader()
         for call in self.on_load:
             call(state)

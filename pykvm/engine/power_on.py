@@ -33,8 +33,9 @@ def _counter(mode: int, access: int, gate: int) -> bytes:
     return struct.pack("<IHBBBBBBBBBBq", 65536, 0, 0, 0, 0, access, access, 0, access, mode, 0, gate, 0)
 
 
-PICS = (_pic(_MASTER, 0x08, 0xFA), _pic(_SLAVE, 0x70, 0xFF))
-"""Timer and cascade are let through: who lets interrupts in before he has moved them gets IRQ 0 as vector 8."""
+PICS = (_pic(_MASTER, 0x08, 0xB8), _pic(_SLAVE, 0x70, 0xFF))
+"""Timer, keyboard, cascade and floppy are let through: who lets interrupts in before he has moved them gets IRQ 0 as
+vector 8."""
 PIT = _counter(3, 3, 1) + _counter(_NO_MODE, 0, 1) + _counter(_NO_MODE, 0, 0) + bytes(40)
 """struct kvm_pit_state2: counter 0 is a square wave of 18.2 Hz, the others are not programmed."""
 

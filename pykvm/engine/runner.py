@@ -84,9 +84,8 @@ class Runner:
         self._clock = 0
         self._was_runnable = False  # KVM_RUN has just given EAGAIN, and there is nothing to wait for any more
         self._thread: threading.Thread | None = None  # one a run
-        self._turn: list[
-            None
-        ] = []  # who takes its element, the thread or `withdraw`, decides whether the thread begins
+        self._turn: list[None] = []
+        """Who takes its element, the thread or `withdraw`, decides whether the thread begins."""
         self._finisher: Finisher | None = None  # since the first instruction that was to be finished
 
     def prepare(self) -> None:

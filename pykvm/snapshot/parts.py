@@ -61,7 +61,7 @@ def parts_of(
         board.memory.size,
         len(board.vcpus),
         pc.options,
-        pc.bios is not None,
+        pc.has_bios,
         digest,
     )
     return Parts(engine, pc.all_consoles, [*disks, floppy], pc.trays, shape, firmware, screen)

@@ -50,6 +50,9 @@ ABOUT_TO_DIE = ["crash: about to die", "driver 1: starting"]
 RUNS = {
     "hello16": Run(["Hello from 16-bit real mode!"]),
     "hello32": Run(["Hello from 32-bit protected mode!"]),
+    "trampoline32": Run(
+        ["memory 0000027f", "range  00000000 0009fc00 00000001", "range  0009fc00 00000400 00000002", "ticks  00000001"]
+    ),
     "hello64": Run(["Hello from 64-bit long mode!"]),
     "bios": Run(
         [
@@ -69,6 +72,14 @@ RUNS = {
         **HALTED,
     ),
     "echo": Run(["ready", "echo: one", "echo: two  words"], typed=[("ready\n", "one\ntwo  words\nexit 20\n")], code=41),
+    "hpet": Run(
+        [
+            "hpet: 3 timers, vendor 8086, 100000 kHz",
+            "hpet: no more interrupts than periods",
+            "hpet: it stands",
+            "hpet: the PIT is back",
+        ]
+    ),
     "timer": Run(
         [
             r"pit: \d+ interrupts at 100 Hz",

@@ -27,7 +27,7 @@ SLOW = {
     "json": "import it where it is used",
     "logging": "",
     "pathlib": "os.path and os.fspath do the same",
-    "pykvm.bios": "only guests that start from a disk need it",
+    "pykvm.bios": "only guests that call it need it",
     "pykvm.debug": "import it where it is used",
     "pykvm.display": "import it where it is used",
     "pykvm.snapshot": "import it where it is used",
