@@ -69,7 +69,7 @@ class Bus:
     def _owners(self, span: Range) -> Iterator[Device]:
         raise NotImplementedError
 
-    def attach(self, device: Device) -> None:
+    def place(self, device: Device) -> None:
         """Give `device` the ranges it names; ConfigError if one is empty, out of the address space or taken."""
         ranges = self._ranges(device)
         for one, other in pairwise(sorted(ranges)) if len(ranges) > 1 else ():
@@ -83,12 +83,20 @@ class Bus:
                 )
         for span in ranges:
             self._claim(device, span, ranges[0].base)
+
+    def attach(self, device: Device) -> None:
+        """`place`, for a device that is one of the machine's."""
+        self.place(device)
         self.devices.append(device)
 
-    def detach(self, device: Device) -> None:
+    def displace(self, device: Device) -> None:
         """Take the device's ranges away again."""
-        self.devices.remove(device)
         self._release(device)
+
+    def detach(self, device: Device) -> None:
+        """Undo `attach`."""
+        self.devices.remove(device)
+        self.displace(device)
 
     def read(self, address: int, size: int) -> int:
         """What the guest reads at `address`, as an unsigned integer of `size` bytes (1 to 8)."""

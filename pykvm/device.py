@@ -131,8 +131,21 @@ class Device:
     """Whether anything but the guest's accesses can have changed the state since the last `restore`: time, a cable, a
     person. Where it is False, a machine that goes back leaves out a device that the guest has not accessed."""
 
+    is_card: bool = False
+    """Whether it is for a slot of the PCI bus (`devices.pci.card.PciDevice`), and answers where the guest wants it."""
+
     has_state: bool = True
     """Whether `save` has anything: False for ports of another device, whose state has all of it."""
+
+    @property
+    def spans(self) -> Sequence[Range]:
+        """What it answers now, ports or addresses."""
+        return [*self.ports, *self.mmio]
+
+    @property
+    def place(self) -> str:
+        """What tells it from others of its name: its first port or address."""
+        return f"{self.spans[0].base:#x}"
 
     def read(self, offset: int, size: int) -> int:
         """Return what the guest reads: an unsigned integer of `size` bytes (1, 2, 4 or 8, at most `width`)."""

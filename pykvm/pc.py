@@ -23,7 +23,8 @@ from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from .devices.fw_cfg import FwCfg
 from .devices.i8042 import I8042, Port92
-from .devices.pci import DISPLAY, HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
+from .devices.pci.chipset import DISPLAY, HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT
+from .devices.pci.host import PciHost
 from .devices.reset_control import ResetControl
 from .devices.vga import (
     Dispi,
@@ -252,6 +253,8 @@ class Pc(Bench):
         board.add(DebugExit(signals.exited, *PINTOS_EXIT))
         board.add(DebugConsole(self.debug_console.write))
         board.add(ShutdownPort(signals.powered_off))
+        for device in self.devices:
+            board.add(device)
         self._vga_bios: bytes | None = None
         self.has_bios = has_bios
         """Whether the BIOS starts what runs here, and not a loader."""
@@ -299,7 +302,9 @@ class Pc(Bench):
         if board.rom is None:  # the VGA BIOS that firmware has is that of a card without PCI
             functions.append(DISPLAY)
             self.vga.frame_buffer = FRAME_BUFFER_PCI
-        board.add(PciHost(functions, self._move_frame_buffer))
+        host = PciHost(functions, self._move_frame_buffer, board, firmware=board.rom is not None)
+        board.add(host)
+        board.slots = host
         board.add(self.vga)
         board.add(Dispi(self.vga, self._write_dispi))
         board.mmio.attach(VgaWindow(self.vga))  # at RAM, which answers all accesses that do not need it

@@ -76,6 +76,15 @@ def open_disk(spec: str) -> Disk | None:
     return image.open_disk(path, modes[mode], image_format)
 
 
+ON_VIRTIO = ",bus=virtio"
+
+
+def split_disks(specs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The specs of disks on the ATA channels, and of those on virtio cards, which end with `,bus=virtio`."""
+    virtio = [spec for spec in specs if spec.endswith(ON_VIRTIO) and not os.path.exists(spec)]
+    return [spec for spec in specs if spec not in virtio], [spec.removesuffix(ON_VIRTIO) for spec in virtio]
+
+
 def open_all(
     stack: ExitStack,
     specs: Sequence[str],
@@ -155,11 +164,13 @@ class MachineSpec(NamedTuple):
             ui.echo(f"pykvm: {self.kernel} is a pipe: waiting for who writes the image into it", err=True)
         with ExitStack() as stack:
             floppy = open_all(stack, () if self.floppy is None else (self.floppy,), open_disk)
+            disks, virtio_disks = split_disks(self.disks)
             machine = Machine(
                 self.kernel,
                 memory=self.memory,
                 cpus=self.cpus,
-                disks=open_all(stack, self.disks, open_disk),
+                disks=open_all(stack, disks, open_disk),
+                virtio_disks=open_all(stack, virtio_disks, open_disk),
                 format=image_format,
                 mode=int(self.mode) if self.mode else None,
                 load=self.load,
@@ -193,8 +204,9 @@ _MACHINE_OPTIONS = (
     ),
     ui.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
     ui.option(
-        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
-        help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4; 'none' skips a place.",
+        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw][,bus=virtio]",
+        help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4, without those on virtio "
+        "cards; 'none' skips a place.",
     ),
     ui.option(
         "--format", "image_format",

@@ -6,7 +6,7 @@ The board knows which device answers an access, and no device. What stands on it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache, cached_property, partial
 
@@ -17,9 +17,9 @@ from ..kvm import VM, MsrRange, System
 from ..kvm.exits import PIO_OUTPUT
 from ..kvm.vcpu import CpuidBlock
 from ..memory import GuestMemory
-from ..typed import TYPE_CHECKING, NamedTuple
+from ..typed import TYPE_CHECKING, NamedTuple, Protocol
 from ..x86 import cpuid
-from .power_on import make_vm
+from .power_on import ELCR_AT, make_vm
 
 if TYPE_CHECKING:
     from ..boot.rom import Rom
@@ -45,6 +45,20 @@ class RamSlot(NamedTuple):
     gpa: int
     size: int
     offset: int
+
+
+class Slots(Protocol):
+    """Where cards go."""
+
+    @property
+    def cards(self) -> Sequence[Device]:
+        """The cards that are there."""
+
+    def plug(self, card: Device) -> None:
+        """Put a card into a slot; ConfigError if it cannot be."""
+
+    def unplug(self, card: Device) -> None:
+        """Take it out."""
 
 
 class GeneralProtection(Exception):
@@ -95,6 +109,9 @@ class Board:
         """How each kind of port access that came was served: forgotten when a device comes or goes."""
         self.lines: dict[int, list[IrqLine]] = {}
         """The interrupt lines by number, those that share one in the order in which they were made."""
+        self._levels: set[int] = set()
+        self.slots: Slots | None = None
+        """Where cards go, once the PC is there."""
         self.finish = True
         """Whether instructions are finished that KVM cannot emulate. Before the start."""
         self._msrs: dict[int, MsrHandler] = {}
@@ -105,6 +122,9 @@ class Board:
         self.ram_layout = 0
         """How often that has changed."""
         self.vm, self.vcpus = make_vm(system, stack, cpus, self._before_chips)
+        self.move_input: Callable[[int, bool], None] = self.vm.irq_line
+        """Moves an interrupt input of the chips to a level, for the lines that lead there. Replaced by who injects
+        faults."""
         self.cpuid_in_use = offered_cpuid()
         for vcpu in self.vcpus:
             vcpu.set_cpuid(_default_block(vcpu.id, cpus))
@@ -172,10 +192,28 @@ class Board:
     @property
     def devices(self) -> list[Device]:
         """All devices, those with ports first, in the order in which they were added."""
-        return [*self.ports.devices, *self.mmio.devices]
+        return [*self.ports.devices, *self.mmio.devices, *self.cards]
+
+    @property
+    def cards(self) -> Sequence[Device]:
+        """The devices in slots."""
+        return () if self.slots is None else self.slots.cards
 
     def add(self, device: Device) -> None:
-        """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
+        """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM.
+
+        A card comes into a slot.
+        """
+        if device.is_card:
+            if self.slots is None:
+                raise ConfigError(f"{device.name or type(device).__name__}: this machine has no slots for cards")
+            self.slots.plug(device)
+            return
+        self.place(device)
+        (self.ports if device.ports else self.mmio).devices.append(device)
+
+    def place(self, device: Device) -> None:
+        """Have a device answer the ports or addresses that it names; ConfigError if they are taken, or are RAM."""
         if bool(device.ports) == bool(device.mmio):
             raise ConfigError(f"{type(device).__name__} must name either ports or mmio ranges")
         given: Sequence[object] = (*device.ports, *device.mmio)
@@ -187,11 +225,19 @@ class Board:
             for region in self.memory.regions:
                 if span.base < region.gpa + region.size and region.gpa < span.end:
                     raise ConfigError(f"{span.base:#x}..{span.end - 1:#x} is RAM; MMIO needs addresses outside it")
-        (self.ports if device.ports else self.mmio).attach(device)
+        (self.ports if device.ports else self.mmio).place(device)
+        self.port_routes.clear()
+
+    def displace(self, device: Device) -> None:
+        """Undo `place`."""
+        (self.ports if device.ports else self.mmio).displace(device)
         self.port_routes.clear()
 
     def remove(self, device: Device) -> None:
-        """Take a device off its bus."""
+        """Take a device off its bus, or a card out of its slot."""
+        if device.is_card and self.slots is not None:
+            self.slots.unplug(device)
+            return
         (self.ports if device.ports else self.mmio).detach(device)
         self.port_routes.clear()
 
@@ -229,7 +275,19 @@ class Board:
 
     def _move_line(self, number: int, lines: list[IrqLine], level: bool) -> None:
         if len(lines) == 1 or sum(line.level for line in lines) == level:
-            self.vm.irq_line(number, level)
+            self.move_input(number, level)
+
+    def message(self, address: int, data: int) -> None:
+        """Send a message-signalled interrupt to the local APICs."""
+        self.vm.signal_msi(address, data)
+
+    def make_level_triggered(self, irqs: Iterable[int]) -> None:
+        """Have the 8259s take these interrupt requests as levels, as firmware has those that slots share."""
+        self._levels |= set(irqs)
+        for chip in (0, 1):
+            state = bytearray(self.vm.get_irqchip(chip))
+            state[ELCR_AT] |= sum(1 << irq % 8 for irq in self._levels if irq // 8 == chip)
+            self.vm.set_irqchip(bytes(state))
 
     # MSRs
 
@@ -273,6 +331,8 @@ class Board:
                 vcpu.set_cpuid(cpuid.for_cpu(self.cpuid_in_use, vcpu.id, len(vcpus)))
             state = SavedState.capture(vm, vcpus, state_msrs(self.system, vcpus[0]))
             state.apply(self.vm, self.vcpus)
+        if self._levels:
+            self.make_level_triggered(())
         # A line that a device holds up even now is a new edge to the new chips.
         for number, lines in self.lines.items():
             if any(line.level for line in lines):

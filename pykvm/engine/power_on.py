@@ -18,6 +18,8 @@ from ..x86 import lapic
 SPURIOUS_VECTOR = 0xFF
 
 _MASTER, _SLAVE = 0, 1
+ELCR_AT = 8 + 14
+"""Where struct kvm_irqchip has an 8259's register of edge and level."""
 _NO_MODE = 0xFF
 
 

@@ -175,7 +175,7 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
     if len(saved.vcpus) != shape.cpus:
         raise ValueError(f"there are {len(saved.vcpus)} vCPUs, and {shape.cpus} are named")
     disks = [_disk(home, place, disk, path) for place, disk in enumerate(items(state, "disks"))]
-    if not 0 < len(disks) <= 2 * len(ATA_CHANNELS) + 1:
+    if not 0 < len(disks) - shape.options["virtio_disks"] <= 2 * len(ATA_CHANNELS) + 1:
         raise ValueError("there are not as many disks as places")
     media = [_medium(medium, path) for medium in (items(state, "media") if "media" in state else [])]
     if len(media) != shape.options["cdrom"]:

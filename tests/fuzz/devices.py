@@ -22,7 +22,8 @@ from pykvm.devices.fw_cfg import FwCfg
 from pykvm.devices.hpet import Hpet
 from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.ne2000 import Ne2000
-from pykvm.devices.pci import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
+from pykvm.devices.pci.chipset import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT
+from pykvm.devices.pci.host import PciHost
 from pykvm.devices.ps2_keyboard import KEYS
 from pykvm.devices.ps2_mouse import BUTTONS
 from pykvm.devices.reset_control import ResetControl

@@ -11,7 +11,9 @@ import zygote
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.py"))
-PAGES = (ROOT / "README.md").read_text() + (ROOT / "docs/booting.md").read_text()
+PAGES = (ROOT / "README.md").read_text() + "".join(
+    (ROOT / f"docs/{name}.md").read_text() for name in ("booting", "pci")
+)
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGES, re.DOTALL)
 COMMANDS = re.findall(r"^((?:    truncate .*\n)?)    \.venv/bin/(pykvm .*)$", PAGES, re.MULTILINE)
 """Each with what must be done before it."""

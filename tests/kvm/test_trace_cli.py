@@ -74,7 +74,7 @@ def test_json_lines(guest: Guest) -> None:
 
 
 def test_filters_and_limit(guest: Guest) -> None:
-    done = pykvm("trace", guest("hello64"), "--json", "--device", "acpi")
+    done = pykvm("trace", guest("hello64"), "--json", "--only", "acpi")
     assert [json.loads(line)["device"] for line in done.stdout.splitlines()[:-1]] == ["ACPI PM"]
     done = pykvm(
         "trace", guest("hello64"), "--json", "--address", "0x3f8-0x3f9", "--kind", "pio", "--cpu", 0, "--limit", 5
@@ -146,7 +146,7 @@ def test_a_guest_that_is_talked_to(guest: Guest, tmp_path: Path) -> None:
         (["--kind", "nonsense"], b"nonsense"),
         (["--out", "/nowhere/x.json"], b"/nowhere/x.json: No such file"),
         (["--out", "/dev/full"], b"/dev/full: No space left"),
-        (["--instructions", "--device", "com"], b"--instructions goes with"),
+        (["--instructions", "--only", "com"], b"--instructions goes with"),
         (["--limit", "0"], b"limit"),
         (["--terminal"], b"--terminal goes with"),
     ],
