@@ -897,11 +897,11 @@ def test_mtrrs_go_along() -> None:
 
 
 def test_an_mmio_read_in_flight_arrives() -> None:
-    code = hexcode("bf 00 00 d0 fe; mov edi, 0xfed00000\n8a 07; mov al, [rdi]") + EXIT_AL
+    code = hexcode("bf 00 00 00 fe; mov edi, 0xfe000000\n8a 07; mov al, [rdi]") + EXIT_AL
     taken: list[Snapshot] = []
 
     def prepare(machine: Machine) -> None:
-        @machine.mmio_range(0xFED00000, 4096)
+        @machine.mmio_range(0xFE000000, 4096)
         def answer(access: Access) -> int:
             machine.at_rest(lambda: taken.append(machine.snapshot()))
             return 0x35
