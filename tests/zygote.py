@@ -65,27 +65,31 @@ def serve(number: int) -> str:
             importlib.import_module(module.name)
     for name in IMPORTED_WHEN_NEEDED:
         importlib.import_module(name)
+    assert len(os.listdir("/proc/self/task")) == 1, "another thread would be missing in a fork"
     requests = socket.socket(fileno=number)
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_SIZE, 3)
         if not message:
             os._exit(0)
+        adopted, adoption = os.pipe()
         if (between := os.fork()) == 0:
             if os.fork():
                 os._exit(0)
             break
-        for descriptor in descriptors:
+        for descriptor in (adopted, *descriptors):
             os.close(descriptor)
         os.waitpid(between, 0)
-        requests.send(b"0")  # from now on the process is the caller's child
+        os.close(adoption)
+    os.close(adoption)
+    os.read(adopted, 1)  # ends when this process is the caller's child
     request = json.loads(message)
     try:
         _become(request, descriptors)
     except BaseException:
-        requests.send(b"-1")
+        requests.send(b"0")
         raise
     requests.send(b"%d" % os.getpid())
-    os.closerange(3, max(number, *descriptors) + 1)
+    os.closerange(3, max(number, adopted, adoption, *descriptors) + 1)
     requests.detach()
     return str(request["code"])
 
@@ -198,15 +202,14 @@ class Zygote:
         try:
             with self._one_at_a_time, _adopting():
                 socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
-                # In either order: the child's number, when it is as requested, and 0 when it is this process's child.
-                parent, child = sorted(int(self._requests.recv(16)) for _ in range(2))
+                child = int(self._requests.recv(16))
         except BaseException:
             # A test's time limit, or its end: no later request is to get what comes now. The next has a new zygote.
             _the_zygote.remove(self)
             self._process.kill()
             self.close()
             raise
-        assert parent == 0, "it did not become what was asked for: see its standard error"
+        assert child, "it did not become what was asked for: see its standard error"
         return child
 
     def close(self) -> None:

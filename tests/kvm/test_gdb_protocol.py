@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from helpers import HALT, LIMIT, SLOW, SPIN, STATE_LOST, flat, hexcode
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykvm import ConfigError, Ending, Machine
@@ -327,7 +327,7 @@ _ARGUMENTS = st.lists(
 _PACKETS = st.tuples(st.sampled_from(_WORDS), _ARGUMENTS).map(b"".join)
 
 
-@settings(max_examples=25 if SLOW else 100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25 if SLOW else 100)
 @given(st.lists(st.one_of(_PACKETS.map(encode), st.binary(max_size=20)), max_size=8))
 def test_any_packets(pieces: list[bytes]) -> None:
     with served(SPIN, cpus=2) as client:

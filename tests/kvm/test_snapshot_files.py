@@ -387,7 +387,7 @@ STRANGE = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_hostile_state_gives_one_error_and_harms_nothing(copy: Path, saved: Path, data: st.DataObject) -> None:
     state = json.loads((saved / "state.json").read_text())
