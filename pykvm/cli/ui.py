@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
 from ..typed import TYPE_CHECKING, Any
 from .values import Choice as Choice
@@ -326,7 +326,9 @@ class Command:
         if instead is not None:
             raise UsageError(f"No such option '{word}': {instead}.", self)
 
-    def _unknown(self, name: str, known: Iterable[str]) -> Option:
+    def _unknown(self, name: str, known: Collection[str]) -> Option:
+        if not name.startswith("--"):
+            self._refuse_qemu(name, known)
         message = f"No such option '{name}'."
         if name.startswith("--"):
             message += _did_you_mean(name, known)
