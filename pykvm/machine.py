@@ -29,7 +29,7 @@ from .kvm import VCPU
 from .kvm.system import resets_at_triple_fault
 from .memory import GuestMemory
 from .outcome import INTERRUPTED, Ending, Outcome
-from .pc import Keyboard, Nic
+from .pc import Keyboard, Mouse, Nic
 from .screens import Screens
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
@@ -188,6 +188,11 @@ class Machine(Handlers, Screens):
         return Keyboard(self.lock, self.pc.keyboard)
 
     @property
+    def mouse(self) -> Mouse:
+        """The mouse: `move`, `scroll`, `click`, `press`, `release`."""
+        return Mouse(self.lock, self.pc.keyboard)
+
+    @property
     def cdroms(self) -> list[CdRom]:
         """The CD-ROM drives: `eject`, `insert`, `medium`, `is_open`, `is_locked`."""
         return self.pc.cdroms
@@ -223,11 +228,12 @@ class Machine(Handlers, Screens):
 
         Raises DeviceError if a device or handler raised. Ctrl-C ends the run and is raised again.
         """
-        self.start(timeout)
         try:
+            self.start(timeout)
             return self.wait()
         except KeyboardInterrupt:
-            self.stop(INTERRUPTED)
+            if self.engine.run is not None:
+                self.stop(INTERRUPTED)
             raise
 
     def start(self, timeout: float | None = None) -> None:
@@ -371,14 +377,15 @@ class Machine(Handlers, Screens):
 
     # Looking inside; pause first if it runs
 
-    def gdb(self, address: str = ":1234") -> GdbServer:
+    def gdb(self, address: str = ":1234", *, stopped: bool = True) -> GdbServer:
         """Serve the machine to gdb, stopped, at a TCP port of this host or a UNIX socket, until it is closed.
 
-        See `debug.gdb.GdbServer`; its `target` is what gdb is to be told. ConfigError if the address cannot be used.
+        Without `stopped` it runs, and stops when gdb comes. See `debug.gdb.GdbServer`; its `target` is what gdb is to
+        be told. ConfigError if the address cannot be used.
         """
         from .debug.gdb import GdbServer
 
-        return GdbServer(self, address)
+        return GdbServer(self, address, stopped=stopped)
 
     def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
         """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""

@@ -41,6 +41,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
     help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
 )  # fmt: skip
+@ui.option("--no-stop", is_flag=True, help="With --gdb: let the guest run from the start, and stop when gdb comes.")
 @ui.option(
     "--last-instructions", type=ui.IntRange(0, 1000), default=0, metavar="N",
     help="Have a crash report show the N instructions before the crash.",
@@ -55,6 +56,7 @@ def command(
     display: str,
     trace: str | None,
     gdb: str | None,
+    no_stop: bool,
     last_instructions: int,
     snapshot_at: str | None,
     snapshot_to: str | None,
@@ -78,11 +80,13 @@ def command(
     """
     if as_json and display != "serial":
         raise ConfigError("--json prints nothing else: there is no --display with it")
+    if no_stop and gdb is None:
+        raise ConfigError("--no-stop says how --gdb begins: there is none")
     saver = make_saver(snapshot_at, snapshot_to)
     with spec.make() as machine:
         machine.keep_instructions = last_instructions
         if gdb is not None:
-            wait_for_gdb(machine, spec.kernel, gdb)
+            wait_for_gdb(machine, spec.kernel, gdb, stopped=not no_stop)
         if trace is not None:
             _trace_bios(machine)
         return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")
@@ -119,9 +123,6 @@ def run_and_show(
         if machine.outcome is not None and not (as_json or quiet):
             show_outcome(machine, machine.outcome)
         raise
-    finally:
-        if machine.pc.bios is not None:
-            machine.pc.bios.log.flush()
     with streams.patience(deadline):
         if as_json:
             from .envelope import envelope
@@ -129,18 +130,28 @@ def run_and_show(
             ui.echo(envelope(command, outcome.exit_status, _as_dict(machine, outcome)))
         elif not quiet:
             show_outcome(machine, outcome)
+    show_lost_disks(machine)
     if saver is not None:
         saver.report()
     return outcome.exit_status
 
 
-def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
-    """Have gdb stop the machine at its start, and say how to call it."""
+def show_lost_disks(machine: Machine) -> None:
+    """Which disks have been lost in the run, of which the guest has seen nothing but errors."""
+    for disk in (*machine.disks, *machine.pc.virtio_disks, machine.floppy):
+        image: Any = getattr(disk, "base", disk)
+        if lost := getattr(image, "lost", None):
+            ui.echo(f"pykvm: the disk {image.location} was lost: its NBD server {lost}", err=True)
+
+
+def wait_for_gdb(machine: Machine, kernel: str | None, address: str, *, stopped: bool = True) -> None:
+    """Have gdb stop the machine at its start, or when it comes, and say how to call it."""
     from shlex import join
 
-    server = machine.gdb(address)
+    server = machine.gdb(address, stopped=stopped)
     symbols = [kernel] if kernel and machine.symbols is not None else []
-    ui.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
+    command = join(["gdb", *symbols, "-ex", f"target remote {server.target}"])
+    ui.echo(f"pykvm: {'waiting' if stopped else 'ready'} for {command}", err=True)
 
 
 def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
@@ -192,8 +203,10 @@ def _trace_bios(machine: Machine) -> None:
     """Have BIOS calls told."""
     bios = machine.pc.bios
     if bios is None:
-        raise ConfigError("--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk")
-    bios.log.emit = lambda line: ui.secho(line, err=True, dim=True)
+        raise ConfigError("--trace bios: pykvm's BIOS is not there under a firmware, or in less than 1M of memory")
+    log = bios.log
+    log.emit = lambda line: ui.secho(line, err=True, dim=True)
+    machine.engine.on_end.append(lambda outcome: log.flush())
 
 
 def show_outcome(machine: Machine, outcome: Outcome) -> None:
@@ -208,10 +221,11 @@ def show_outcome(machine: Machine, outcome: Outcome) -> None:
     if outcome.report is not None:
         from ..crash.text import render
 
-        ui.echo(render(outcome.report, _paint), err=True)
+        ui.echo(render(outcome.report, paint), err=True)
 
 
-def _paint(role: str, text: str) -> str:
+def paint(role: str, text: str) -> str:
+    """A part of a crash report in its style, for `crash.text.render`."""
     return ui.style(text, **_STYLES[role])
 
 

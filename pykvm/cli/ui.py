@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from ..typed import TYPE_CHECKING, Any
 from .values import Choice as Choice
@@ -320,15 +320,13 @@ class Command:
         given.setdefault(option.name, []).append(value)
 
     def _refuse_qemu(self, word: str, known: Container[str]) -> None:
-        from .qemu import answer
+        from ..qemu.flags import answer
 
         instead = answer(word, known)
         if instead is not None:
             raise UsageError(f"No such option '{word}': {instead}.", self)
 
-    def _unknown(self, name: str, known: Collection[str]) -> Option:
-        if not name.startswith("--"):
-            self._refuse_qemu(name, known)
+    def _unknown(self, name: str, known: Iterable[str]) -> Option:
         message = f"No such option '{name}'."
         if name.startswith("--"):
             message += _did_you_mean(name, known)

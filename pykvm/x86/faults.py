@@ -346,7 +346,7 @@ class _Checks(Selectors):
         except PykvmError:
             return False
         entries = [int.from_bytes(raw[at : at + 8], "little") for at in range(0, 32, 8)]
-        wrong = reserved_bits(PAE, PAE.steps[0], False, False, self.cpu.physical_bits)
+        wrong = reserved_bits(PAE, PAE.levels[0], False, False, self.cpu.physical_bits)
         return any(entry & PTE_P and entry & wrong for entry in entries)
 
     def write_msr(self) -> Event | None:

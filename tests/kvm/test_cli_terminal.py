@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyte
 import pytest
+import zygote
 from helpers import LIMIT, PYKVM, ROOT, assembled, pykvm
 
 Guest = Callable[[str], Path]
@@ -56,8 +57,9 @@ class Session:
 
         In the `background` it is the job of a leader that does what a shell does, see `LEADER`.
         """
+        # LEADER starts the command for real, by execvp(3).
         leader = [sys.executable, "-c", LEADER] if background else []
-        self.process = subprocess.Popen(
+        self.process = zygote.Popen(
             [*leader, *PYKVM, *map(str, arguments)],
             cwd=ROOT,
             stdin=self._far,
@@ -65,7 +67,7 @@ class Session:
             stderr=self._far if stderr is None else stderr,
             env={**os.environ, "COLORTERM": "", "NO_COLOR": "", "TERM": "xterm", **(env or {})},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no other thread runs yet
+            terminal=True,
         )
 
     def to_foreground(self) -> None:
@@ -509,3 +511,25 @@ def test_colours_are_for_terminals_and_people_who_want_them(
             assert env.get("TERM") != "dumb" or b"\x1b" not in plain.text
         finally:
             plain.close()
+
+
+def test_the_terminal_of_qemus_door(guest: Guest, session: Session) -> None:
+    session.start("qemu", "-kernel", guest("echo"), "-nographic")
+    session.expect(b"ready\r\n")
+    session.type(b"a\x03b\r")  # as in QEMU, Ctrl-C is the guest's
+    session.expect(b"echo: a\x03b\r\n")
+    session.type(b"\x01c")
+    session.expect(b"(qemu) ")
+    session.type(b"info statuz\x7fs\r")
+    session.expect(b"VM status: running")
+    session.type(b"\x01cquit\r")
+    assert session.end() == 0
+    assert session.mode() == session.before
+
+
+def test_qemus_door_shows_the_screen_in_place_of_a_window(guest: Guest, session: Session) -> None:
+    session.start("qemu", "-kernel", guest("demo"))
+    session.expect(b"\x1b[")
+    session.type(b"\x01x")
+    assert session.end() == 0
+    assert session.mode() == session.before

@@ -6,12 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zygote
 from features import FEATURES
 from helpers import LIMIT, PYKVM, ROOT, SPIN, STATE_LOST, flat, hexcode
 
@@ -288,7 +288,7 @@ def test_kill_ends_the_run(guest: Guest) -> None:
 
 def test_pykvm_run_prints_the_command_to_type(guest: Guest, tmp_path: Path) -> None:
     image, path = guest("hello64"), tmp_path / "gdb"
-    with subprocess.Popen(
+    with zygote.Popen(
         [*PYKVM, "run", str(image), f"--gdb={path}"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
@@ -306,8 +306,8 @@ def test_pykvm_run_prints_the_command_to_type(guest: Guest, tmp_path: Path) -> N
 
 
 def test_pykvm_run_refuses_a_bad_address(guest: Guest) -> None:
-    done = subprocess.run(
-        [sys.executable, *PYKVM[1:], "run", str(guest("hello64")), "--gdb", ":99999"], check=False, cwd=ROOT,
+    done = zygote.run(
+        [*PYKVM, "run", str(guest("hello64")), "--gdb", ":99999"], check=False, cwd=ROOT,
         capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 2

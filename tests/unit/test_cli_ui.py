@@ -98,7 +98,6 @@ def test_what_a_line_means(tool: ui.Command, calls: list[Given], line: str, want
         ("--counts 1 a", "No such option '--counts'. Did you mean '--count'?"),
         ("-hda x a", "No such option '-hda': give '--disk FILE'."),
         ("-kernel x a", "No such option '-kernel': give the image alone, as the operand KERNEL."),
-        ("-M pc a", "No such option '-M': leave it out: there is one kind of machine."),
         ("-nographic a", "No such option '-nographic': leave it out: COM1 is on this terminal."),
         ("-cpu host a", "No such option '-cpu': leave it out: the guest has the host's CPU."),
         ("-count 3 a", "No such option '-count': give '--count'."),
