@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from types import TracebackType
 
 from . import boot
+from .arguments import require_seconds
 from .assembly import Assembly, DiskSource
 from .boot import detect
 from .boot.source import ImageSource, file_name, read_image
@@ -237,6 +238,7 @@ class Machine(Handlers, Screens):
 
     def start(self, timeout: float | None = None) -> None:
         """Start all CPUs and return. A machine that has run must first be put back to a snapshot."""
+        require_seconds("timeout", timeout)
         engine = self.engine
         engine.require_startable()
         engine.board.commit_cpuid()

@@ -54,6 +54,19 @@ def test_the_envelope_is_the_same(guest: Guest, tmp_path: Path, command: str) ->
         assert "command" not in json.loads(line)
 
 
+def test_a_failure_has_the_envelope_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in OWN:
+        for words in (["--json", "/nowhere/at/all"], ["--no-such-option", "--json"]):
+            status = cli.invoke([command, *words])
+            text, errors = capsys.readouterr()
+            last = json.loads(text)
+            assert (last["command"], last["version"], last["status"], status) == (command, __version__, 2, 2)
+            assert last["error"] in errors
+    assert cli.invoke(["screenshot", "--json"]) == 2  # it has no such option
+    assert cli.invoke(["run", "--no-such-option"]) == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("command", ["run", "trace"])
 def test_the_status_is_the_exit_status(guest: Guest, command: str) -> None:
     done = pykvm(command, guest("crash-null-call"), "--json")

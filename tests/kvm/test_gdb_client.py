@@ -242,8 +242,9 @@ def test_a_crash_stops_where_it_happens(guest: Guest) -> None:
 
 
 def test_a_halted_machine_can_be_looked_at(guest: Guest) -> None:
-    output = session(guest("crash-panic-halt"), "continue", "backtrace", "continue")
+    output = session(guest("crash-panic-halt"), "continue", "backtrace", "info threads", "continue")
     assert "The CPU halted in the handler of #PF" in output
+    assert re.search(r"CPU 0: halted, 64-bit mode, ring 0; The CPU halted in the handler of #PF, which came at", output)
     assert "every CPU is halted" in output
     assert "Program received signal SIGSTOP" in output
     assert re.search(r"#\d .*oops ", output)
