@@ -23,6 +23,7 @@ OWN = {
     "disasm": {"instructions"},
     "snapshots": {"snapshots"},
     "grade": {"lab", "possible", "submissions"},
+    "disk": {"action", "image"},
 }
 """What each command's envelope has besides."""
 
@@ -42,6 +43,8 @@ def test_the_envelope_is_the_same(guest: Guest, tmp_path: Path, command: str) ->
     lab = tmp_path / "lab.toml"
     lab.write_text('[lab]\nkernel = "k"\n[[test]]\nname = "t"\nending = "exited"\n')
     own = {"info": [], "restore": [saved], "snapshots": [tmp_path], "grade": [lab, guest("hello64")]}
+    own["disk"] = ["info", tmp_path / "disk.img"]
+    (tmp_path / "disk.img").write_bytes(bytes(1 << 16))
     operands = own.get(command, [guest("hello64")])
     done = pykvm(command, *operands, "--json")
     assert done.returncode == 0, done.stderr

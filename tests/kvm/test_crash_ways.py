@@ -33,7 +33,7 @@ SENTENCES = {
     "cr3-virtual64": "`mov cr3, rax` loads cr3 with 0xffff800000100000: this CPU has not so many address bits, and CR3 "
     "takes a physical address...",
     "pte-shifted": "CR3 is ADDRESS, and these are no page tables for the code that runs: the code at ADDRESS is not mapped, "
-    "nor are the stack and the GDT; the PML4E is ADDRESS, the PDPTE is 0x0",
+    "nor are the stack and the GDT; the PML4E is ADDRESS, the PDPTE is ADDRESS, with P=0",
     "null-call-halts": "The CPU halted in the handler of #PF, which came at 0x0, for 0x0: ring 0 read; the page is not "
     "present; the CPU is to execute at 0x0, which is not mapped",
     "smashed": "The CPU halted in the handler of #GP, which came at ... 0x4141414141414141, which is not a canonical address",
