@@ -13,8 +13,7 @@ from .boot.rom import Rom
 from .boot.source import BootSource, ImageSource, find_vga_bios, read_image
 from .device_options import device_options as all_device_options
 from .device_options.option import Closeable
-from .disk import Disk
-from .disk.policy import for_device
+from .disk import Disk, for_device
 from .engine.board import Board, open_system
 from .engine.engine import Engine
 from .engine.gate import Gate

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterable
 
 from ..arguments import require_list
-from ..disk import Disk
-from ..disk.policy import for_device
+from ..disk import Disk, for_device
 from ..errors import ConfigError
 from ..typed import Any
 from .option import Bench, DeviceOption
