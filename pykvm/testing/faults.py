@@ -85,13 +85,13 @@ class Faults:
         if irq not in board.lines:
             there = ", ".join(map(str, sorted(board.lines)))
             raise ConfigError(f"no device is at interrupt {irq}: there are some at {there}")
-        inner, left = board.move_input, Countdown(count)
+        inner, left = board.vm.irq_line, Countdown(count)
 
         def move(number: int, level: bool) -> None:
             if number != irq or not level or not left.strike():
                 inner(number, level)
 
-        self._replace(board, "move_input", move)
+        self._replace(board.vm, "irq_line", move)
 
     def nic_drop(self, nic: int = 0, count: int | None = None, *, on: str = "both") -> None:
         """Have the cable of a NIC lose frames. `on` is "send", "receive" or "both", as the guest sees it."""

@@ -466,8 +466,8 @@ def test_evidence(shell: Point, tmp_path: Path) -> None:
 def test_evidence_of_a_guest_that_runs_or_is_stopped(any_shell: Point) -> None:
     with any_shell.fork() as guest:
         assert guest.evidence().state.startswith("running\nCPU 0: at ")
-        guest.send("allocate\n")
         guest.stop()
+        guest.send("allocate\n")
         guest.run_until("allocate")
         assert guest.evidence().state.startswith("stopped: breakpoint\n")
         guest.serial.expect("allocated")
