@@ -17,6 +17,7 @@ MODULES = [
     ".serial_ports",
     ".nics",
     ".cdroms",
+    ".cards",
 ]
 """In the order in which they are built. A name with a dot in front is a file here, any other a module elsewhere."""
 

@@ -41,7 +41,7 @@ def test_it_is_a_keyword_of_machine() -> None:
 
 
 def test_without_the_line_there_is_no_such_keyword() -> None:
-    with pytest.raises(TypeError, match="'beeper': there are serial_ports, nics, cdrom"):
+    with pytest.raises(TypeError, match="'beeper': there are serial_ports, nics, cdrom, cards"):
         flat(ASK, beeper=44)
 
 
@@ -105,4 +105,4 @@ def test_every_option_says_what_it_is() -> None:
 
 def test_machines_are_as_they_were_made() -> None:
     with Machine(memory="4M", serial_ports=2) as machine:
-        assert machine.pc.options == {"serial_ports": 2, "nics": [], "cdrom": 0}
+        assert machine.pc.options == {"serial_ports": 2, "nics": [], "cdrom": 0, "cards": None}
