@@ -58,6 +58,7 @@ ATA_CHANNELS = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))
 CD_PLACES = (2, 3, 1, 0)
 """Where CD-ROM drives go, as far as no disk is there: secondary master, secondary slave, primary slave, primary
 master."""
+LPT_PORTS = (0x378,)
 KEYBOARD_IRQ, RTC_IRQ, MOUSE_IRQ = 1, 8, 12
 SCI_IRQ = 9
 """The ACPI interrupt, which shares its line with the first NIC, as it does on real boards."""
@@ -276,7 +277,8 @@ class Pc(Bench):
         """Leave in memory what firmware does, for a kernel that is about to be loaded."""
         if isinstance(self._bios, OnDemand):
             ports = [base for base, _ in COM_PORTS[: len(self.consoles)]]
-            leave_bios(self.board.memory, ports, self._hard_disks)
+            printers = [port for port in LPT_PORTS if not self.board.ports.is_free(port, 1)]
+            leave_bios(self.board.memory, ports, printers, self._hard_disks)
 
     @property
     def all_consoles(self) -> list[ConsolePort]:

@@ -14,6 +14,7 @@ BDA = 0x400
 
 # Offsets are guest physical addresses.
 COM_PORTS = 0x400
+LPT_PORTS = 0x408
 EBDA_SEGMENT = 0x40E
 EQUIPMENT = 0x410
 MEMORY_KIB = 0x413
@@ -52,7 +53,7 @@ def write_vectors(memory: GuestMemory, vectors: list[tuple[int, int]]) -> None:
     memory.write(0, b"".join(struct.pack("<HH", offset, segment) for segment, offset in vectors))
 
 
-def write_bda(memory: GuestMemory, com_ports: list[int], floppies: int, disks: int) -> None:
+def write_bda(memory: GuestMemory, com_ports: list[int], lpt_ports: list[int], floppies: int, disks: int) -> None:
     """The BIOS data area as POST leaves it, and the extended one's first byte, its size in KiB."""
     area = bytearray(0x100)
 
@@ -61,8 +62,10 @@ def write_bda(memory: GuestMemory, com_ports: list[int], floppies: int, disks: i
 
     for number, port in enumerate(com_ports[:4]):
         put(COM_PORTS + 2 * number, 2, port)
+    for number, port in enumerate(lpt_ports):
+        put(LPT_PORTS + 2 * number, 2, port)
     put(EBDA_SEGMENT, 2, EBDA >> 4)
-    put(EQUIPMENT, 2, EQUIPMENT_FPU | min(len(com_ports), 4) << 9)
+    put(EQUIPMENT, 2, EQUIPMENT_FPU | min(len(com_ports), 4) << 9 | len(lpt_ports) << 14)
     put(MEMORY_KIB, 2, CONVENTIONAL_KIB)
     buffer = KEY_BUFFER - BDA
     for at, value in (

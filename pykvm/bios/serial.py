@@ -1,4 +1,4 @@
-"""INT 14h, serial ports, and INT 17h, printers, of which there are none.
+"""INT 14h, serial ports, and INT 17h, printers.
 
 Source: IBM PC/AT Technical Reference (INT 14h, INT 17h).
 """
@@ -14,6 +14,9 @@ from .redirect import COM1, Redirect
 LSR, MSR = 5, 6
 LSR_DATA_READY, LSR_THR_EMPTY = 0x01, 0x20
 TIMEOUT = 0x80
+PRINTER_TIMEOUT, NOT_BUSY, STROBE = 0x01, 0x80, 0x01
+PRINTER_RESET, PRINTER_READY = 0x08, 0x0C
+"""Controls: select the printer, with and without the line that initialises it."""
 _DIVISORS = (1047, 768, 384, 192, 96, 48, 24, 12)
 """For 110, 150, 300, 600, 1200, 2400, 4800 and 9600 baud."""
 
@@ -60,5 +63,26 @@ class Serial:
                 call.ah = TIMEOUT
 
     def printer(self, call: Call) -> None:
-        """INT 17h: the time is up for every printer."""
-        call.ah = 1
+        """INT 17h for the port whose number is DX: a printer that is busy, or not there, times out at once."""
+        port = self._memory.read_int(data.LPT_PORTS + 2 * call.dx, 2) if call.dx < 3 else 0
+        if port == 0 or self._ports.find(port) is None:
+            call.ah = PRINTER_TIMEOUT
+            return
+        read, write = self._ports.read, self._ports.write
+        timeout = 0
+        match call.ah:
+            case 0x00 if read(port + 1, 1) & NOT_BUSY:
+                write(port, 1, call.al)
+                write(port + 2, 1, PRINTER_READY | STROBE)
+                write(port + 2, 1, PRINTER_READY)
+            case 0x00:
+                timeout = PRINTER_TIMEOUT
+            case 0x01:
+                write(port + 2, 1, PRINTER_RESET)
+                write(port + 2, 1, PRINTER_READY)
+            case 0x02:
+                pass
+            case _:
+                call.unanswered = True
+                return
+        call.ah = (read(port + 1, 1) & 0xF8) ^ 0x48 | timeout

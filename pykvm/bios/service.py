@@ -28,6 +28,7 @@ BOOT_SECTOR = 0x7C00
 REAL_MODE_TOP = 0x110000
 """No address that real mode can form is as high."""
 COM_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
+LPT_PORTS = (0x378,)
 
 
 class Bios(Device):
@@ -143,7 +144,8 @@ class Bios(Device):
         """What is left of the power-on self-test; the stub has set up the interrupt controllers and the timer."""
         data.write_vectors(self._memory, rom().vectors)
         com_ports = [port for port in COM_PORTS if self._bus.find(port) is not None]
-        data.write_bda(self._memory, com_ports, self._disks.floppies, self._disks.hard_disks)
+        lpt_ports = [port for port in LPT_PORTS if self._bus.find(port) is not None]
+        data.write_bda(self._memory, com_ports, lpt_ports, self._disks.floppies, self._disks.hard_disks)
         self._redirect.on = True
         self._video.set_mode(3)
         self._keys.start()

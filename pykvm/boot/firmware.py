@@ -114,13 +114,16 @@ def _filled(size: int, base: int, parts: Sequence[tuple[int, bytes]], filling: b
     return content
 
 
-def leave_bios(memory: GuestMemory, com_ports: Sequence[int], disks: int) -> None:
-    """Put vectors, data area and ROM into memory, for a machine with those serial ports and so many hard disks."""
+def leave_bios(memory: GuestMemory, com_ports: Sequence[int], lpt_ports: Sequence[int], disks: int) -> None:
+    """Put vectors, data area and ROM into memory, for a machine with those serial and printer ports, and so many hard
+    disks."""
     low = _filled(0x400, 0, [(4 * vector, content) for vector, content in _VECTORS], _NOTHING)
     area = _filled(0x100, 0x400, _DATA)
     for number, port in enumerate(com_ports):
         area[2 * number : 2 * number + 2] = port.to_bytes(2, "little")
-    area[_EQUIPMENT - 0x400 + 1] = len(com_ports) << 1
+    for number, port in enumerate(lpt_ports):
+        area[8 + 2 * number : 10 + 2 * number] = port.to_bytes(2, "little")
+    area[_EQUIPMENT - 0x400 + 1] = len(com_ports) << 1 | len(lpt_ports) << 6
     area[_DISK_COUNT - 0x400] = disks
     memory.write(0, low + area)
     for at, content in _PARTS:

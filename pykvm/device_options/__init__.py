@@ -17,6 +17,7 @@ MODULES = [
     ".serial_ports",
     ".nics",
     ".cdroms",
+    ".cards",
     ".virtio_disks",
     ".devices",
 ]

@@ -22,6 +22,8 @@ from pykvm.devices.fw_cfg import FwCfg
 from pykvm.devices.hpet import Hpet
 from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.ne2000 import Ne2000
+from pykvm.devices.parallel import ParallelPort
+from pykvm.devices.pc_testdev import PcTestdev
 from pykvm.devices.pci.chipset import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT
 from pykvm.devices.pci.host import PciHost
 from pykvm.devices.ps2_keyboard import KEYS
@@ -351,6 +353,8 @@ MAKERS: dict[str, Callable[[Bench], Device]] = {
     "ata-failing": _bad_ata,
     "atapi": _atapi,
     "hpet": _hpet,
+    "parallel": lambda bench: ParallelPort(line(), lambda byte: bool(byte & 1)),
+    "pc-testdev": lambda bench: PcTestdev([line() for _ in range(24)]),
     "cmos": lambda bench: Cmos(line(), lambda: bench.time / 1e9, RAM),
     "i8042": _keyboard,
     "port92": lambda bench: Port92(nothing, nothing),

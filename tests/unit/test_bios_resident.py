@@ -17,7 +17,7 @@ from pykvm.memory import GuestMemory
 @pytest.fixture
 def memory() -> GuestMemory:
     ram = GuestMemory("1M")
-    leave_bios(ram, [0x3F8], 1)
+    leave_bios(ram, [0x3F8], [], 1)
     return ram
 
 
@@ -34,7 +34,8 @@ def test_vectors_and_data_are_those_that_post_leaves(memory: GuestMemory) -> Non
 
 def test_com_ports_and_disks_are_told() -> None:
     ram = GuestMemory("1M")
-    leave_bios(ram, [0x3F8, 0x2F8], 3)
+    leave_bios(ram, [0x3F8, 0x2F8], [0x378], 3)
     assert [ram.read_int(0x400 + 2 * number, 2) for number in range(4)] == [0x3F8, 0x2F8, 0, 0]
-    assert ram.read_int(0x410, 2) >> 9 & 7 == 2
+    assert (ram.read_int(0x408, 2), ram.read_int(0x40A, 2)) == (0x378, 0)
+    assert (ram.read_int(0x410, 2) >> 9 & 7, ram.read_int(0x410, 2) >> 14) == (2, 1)
     assert ram.read_int(0x475, 1) == 3

@@ -19,6 +19,8 @@ from pykvm.devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from pykvm.devices.fw_cfg import FwCfg
 from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.ne2000 import Ne2000
+from pykvm.devices.parallel import ParallelPort
+from pykvm.devices.pc_testdev import PcTestdev
 from pykvm.devices.pci.host import PciHost
 from pykvm.devices.reset_control import ResetControl
 from pykvm.devices.uart16550 import Uart16550
@@ -56,6 +58,8 @@ MAKERS: dict[str, Callable[[], Device]] = {
     "shutdown port": lambda: ShutdownPort(lambda: None),
     "VGA": lambda: Vga(lambda: 0),
     "DISPI": lambda: Dispi(Vga(lambda: 0), lambda index, value: None),
+    "LPT1": lambda: ParallelPort(Line(), None),
+    "pc-testdev": lambda: PcTestdev([Line() for _ in range(24)]),
     "BIOS": lambda: bios_calls.Pc().bios,
 }
 
