@@ -375,14 +375,15 @@ class Machine(Handlers, Screens):
 
     # Looking inside; pause first if it runs
 
-    def gdb(self, address: str = ":1234") -> GdbServer:
+    def gdb(self, address: str = ":1234", *, stopped: bool = True) -> GdbServer:
         """Serve the machine to gdb, stopped, at a TCP port of this host or a UNIX socket, until it is closed.
 
-        See `debug.gdb.GdbServer`; its `target` is what gdb is to be told. ConfigError if the address cannot be used.
+        Without `stopped` it runs, and stops when gdb comes. See `debug.gdb.GdbServer`; its `target` is what gdb is to
+        be told. ConfigError if the address cannot be used.
         """
         from .debug.gdb import GdbServer
 
-        return GdbServer(self, address)
+        return GdbServer(self, address, stopped=stopped)
 
     def read_linear(self, address: int, size: int, cpu: int = 0) -> bytes:
         """At most `size` bytes at a linear address as that CPU's page tables have it; fewer where the mapping ends."""

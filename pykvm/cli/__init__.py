@@ -25,6 +25,7 @@ COMMANDS = {
     "snapshots": "List saved states.",
     "disk": "Create, show and convert disk images.",
     "grade": "Run a lab's tests on a kernel, or on those of a class.",
+    "qemu": "Run a guest as QEMU's command line asks, with QEMU's monitors.",
     "completion": "Print a script that has a shell complete all this.",
 }
 
@@ -45,13 +46,13 @@ def pykvm() -> None:
     """Run tiny guest kernels under KVM, and see what they do."""
 
 
-def main() -> NoReturn:
-    """The console script: ends the process."""
+def main(first: Sequence[str] = ()) -> NoReturn:
+    """The console script: ends the process. The `first` words are put in front of the command line's."""
     streams.open_missing()
     signals.end_in_order()
     # What a start makes lives as long as the process: to look through it for garbage, again and again, finds none.
     gc.set_threshold(100_000)
-    status = invoke(sys.argv[1:])
+    status = invoke([*first, *sys.argv[1:]])
     streams.flush()
     # What is left at this point the kernel frees faster than Python would take itself apart.
     os._exit(status)

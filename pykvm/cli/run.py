@@ -41,6 +41,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "--gdb", is_flag=False, flag_value=":1234", metavar="[:PORT|PATH]",
     help="Start stopped, and wait for gdb at a TCP port of this host (:1234) or a UNIX socket.",
 )  # fmt: skip
+@ui.option("--no-stop", is_flag=True, help="With --gdb: let the guest run from the start, and stop when gdb comes.")
 @ui.option(
     "--last-instructions", type=ui.IntRange(0, 1000), default=0, metavar="N",
     help="Have a crash report show the N instructions before the crash.",
@@ -55,6 +56,7 @@ def command(
     display: str,
     trace: str | None,
     gdb: str | None,
+    no_stop: bool,
     last_instructions: int,
     snapshot_at: str | None,
     snapshot_to: str | None,
@@ -78,11 +80,13 @@ def command(
     """
     if as_json and display != "serial":
         raise ConfigError("--json prints nothing else: there is no --display with it")
+    if no_stop and gdb is None:
+        raise ConfigError("--no-stop says how --gdb begins: there is none")
     saver = make_saver(snapshot_at, snapshot_to)
     with spec.make() as machine:
         machine.keep_instructions = last_instructions
         if gdb is not None:
-            wait_for_gdb(machine, spec.kernel, gdb)
+            wait_for_gdb(machine, spec.kernel, gdb, stopped=not no_stop)
         if trace is not None:
             _trace_bios(machine)
         return run_and_show(machine, timeout, saver, as_json, quiet, on_screen=display == "terminal")
@@ -140,13 +144,14 @@ def show_lost_disks(machine: Machine) -> None:
             ui.echo(f"pykvm: the disk {image.location} was lost: its NBD server {lost}", err=True)
 
 
-def wait_for_gdb(machine: Machine, kernel: str | None, address: str) -> None:
-    """Have gdb stop the machine at its start, and say how to call it."""
+def wait_for_gdb(machine: Machine, kernel: str | None, address: str, *, stopped: bool = True) -> None:
+    """Have gdb stop the machine at its start, or when it comes, and say how to call it."""
     from shlex import join
 
-    server = machine.gdb(address)
+    server = machine.gdb(address, stopped=stopped)
     symbols = [kernel] if kernel and machine.symbols is not None else []
-    ui.echo(f"pykvm: waiting for {join(['gdb', *symbols, '-ex', f'target remote {server.target}'])}", err=True)
+    command = join(["gdb", *symbols, "-ex", f"target remote {server.target}"])
+    ui.echo(f"pykvm: {'waiting' if stopped else 'ready'} for {command}", err=True)
 
 
 def _run_silently(machine: Machine, timeout: float | None, saver: Saver | None) -> Outcome:
@@ -216,10 +221,11 @@ def show_outcome(machine: Machine, outcome: Outcome) -> None:
     if outcome.report is not None:
         from ..crash.text import render
 
-        ui.echo(render(outcome.report, _paint), err=True)
+        ui.echo(render(outcome.report, paint), err=True)
 
 
-def _paint(role: str, text: str) -> str:
+def paint(role: str, text: str) -> str:
+    """A part of a crash report in its style, for `crash.text.render`."""
     return ui.style(text, **_STYLES[role])
 
 

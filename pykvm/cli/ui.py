@@ -320,7 +320,7 @@ class Command:
         given.setdefault(option.name, []).append(value)
 
     def _refuse_qemu(self, word: str, known: Container[str]) -> None:
-        from .qemu import answer
+        from ..qemu.flags import answer
 
         instead = answer(word, known)
         if instead is not None:

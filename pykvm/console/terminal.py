@@ -64,12 +64,22 @@ class Port(Protocol):
 class Terminal:
     """Joins `port` to the descriptors `source` and `target`. `leave(reason)` is called when the run should end.
 
+    Without `commands` Ctrl-A, and without `interrupts` Ctrl-C, is a key like any other.
+
     Made with the machine's lock held, before the run. `begin` takes the terminal and its keys, and whatever happens
     from then on (a signal, in the midst of it), `close` gives it back: without the lock, after the run.
     """
 
     def __init__(
-        self, port: Port, loop: Watcher, leave: Callable[[str], object], source: int = 0, target: int = 1
+        self,
+        port: Port,
+        loop: Watcher,
+        leave: Callable[[str], object],
+        source: int = 0,
+        target: int = 1,
+        *,
+        commands: bool = True,
+        interrupts: bool = True,
     ) -> None:
         self._port = port
         self._loop = loop
@@ -79,9 +89,11 @@ class Terminal:
         self._pending = bytearray()
         self._lost = 0
         self._escaped = False
+        self._interrupts = interrupts
         self.error: OSError | None = None
         """Why output is lost, if its descriptor takes no more."""
         self._tty = source if os.isatty(source) else None
+        self._has_commands = commands and self._tty is not None
         self._saved: list[Any] | None = None
         self._raw = False
         self._looking = False
@@ -101,7 +113,7 @@ class Terminal:
                 # After a stop without warning (SIGSTOP) the mode may be our own.
                 self._saved = self._saved or _mode(self._tty)
                 self._raw = True
-                _set_raw(self._tty)
+                _set_raw(self._tty, self._interrupts)
         self._listen()
 
     def _wait_for_foreground(self) -> None:
@@ -200,7 +212,7 @@ class Terminal:
             self._loop.on_readable(self._source, None)
             self._source = -1
             return
-        if self._tty is not None:
+        if self._has_commands:
             data = self._commands(data)
         if data:
             self._port.send(data)
@@ -281,8 +293,8 @@ def _mode(tty: int) -> list[Any] | None:
     return None
 
 
-def _set_raw(tty: int) -> None:
-    """Put a terminal into the mode in which each key arrives at once and unchanged."""
+def _set_raw(tty: int, interrupts: bool) -> None:
+    """Put a terminal into the mode in which each key arrives at once and unchanged; with `interrupts` not Ctrl-C."""
     import termios
 
     mode = _mode(tty)
@@ -290,8 +302,8 @@ def _set_raw(tty: int) -> None:
         return
     mode[_IFLAG] &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR | termios.IXON | termios.ISTRIP)
     mode[_LFLAG] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
-    # Ctrl-C alone keeps its meaning: suspending or dumping core would leave the terminal in this mode.
-    for key in (termios.VSUSP, termios.VQUIT):
+    # Suspending or dumping core would leave the terminal in this mode.
+    for key in (termios.VSUSP, termios.VQUIT, *(() if interrupts else (termios.VINTR,))):
         mode[_CC][key] = b"\0"
     mode[_CC][termios.VMIN], mode[_CC][termios.VTIME] = 1, 0
     _set_mode(tty, mode)

@@ -85,7 +85,7 @@ class Machine(Protocol):
 
 
 class Control(Contents):
-    """Takes `machine` over, stopped: before its start, or where it is.
+    """Takes `machine` over, stopped: before its start, or where it is. Without `stopped` it lets it run until `attach`.
 
     `on_event` is called, with the machine's lock held and from any thread, when the machine has stopped or the run has
     ended; it must not wait. `on_close` is called, without the lock, when the machine is closed.
@@ -96,6 +96,8 @@ class Control(Contents):
         machine: Machine,
         on_event: Callable[[], None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
+        *,
+        stopped: bool = True,
     ) -> None:
         super().__init__(machine.engine.board, machine.engine.gate.lock)
         self.engine = engine = machine.engine
@@ -121,7 +123,8 @@ class Control(Contents):
         self._stopped_at = 0.0
         self._stopped_time = 0.0
         self._flags = self._board.vm.check_extension("SET_GUEST_DEBUG2")
-        self.attach()
+        if stopped:
+            self.attach()
         try:
             engine.attach(self)
         except PykvmError:

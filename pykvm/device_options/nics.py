@@ -64,12 +64,14 @@ class Nics(DeviceOption):
 def _add(number: int, nic: Nic, bench: Bench) -> bytes:
     """Its station address."""
     from ..devices.ne2000 import Ne2000
+    from ..net.cable import Cable
     from ..net.mac import stable_mac
 
     base, irq = NE2000_CARDS[number]
     backend, name = nic.backend, f"NIC{number}"
     mac = nic.mac or stable_mac(f"{backend.station}/{name}")
-    bench.board.add(Ne2000(name, base, irq=bench.board.irq(irq), backend=backend, mac=mac))
+    bench.cables.append(Cable(backend))
+    bench.board.add(Ne2000(name, base, irq=bench.board.irq(irq), backend=bench.cables[-1], mac=mac))
     fd = backend.fileno()
     if fd is not None:
         bench.loop.on_readable(fd, partial(_poll, bench.loop, backend, fd))

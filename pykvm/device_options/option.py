@@ -14,6 +14,7 @@ from ..typed import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from ..disk import Disk
     from ..disk.tray import Tray
+    from ..net.cable import Cable
 
 
 class Closeable(Protocol):
@@ -29,6 +30,8 @@ class Bench:
         self.board, self.lock, self.loop, self.aside = board, lock, loop, aside
         self.consoles: list[ConsolePort] = []
         """The host's sides of COM1 onwards."""
+        self.cables: list[Cable] = []
+        """The NICs' cables, by the NICs' numbers."""
         self.devices: list[Device] = []
         """Those of users, which come last: cards need slots, and others must not take what the PC's have."""
         self.virtio_disks: list[Disk] = []

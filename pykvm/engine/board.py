@@ -122,6 +122,9 @@ class Board:
         self.ram_layout = 0
         """How often that has changed."""
         self.vm, self.vcpus = make_vm(system, stack, cpus, self._before_chips)
+        self.move_input: Callable[[int, bool], None] = self.vm.irq_line
+        """Moves an interrupt input of the chips to a level, for the lines that lead there. Replaced by who injects
+        faults."""
         self.cpuid_in_use = offered_cpuid()
         for vcpu in self.vcpus:
             vcpu.set_cpuid(_default_block(vcpu.id, cpus))
@@ -272,7 +275,7 @@ class Board:
 
     def _move_line(self, number: int, lines: list[IrqLine], level: bool) -> None:
         if len(lines) == 1 or sum(line.level for line in lines) == level:
-            self.vm.irq_line(number, level)
+            self.move_input(number, level)
 
     def message(self, address: int, data: int) -> None:
         """Send a message-signalled interrupt to the local APICs."""

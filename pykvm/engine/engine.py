@@ -78,10 +78,15 @@ class Engine:
         """Puts the image into RAM; None if there is nothing to start anew after a reset."""
         self.entry: EntryState | None = None
         """How the image was loaded, with its symbols; None without an image."""
+        self.on_reset: list[Callable[[], None]] = []
+        """Called, with the lock held and no vCPU in the guest, when the machine is about to be reset."""
         self.before_load: list[Callable[[], None]] = []
         """Called, as `on_load`, when an image is about to be loaded."""
         self.on_load: list[Callable[[EntryState], None]] = []
         """Called, with the lock held or before the first run, when an image has been loaded."""
+        self.before_end: Callable[[Outcome, Crash | None], bool] | None = None
+        """Asked, with the lock held, before what the guest did ends the run: True if that is dealt with otherwise, and
+        the run goes on. Of a guest that halts for ever it is asked again and again."""
         self.on_end: list[Callable[[Outcome], None]] = []
         """Called, with the lock held, when a run has ended."""
         self.resets = 0
@@ -280,8 +285,27 @@ class Engine:
                 raise PykvmError("a debugger is attached to this machine already, or it is closed")
             self.debugger = debugger
 
-    def _end(self, ending: Ending, reason: str, *, code: int | None = None, value: int | None = None) -> None:
+    def _end(self, ending: Ending, reason: str) -> None:
         if self.run is not None:
+            self.run.end(ending, reason)
+
+    def _guest_ends(
+        self,
+        ending: Ending,
+        reason: str,
+        *,
+        code: int | None = None,
+        value: int | None = None,
+        crash: Crash | None = None,
+    ) -> None:
+        """The run ends by what the guest did, unless somebody knows better."""
+        if self.run is None or self.run.outcome is not None:
+            return
+        if self.before_end is not None and self.before_end(Outcome(ending, reason, code, value), crash):
+            return
+        if crash is not None:
+            self.run.crashed(crash)
+        else:
             self.run.end(ending, reason, code=code, value=value)
 
     def _ended(self, outcome: Outcome) -> None:
@@ -295,21 +319,23 @@ class Engine:
     def exited(self, value: int) -> None:
         """The guest wrote `value` to the exit port."""
         reason = f"the guest wrote {value:#x} to the exit port: status {value * 2 + 1}"
-        self._end(Ending.EXITED, reason, code=value * 2 + 1, value=value)
+        self._guest_ends(Ending.EXITED, reason, code=value * 2 + 1, value=value)
 
     def powered_off(self) -> None:
         """The guest switched the machine off."""
-        self._end(Ending.EXITED, "the guest powered the machine off", code=0)
+        self._guest_ends(Ending.EXITED, "the guest powered the machine off", code=0)
 
     def rebooted(self, reason: str) -> None:
         """The guest reset the machine."""
         if self.no_reboot or self.loader is None:
-            self._end(Ending.REBOOTED, reason)
+            self._guest_ends(Ending.REBOOTED, reason)
         elif not self.gate.is_expected(self._reset):
             self.gate.at_rest(self._reset)
 
     def _reset(self) -> None:
         assert self.loader is not None
+        for call in self.on_reset:
+            call()
         self.resets += 1
         for device in self.board.devices:
             try:
@@ -339,7 +365,7 @@ class Engine:
     def crashed(self, crash: Crash) -> None:
         """A CPU cannot go on."""
         if self.run is not None and (self.debugger is None or not self.debugger.crashed(crash)):
-            self.run.crashed(crash)
+            self._guest_ends(Ending.CRASHED, crash.cause, crash=crash)
 
     def failed(self, error: BaseException, who: str) -> None:
         """`who` raised `error` while it served the guest or the host: the run ends, and `wait` raises it."""
@@ -357,7 +383,7 @@ class Engine:
         elif kind == SYSTEM_EVENT_RESET:
             self.rebooted("the guest asked the hypervisor for a reset")
         else:
-            self._end(Ending.CRASHED, f"the guest reported its own crash (system event {kind})")
+            self._guest_ends(Ending.CRASHED, f"the guest reported its own crash (system event {kind})")
 
     def debug_exit(self, cpu: int, left: Debug) -> None:
         """KVM_EXIT_DEBUG."""
@@ -374,4 +400,4 @@ class Engine:
 
     def _halted(self) -> None:
         if self.debugger is None or not self.debugger.halted():
-            self._end(Ending.HALTED, "every CPU is halted with interrupts off")
+            self._guest_ends(Ending.HALTED, "every CPU is halted with interrupts off")

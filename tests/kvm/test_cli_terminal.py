@@ -511,3 +511,25 @@ def test_colours_are_for_terminals_and_people_who_want_them(
             assert env.get("TERM") != "dumb" or b"\x1b" not in plain.text
         finally:
             plain.close()
+
+
+def test_the_terminal_of_qemus_door(guest: Guest, session: Session) -> None:
+    session.start("qemu", "-kernel", guest("echo"), "-nographic")
+    session.expect(b"ready\r\n")
+    session.type(b"a\x03b\r")  # as in QEMU, Ctrl-C is the guest's
+    session.expect(b"echo: a\x03b\r\n")
+    session.type(b"\x01c")
+    session.expect(b"(qemu) ")
+    session.type(b"info statuz\x7fs\r")
+    session.expect(b"VM status: running")
+    session.type(b"\x01cquit\r")
+    assert session.end() == 0
+    assert session.mode() == session.before
+
+
+def test_qemus_door_shows_the_screen_in_place_of_a_window(guest: Guest, session: Session) -> None:
+    session.start("qemu", "-kernel", guest("demo"))
+    session.expect(b"\x1b[")
+    session.type(b"\x01x")
+    assert session.end() == 0
+    assert session.mode() == session.before

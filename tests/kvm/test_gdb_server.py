@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers import LIMIT, SPIN, flat
+from helpers import HALT, LIMIT, SPIN, flat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +27,7 @@ from pykvm.debug.gdb.sockets import Listener
 @contextmanager
 def serving(address: str = ":0") -> Iterator[tuple[Machine, GdbServer]]:
     """A machine that runs, though a server is there: nobody has connected."""
-    with flat(SPIN) as machine, GdbServer(machine, address) as gdb:
-        gdb.control.detach()
+    with flat(SPIN) as machine, GdbServer(machine, address, stopped=False) as gdb:
         machine.start(LIMIT)
         yield machine, gdb
 
@@ -70,6 +69,21 @@ STRANGERS = [
     b"\n" + encode(b"?"),
     b"+" * 5000,
 ]
+
+
+def test_a_guest_that_is_not_stopped_runs_until_gdb_comes() -> None:
+    code = bytes.fromhex("b061 e6e9") + SPIN  # al = 'a'; out 0xE9, al
+    with flat(code) as machine:
+        gdb = machine.gdb(":0", stopped=False)
+        machine.start(LIMIT)
+        machine.pc.debug_console.wait_for("a", LIMIT)
+        with connect(gdb) as client:
+            assert answer(client, b"?").startswith(b"T02")
+            with machine.lock:
+                assert machine.engine.gate.is_held
+    with flat(HALT) as machine:  # nobody is there to be asked whether the run may end
+        machine.gdb(":0", stopped=False)
+        assert machine.run(LIMIT).ending is Ending.HALTED
 
 
 @pytest.mark.parametrize("words", STRANGERS)

@@ -80,6 +80,16 @@ RUNS = {
             "hpet: the PIT is back",
         ]
     ),
+    "shell": Run(
+        [r"\$ hi", r"\$ allocated", r"\$ sector 7: no disk", r"\$ what is ls\?", r"\$ # 6 commands", "# "],
+        typed=[("$ ", "echo hi\nallocate\nread 7\nls\nlogin root\ncommands\nexit 20\n")],
+        code=41,
+    ),
+    "shell32": Run(
+        [r"\$ hi", r"\$ allocated", r"\$ no disk", r"\$ what is ls\?", r"\$ # 6 commands", "# "],
+        typed=[("$ ", "echo hi\nallocate\nread 7\nls\nlogin root\ncommands\nexit 20\n")],
+        code=41,
+    ),
     "timer": Run(
         [
             r"pit: \d+ interrupts at 100 Hz",

@@ -31,6 +31,7 @@ SLOW = {
     "pykvm.debug": "import it where it is used",
     "pykvm.display": "import it where it is used",
     "pykvm.snapshot": "import it where it is used",
+    "pykvm.qemu": "only `pykvm qemu` needs it",
     "re": "a pattern's compiling takes as long as making a virtual machine",
     "signal": "take signal from pykvm.typed",
     "shutil": "import it where it is used",

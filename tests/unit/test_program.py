@@ -57,3 +57,9 @@ def test_words_reach_the_program_as_they_are(tmp_path: Path) -> None:
 
 def test_the_first_line_is_no_name_of_a_python() -> None:
     assert PROGRAM.read_bytes().startswith(b"#!/bin/sh\n"), "pip would put a path there, with blanks or too long"
+
+
+def test_the_program_in_qemus_place_is_the_same_but_for_its_words() -> None:
+    other = (PROGRAM.parent / "pykvm-qemu-system-x86_64").read_text()
+    assert other.rpartition("'''")[0] == PROGRAM.read_text().rpartition("'''")[0] != ""
+    assert other.endswith('main(["qemu"])\n')

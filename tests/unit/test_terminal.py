@@ -104,8 +104,8 @@ def test_what_comes_between_the_mode_and_all_else_leaves_the_terminal_as_it_was(
     near, far = pty.openpty()
     set_raw = terminal_module._set_raw
 
-    def interrupted(tty: int) -> None:
-        set_raw(tty)
+    def interrupted(tty: int, interrupts: bool) -> None:
+        set_raw(tty, interrupts)
         raise SystemExit  # as of a signal's handler
 
     monkeypatch.setattr(terminal_module, "_set_raw", interrupted)
@@ -386,3 +386,22 @@ def test_line_ends_are_shown_as_such(tty: Tty) -> None:
     tty.port.write(b"one\ntwo\r\n")
     assert tty.shown().split(b"\n")[0].rstrip(b"\r") == b"one"
     tty.terminal.close()
+
+
+@pytest.mark.parametrize("interrupts", [False, True])
+def test_keys_without_commands(interrupts: bool) -> None:
+    near, far = pty.openpty()
+    loop = Loop()
+    port = ConsolePort(threading.Condition())
+    terminal = Terminal(port, loop, lambda why: None, far, far, commands=False, interrupts=interrupts)
+    try:
+        terminal.begin()
+        assert (termios.tcgetattr(far)[6][termios.VINTR] == b"\3") is interrupts
+        os.write(near, b"\1x\1c")
+        loop.turn()
+        assert port.read(10) == b"\1x\1c"
+    finally:
+        terminal.close()
+        loop.close()
+        os.close(near)
+        os.close(far)

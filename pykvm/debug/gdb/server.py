@@ -39,7 +39,8 @@ ACCEPT_PAUSE = 0.1
 
 
 class GdbServer:
-    """Serves `machine` to gdb at `address`, from now on, stopped, until the machine or this is closed.
+    """Serves `machine` to gdb at `address`, from now on, until the machine or this is closed. The machine is stopped;
+    without `stopped` it runs until gdb has come.
 
     `address` is `:PORT` on this host's loopback interface (port 0: any that is free), `HOST:PORT` or the path of a UNIX
     socket; with `,arch=i8086`, `,arch=i386` or `,arch=x86-64` behind it, gdb is told that architecture instead of what
@@ -47,7 +48,7 @@ class GdbServer:
     ConfigError if the address cannot be used.
     """
 
-    def __init__(self, machine: Machine, address: str = DEFAULT_ADDRESS) -> None:
+    def __init__(self, machine: Machine, address: str = DEFAULT_ADDRESS, *, stopped: bool = True) -> None:
         where, separator, settings = address.partition(",")
         name, _, value = settings.partition("=")
         if separator and (name != "arch" or value not in ARCHITECTURES):
@@ -64,7 +65,7 @@ class GdbServer:
         self._accept_at = 0.0
         self._thread = threading.Thread(target=self._run, name="pykvm gdb", daemon=True)
         try:
-            self.control = Control(machine, self._wake_up, self.close)
+            self.control = Control(machine, self._wake_up, self.close, stopped=stopped)
         except BaseException:
             self._release()
             raise

@@ -1,4 +1,4 @@
-"""The socket that listens for gdb: on TCP, or in the file system.
+"""The socket that listens for gdb, or for others: on TCP, or in the file system.
 
 Source: unix(7). On Linux a UNIX socket's file gets the mode that the socket has before it is bound, less the umask.
 """
@@ -20,27 +20,27 @@ LOCK_TIME = 5.0
 
 
 class Listener:
-    """Listens at `:PORT`, `HOST:PORT` or a path; ConfigError if that cannot be.
+    """Listens at `:PORT`, `HOST:PORT` or a path for `what`; ConfigError if that cannot be.
 
     A UNIX socket is its owner's alone. One that nobody listens at any more is replaced; nothing else ever is.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, what: str = "gdb") -> None:
         self._path = ""
         self._file = (0, 0)
         host, colon, port = where.rpartition(":")
         try:
             if colon and "/" not in where:
                 if not port.isdecimal():
-                    raise ConfigError(f"gdb cannot be served at {where}: {port!r} is no port number")
+                    raise ConfigError(f"{what} cannot be served at {where}: {port!r} is no port number")
                 self._socket = _tcp(host or "127.0.0.1", int(port))
             elif where:
                 self._socket = self._unix(where)
             else:
-                raise ConfigError("gdb needs a port, such as :1234, or the path of a socket")
+                raise ConfigError(f"{what} needs a port, such as :1234, or the path of a socket")
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"gdb cannot be served at {where}: {reason}") from error
+            raise ConfigError(f"{what} cannot be served at {where}: {reason}") from error
         self._socket.setblocking(False)
 
     @property
