@@ -74,7 +74,7 @@ VIRTIO_INIT = b"""#!/busybox sh
 /busybox mkdir /proc /dev
 /busybox mount -t proc proc /proc
 /busybox mount -t devtmpfs dev /dev
-for name in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio-rng; do
+for name in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio-rng; do
     /busybox insmod /$name.ko
 done
 echo "random: $(/busybox head -c 2000 /dev/hwrng | /busybox wc -c)"
@@ -120,7 +120,7 @@ def test_its_drivers_of_virtio_disks_and_rng_also_across_a_fork(tmp_path: Path) 
         no_reboot=True,
     ) as machine:
         machine.start(2 * LINUX_LIMIT)
-        machine.serial.wait_for("begin\n", LINUX_LIMIT)
+        machine.serial.wait_for("begin", LINUX_LIMIT)
         snapshot = machine.snapshot()  # between any two requests, or in the midst of a flush
         assert machine.wait().ending == Ending.REBOOTED, machine.serial.text
         _check(machine, digest)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from ...device import Aside, Outside, State, at_once
 from ...disk import SECTOR, Disk
 from ..pci.dma import DmaError
-from .queue import MOST, Chain, QueueError, Segment, pieces, total
+from .queue import MOST, Chain, QueueError, Segment, split, total
 from .transport import VirtioDevice
 
 IN, OUT, FLUSH, GET_ID, WRITE_ZEROES = 0, 1, 4, 8, 13
@@ -52,54 +52,51 @@ class VirtioBlock(VirtioDevice):
 
     def serve(self, number: int, chain: Chain) -> int | None:
         head, readable, writable = chain
-        room = total(writable)
-        header = b"".join(self.dma.read(gpa, size) for gpa, size in pieces(readable, 0, _HEADER.size))
-        if len(header) < _HEADER.size or not room:
+        room = total(writable) - 1
+        of_header, given = split(readable, _HEADER.size)
+        header = b"".join([self.dma.read(gpa, size) for gpa, size in of_header])
+        if len(header) < _HEADER.size or room < 0:
             raise QueueError("a request has no header, or no room for its status")
+        wanted, of_status = split(writable, room)
+        status_at = next(gpa for gpa, size in of_status if size)
         kind, _, sector = _HEADER.unpack(header)
         if kind == FLUSH:
-            (status_at,) = pieces(writable, room - 1, 1)
-            self._flushes.append((number, head, status_at.gpa))
+            self._flushes.append((number, head, status_at))
             if len(self._flushes) == 1:
                 self._flush()
             return None
         try:
-            status, written = self._do(kind, sector, readable, writable, room - 1)
+            status, written = self._do(kind, sector * SECTOR, given, wanted, room)
         except OSError:
             status, written = IO_ERROR, 0
-        (status_at,) = pieces(writable, room - 1, 1)
-        self.dma.write(status_at.gpa, bytes([status]))
+        self.dma.write(status_at, bytes([status]))
         return written + 1
 
-    def _do(
-        self, kind: int, sector: int, readable: list[Segment], writable: list[Segment], room: int
-    ) -> tuple[int, int]:
-        """(status, bytes written to buffers) of a request."""
-        disk, at = self._disk, sector * SECTOR
+    def _do(self, kind: int, at: int, given: list[Segment], wanted: list[Segment], room: int) -> tuple[int, int]:
+        """(status, bytes written to buffers) of a request at byte `at`, with `room` bytes of `wanted` buffers."""
+        disk = self._disk
         if kind == IN:
             if not self._fits(at, room):
                 return IO_ERROR, 0
-            for gpa, size in _in_pieces(pieces(writable, 0, room)):
+            for gpa, size in _in_pieces(wanted):
                 self.dma.write(gpa, disk.read_at(at, size))
                 at += size
             return OK, room
-        given = total(readable) - _HEADER.size
         if kind == OUT:
-            if disk.read_only or not self._fits(at, given):
+            if disk.read_only or not self._fits(at, total(given)):
                 return IO_ERROR, 0
-            for gpa, size in _in_pieces(pieces(readable, _HEADER.size, given)):
+            for gpa, size in _in_pieces(given):
                 disk.write_at(at, self.dma.read(gpa, size))
                 at += size
             return OK, 0
         if kind == GET_ID:
             text = self.name.encode()[:ID_SIZE].ljust(ID_SIZE, b"\0")
-            for gpa, size in pieces(writable, 0, min(room, ID_SIZE)):
+            for gpa, size in split(wanted, ID_SIZE)[0]:
                 self.dma.write(gpa, text[:size])
                 text = text[size:]
             return OK, min(room, ID_SIZE)
-        if kind == WRITE_ZEROES and not disk.read_only and given == _RANGE.size:
-            data = b"".join(self.dma.read(gpa, size) for gpa, size in pieces(readable, _HEADER.size, given))
-            first, count, flags = _RANGE.unpack(data)
+        if kind == WRITE_ZEROES and not disk.read_only and total(given) == _RANGE.size:
+            first, count, flags = _RANGE.unpack(b"".join([self.dma.read(gpa, size) for gpa, size in given]))
             if flags & ~1:
                 return UNSUPPORTED, 0
             at, size = first * SECTOR, count * SECTOR
@@ -163,4 +160,4 @@ def _in_pieces(segments: Iterable[Segment]) -> Iterator[Segment]:
     """The segments in pieces of which a copy is no burden."""
     for gpa, size in segments:
         for at in range(0, size, _PIECE):
-            yield Segment(gpa + at, min(_PIECE, size - at))
+            yield gpa + at, min(_PIECE, size - at)

@@ -8,10 +8,9 @@ the queue is turned on, and each buffer when it is met.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 from ...memory import GuestMemory, GuestMemoryError
-from ...typed import Any, NamedTuple
+from ...typed import Any
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 """Flags of a descriptor."""
@@ -29,34 +28,23 @@ class QueueError(Exception):
     """What the driver has put into the queue cannot be: the device stops until it is reset."""
 
 
-class Segment(NamedTuple):
-    """`size` bytes of guest RAM at the guest physical address `gpa`, which have been found to be RAM."""
-
-    gpa: int
-    size: int
-
-
-class Chain(NamedTuple):
-    """A request: buffers to read from, buffers to write to. `head` is what it is given back by."""
-
-    head: int
-    readable: list[Segment]
-    writable: list[Segment]
+Segment = tuple[int, int]
+"""(guest physical address, bytes) of a buffer, or of a part of it, that has been found to be in RAM."""
+Chain = tuple[int, list[Segment], list[Segment]]
+"""A request: the head by which it is given back, the buffers to read from, the buffers to write to. Plain tuples: they
+are made for each request."""
 
 
-def pieces(segments: list[Segment], skip: int, size: int) -> Iterator[Segment]:
-    """The parts of the segments that have the `size` bytes behind the first `skip`."""
-    for gpa, length in segments:
-        if skip >= length:
-            skip -= length
-            continue
-        part = min(length - skip, size)
-        if part:
-            yield Segment(gpa + skip, part)
-        size -= part
-        skip = 0
-        if not size:
-            return
+def split(segments: list[Segment], size: int) -> tuple[list[Segment], list[Segment]]:
+    """The first `size` bytes of the segments, and the rest."""
+    first: list[Segment] = []
+    for number, (gpa, length) in enumerate(segments):
+        if length > size:
+            rest = [(gpa + size, length - size), *segments[number + 1 :]]
+            return ([*first, (gpa, size)] if size else first), rest
+        first.append((gpa, length))
+        size -= length
+    return first, []
 
 
 def total(segments: list[Segment]) -> int:
@@ -133,13 +121,13 @@ class Queue:
                     raise QueueError(f"a chain is longer than the queue's {self.size} descriptors, or a loop")
                 memory.offset(gpa, length)
                 if flags & WRITE:
-                    writable.append(Segment(gpa, length))
+                    writable.append((gpa, length))
                 elif writable:
                     raise QueueError("a buffer to be read is behind one to be written")
                 else:
-                    readable.append(Segment(gpa, length))
+                    readable.append((gpa, length))
                 if not flags & NEXT:
-                    return Chain(head, readable, writable)
+                    return head, readable, writable
                 at = following
                 if at >= count:
                     raise QueueError(f"a chain goes on with descriptor {at} of {count}")
@@ -157,7 +145,8 @@ class Queue:
         _USED.pack_into(ram, self._ring + 4 + 8 * (given & mask), head, written)
         self.given = new = given + 1 & 0xFFFF
         _INDEX.pack_into(ram, self._ring + 2, new)
-        memory.note(self.used, 6 + 8 * self.size)
+        if memory.written is not None:
+            memory.note(self.used, 6 + 8 * self.size)
         if self._events:
             (event,) = _INDEX.unpack_from(ram, self._avail + 4 + 2 * self.size)
             return bool((new - event - 1) & 0xFFFF == 0)
@@ -169,7 +158,8 @@ class Queue:
         assert memory is not None
         if self._events:
             _INDEX.pack_into(memory.map, self._ring + 4 + 8 * self.size, self.taken)
-            memory.note(self.used, 6 + 8 * self.size)
+            if memory.written is not None:
+                memory.note(self.used, 6 + 8 * self.size)
         return bool(_INDEX.unpack_from(memory.map, self._avail + 2)[0] == self.taken)
 
     def save(self) -> dict[str, Any]:

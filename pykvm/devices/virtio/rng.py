@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .queue import Chain, pieces, total
+from .queue import Chain, split, total
 from .transport import VirtioDevice
 
 MOST_BYTES = 64 << 10
@@ -22,7 +22,8 @@ class VirtioRng(VirtioDevice):
         super().__init__()
 
     def serve(self, number: int, chain: Chain) -> int:
-        size = min(total(chain.writable), MOST_BYTES)
-        for gpa, length in pieces(chain.writable, 0, size):
+        _, _, writable = chain
+        size = min(total(writable), MOST_BYTES)
+        for gpa, length in split(writable, size)[0]:
             self.dma.write(gpa, os.urandom(length))
         return size

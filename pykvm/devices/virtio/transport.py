@@ -141,7 +141,7 @@ class VirtioDevice(PciDevice):
                     continue
                 written = self.serve(number, chain)
                 if written is not None:
-                    interrupt |= queue.give(chain.head, written)
+                    interrupt |= queue.give(chain[0], written)
                 left -= 1
                 if not left:
                     self.aside(lambda: None, lambda _: self.run_queue(number))
