@@ -40,7 +40,7 @@ style: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/python -m mypy
 	$(BIN)/python -m mypy tools/kvm_under_tcg
-	MYPYPATH=tests $(BIN)/python -m mypy tests/conftest.py tests/cache.py tests/debian.py tests/device_table.py tests/features.py tests/perfetto_sql.py
+	MYPYPATH=tests $(BIN)/python -m mypy tests/conftest.py tests/cache.py tests/debian.py tests/device_table.py tests/features.py tests/perfetto_sql.py tests/zygote.py
 
 layers: $(VENV)/.installed-dev
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as main; main()'

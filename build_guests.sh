@@ -102,6 +102,13 @@ paged32() { # name: C and assembler, 32 bits, no library, a linker script of its
     ld -m elf_i386 "${ldflags[@]}" -T "guests/$1.ld" -o "$work/$1.elf" "$work/$1-c.o" "$work/$1-S.o"
 }
 
+shell32() { # name: shell.c in 32 bits, with those parts of the library that need no interrupts
+    object "$1-start" guests/shell32.S -m32
+    object "$1-c" guests/shell.c -m32
+    for part in string serial power; do object "$1-$part" "guests/lib/$part.c" -m32; done
+    ld -m elf_i386 "${ldflags[@]}" "${layout[@]}" -o "$work/$1.elf" "$work/$1"-{start,c,string,serial,power}.o
+}
+
 build() { # file kind argument...
     built+=("$1")
     echo "$1 $3" >>"$work/built"
@@ -112,13 +119,15 @@ build() { # file kind argument...
 build hello16.bin alone 'real mode' hello16.S 16
 build bios.bin alone 'real mode' bios.S 16
 build hello32.elf alone 'protected mode' hello32.S 32
+build trampoline32.elf alone 'protected and real mode' trampoline32.S 32
 build hello64.elf guest64 'long mode' hello64.c
-for name in echo disk net timer clocks chaos deaf demo hash msrs; do
+for name in echo disk net internet pci timer hpet clocks chaos deaf demo hash msrs shell; do
     build $name.elf guest64 'long mode' $name.c
 done
 build smp.elf guest64 'long mode' smp.c smp_trampoline.S
 build user.elf guest64 'long mode' user.c user_switch.S user_programs.S
 build paged32.elf paged32 '32-bit paging'
+build shell32.elf shell32 'protected mode'
 build spin.elf alone 'long mode' spin.S 64
 build flood.elf alone 'long mode' flood.S 64
 build crash-real16.bin alone 'real mode' crash16.S 16

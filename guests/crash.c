@@ -239,7 +239,7 @@ DEATH single_step(void) {
 
 /* The timer is let in at a gate that is empty: #GP, whose handler, as all others, halts. */
 void gives_up(void);
-asm("gives_up: cli\n1: hlt\n jmp 1b");
+asm("gives_up: cli; 1: hlt; jmp 1b");
 
 DEATH irq_gate_empty(void) {
     static uint64_t idt[512];
@@ -353,6 +353,185 @@ DEATH error_code_left(void) {
     own_gate(PF, handler);
     load_own_idt();
     *(volatile int *)NOWHERE;
+}
+
+/* The local APIC's timer is let in at a gate that is empty. */
+static __attribute__((unused)) void start_apic_timer(int vector) {
+    interrupts_init();
+    paging_identity();
+    lapic_init();
+    lapic_write(LAPIC_TIMER_DIVIDE, 3);
+    lapic_write(LAPIC_LVT_TIMER, vector); /* it ticks once */
+    lapic_write(LAPIC_TIMER_INITIAL, 1000000);
+}
+
+DEATH apic_no_gate(void) {
+    start_apic_timer(0x40);
+    load_own_idt();
+    sti();
+    for (;;)
+        pause();
+}
+
+/* A second tick is waited for, but the timer was to tick once; and the first was never acknowledged. */
+DEATH apic_no_eoi(void) {
+    void *handler;
+    asm volatile("lea 1f(%%rip), %0; jmp 2f; 1: iretq; 2:" : "=r"(handler));
+    start_apic_timer(0x40);
+    own_gate(0x40, handler);
+    load_own_idt();
+    sti();
+    for (;;)
+        asm volatile("hlt");
+}
+
+/* The handler of all exceptions raises one itself, and so on, until its stack has run over the page tables. */
+void faults_again(void);
+asm("faults_again: push %rax; movabs 0x700000000000, %rax; pop %rax; iretq");
+
+static __attribute__((unused)) void own_exceptions(void *handler) {
+    for (int vector = 0; vector < 32; vector++)
+        own_gate(vector, handler);
+    load_own_idt();
+}
+
+DEATH handler_faults(void) {
+    paging_identity();
+    own_exceptions(faults_again);
+    asm volatile("ud2");
+}
+
+/* Gates of 8 bytes, as protected mode has them. */
+DEATH idt_8_bytes(void) {
+    uint64_t handler = (uint64_t)gives_up;
+    paging_identity();
+    for (int vector = 0; vector < 256; vector++)
+        own_idt[vector] = (handler & 0xFFFF0000) << 32 | 0x00008E0000080000 | (handler & 0xFFFF);
+    lidt((struct table_register){256 * 8 - 1, (uint64_t)own_idt});
+    *(volatile int *)NOWHERE;
+}
+
+/* Gates that name the data segment. */
+static __attribute__((unused)) void own_gates_in_data(void) {
+    for (int vector = 0; vector < 256; vector++)
+        own_idt[2 * vector] = (own_idt[2 * vector] & ~0xFFFF0000ull) | KERNEL_DS << 16;
+}
+
+DEATH gate_data(void) {
+    own_exceptions(gives_up);
+    own_gates_in_data();
+    asm volatile("ud2");
+}
+
+DEATH irq_gate_data(void) {
+    interrupts_init();
+    own_gate(IRQ0, gives_up);
+    own_gates_in_data();
+    own_exceptions(gives_up);
+    pit_start(100);
+    sti();
+    for (;;)
+        pause();
+}
+
+/* CR3 is loaded with a virtual address: of 32 bits, and of 64. */
+DEATH cr3_virtual(void) {
+    no_idt_at_all();
+    write_cr3(0xC0100000);
+}
+
+DEATH cr3_virtual64(void) {
+    no_idt_at_all();
+    write_cr3(0xFFFF800000100000);
+}
+
+/* A page table's entry is made of the page's number, not of its address. */
+static uint64_t own_tables[2][512] __attribute__((aligned(PAGE), unused));
+
+DEATH pte_shifted(void) {
+    no_idt_at_all();
+    own_tables[0][0] = (uint64_t)own_tables[1] / PAGE | PAGE_PRESENT | PAGE_WRITE;
+    write_cr3((uint64_t)own_tables[0]);
+}
+
+/* A call through a null pointer, and a handler that gives up. */
+DEATH null_call_halts(void) {
+    void (*volatile function)(void) = NULL;
+    paging_identity();
+    own_exceptions(gives_up);
+    function();
+}
+
+/* A string runs over the return address. */
+static __attribute__((noipa, unused)) void copy_name(int length) {
+    char name[16];
+    volatile char *at = name;
+    for (int i = 0; i < length; i++)
+        at[i] = 'A';
+}
+
+DEATH smashed(void) {
+    own_exceptions(gives_up);
+    copy_name(64);
+}
+
+/* Ring 3 is entered without its ring in the selectors. */
+DEATH iret_no_ring(void) {
+    interrupts_init();
+    own_exceptions(gives_up);
+    asm volatile("push %0; push %1; push $2; push %2; push %3; iretq"
+                 :
+                 : "i"(USER_DS & ~3), "r"(user_page + PAGE), "i"(USER_CS & ~3), "r"(user_page));
+}
+
+/* The program's page is not ring 3's. */
+DEATH user_page_kernels(void) {
+    interrupts_init();
+    own_exceptions(gives_up);
+    paging_identity();
+    set_kernel_stack((uint64_t)small_stack[1]);
+    asm volatile("push %0; push %1; push $2; push %2; push %3; iretq"
+                 :
+                 : "i"(USER_DS), "r"(user_page + PAGE), "i"(USER_CS), "r"(user_page));
+}
+
+/* SYSCALL, and nobody has written LSTAR. */
+DEATH syscall_no_lstar(void) {
+    paging_identity();
+    no_idt_at_all();
+    wrmsr(MSR_EFER, rdmsr(MSR_EFER) | 1); /* SCE */
+    wrmsr(0xC0000081, 0x0013000800000000); /* STAR */
+    asm volatile("syscall" : : : "rcx", "r11");
+}
+
+/* Data of this CPU is read by GS, which leads nowhere: SWAPGS was forgotten. */
+DEATH swapgs_missing(void) {
+    paging_identity();
+    own_exceptions(gives_up);
+    asm volatile("mov %%gs:8, %%rax" : : : "rax");
+}
+
+/* A jump to memory that is all zeros, which are executed up to the next bytes that are something else. */
+DEATH into_zeros(void) {
+    no_idt_at_all();
+    small_stack[1][510] = 0x0F, small_stack[1][511] = 0x0B; /* ud2 */
+    asm volatile("jmp *%0" : : "r"(small_stack[1]), "a"(small_stack[0]));
+}
+
+/* The stack pointer was set to a place in the code. */
+DEATH stack_in_code(void) {
+    own_exceptions(gives_up);
+    asm volatile("lea 1f+32(%rip), %rsp; 1: .rept 16; push %rax; .endr");
+}
+
+/* Its trap flag is the guest's own, and it dies with that set. */
+void steps_on(void);
+asm("steps_on: iretq");
+
+DEATH own_trap_flag(void) {
+    own_gate(1, steps_on);
+    load_own_idt();
+    asm volatile("pushf; orl $0x100, (%%rsp); popf; nop; nop; mov %0, %%es" : : "r"(0x100));
 }
 
 /* No triple fault: the kernel's own handler gives up, prints, and halts with interrupts off. */

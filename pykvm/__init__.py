@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .device import Device as Device
     from .device import IrqLine as IrqLine
     from .device import Range as Range
+    from .devices.pci.card import PciDevice as PciDevice
+    from .devices.pci.config import Bar as Bar
+    from .devices.pci.dma import DmaError as DmaError
+    from .devices.pci.registers import Register as Register
     from .disk.image import open_disk as open_disk
     from .errors import ConfigError as ConfigError
     from .errors import HostError as HostError
@@ -39,10 +43,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Access": "device",
+    "Bar": "devices.pci.config",
     "ConfigError": "errors",
     "CrashReport": "crash.report",
     "Device": "device",
     "DeviceError": "machine",
+    "DmaError": "devices.pci.dma",
     "Ending": "outcome",
     "GeneralProtection": "machine",
     "GuestMemoryError": "memory",
@@ -53,8 +59,10 @@ _HOMES = {
     "KvmUnavailable": "kvm.errors",
     "Machine": "machine",
     "Outcome": "outcome",
+    "PciDevice": "devices.pci.card",
     "PykvmError": "errors",
     "Range": "device",
+    "Register": "devices.pci.registers",
     "Snapshot": "snapshot",
     "SnapshotError": "snapshot",
     "WaitFailed": "console.port",

@@ -30,7 +30,15 @@ def require_size(value: Any) -> None:
         raise ConfigError(f'memory={value} is {value} bytes: did you mean "{value}M"?')
 
 
-def require_parentheses(decorator: str, given: Any) -> None:
-    """ConfigError if a decorator got the function that its result is for."""
+def require_seconds(name: str, value: Any) -> None:
+    """ConfigError unless `value` is a number, or None."""
+    if value is not None and not isinstance(value, (int, float)):
+        raise ConfigError(f"{name}={value!r} is no number of seconds: write {name}=2.5, for example")
+
+
+def require_address(decorator: str, given: Any) -> None:
+    """ConfigError unless a decorator got a number: without parentheses it gets the function that its result is for."""
     if callable(given):
         raise ConfigError(f"@machine.{decorator} names no address: write @machine.{decorator}(0x100), for example")
+    if not isinstance(given, int):
+        raise ConfigError(f"@machine.{decorator} takes a number, not {given!r}: write @machine.{decorator}(0x100, 2)")

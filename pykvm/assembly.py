@@ -14,6 +14,7 @@ from .boot.source import BootSource, ImageSource, find_vga_bios, read_image
 from .device_options import device_options as all_device_options
 from .device_options.option import Closeable
 from .disk import Disk
+from .disk.policy import for_device
 from .engine.board import Board, open_system
 from .engine.engine import Engine
 from .engine.gate import Gate
@@ -74,12 +75,13 @@ class Assembly:
                 self.engine.loop,
                 self.engine,
                 self.engine.aside,
-                disks=self.disks,
-                floppy=self.floppy,
+                disks=[disk and for_device(disk) for disk in self.disks],
+                floppy=self.floppy and for_device(self.floppy),
                 options=values,
                 has_bios=source.has_bios,
                 cds_first=source.kind == detect.CD,
             )
+            self.engine.before_load.append(self.pc.before_load)
             self.engine.on_load.append(self.pc.show_mode)
             self.engine.on_end.append(self.pc.end_consoles)
             if firmware is not None:

@@ -69,10 +69,10 @@ class Bus:
     def _owners(self, span: Range) -> Iterator[Device]:
         raise NotImplementedError
 
-    def attach(self, device: Device) -> None:
+    def place(self, device: Device) -> None:
         """Give `device` the ranges it names; ConfigError if one is empty, out of the address space or taken."""
         ranges = self._ranges(device)
-        for one, other in pairwise(sorted(ranges)):
+        for one, other in pairwise(sorted(ranges)) if len(ranges) > 1 else ():
             if other.base < one.end:
                 raise ConfigError(f"{device.name or type(device).__name__} wants {self.kind} {other.base:#x} twice")
         for span in ranges:
@@ -83,12 +83,20 @@ class Bus:
                 )
         for span in ranges:
             self._claim(device, span, ranges[0].base)
+
+    def attach(self, device: Device) -> None:
+        """`place`, for a device that is one of the machine's."""
+        self.place(device)
         self.devices.append(device)
 
-    def detach(self, device: Device) -> None:
+    def displace(self, device: Device) -> None:
         """Take the device's ranges away again."""
-        self.devices.remove(device)
         self._release(device)
+
+    def detach(self, device: Device) -> None:
+        """Undo `attach`."""
+        self.devices.remove(device)
+        self.displace(device)
 
     def read(self, address: int, size: int) -> int:
         """What the guest reads at `address`, as an unsigned integer of `size` bytes (1 to 8)."""
@@ -199,7 +207,10 @@ class PortBus(Bus):
     def _owners(self, span: Range) -> Iterator[Device]:
         if span.length < 1 or span.base < 0 or span.end > PORT_COUNT:
             raise ConfigError(f"ports {span.base:#x}..{span.end - 1:#x} are not within 0..0xffff")
-        return (self._spans[port][0] for port in range(span.base, span.end) if port in self._spans)
+        ports = range(span.base, span.end)
+        if self._spans.keys().isdisjoint(ports):
+            return iter(())
+        return (self._spans[port][0] for port in ports if port in self._spans)
 
     def _claim(self, device: Device, span: Range, base: int) -> None:
         self._spans |= dict.fromkeys(range(span.base, span.end), (device, span, base))

@@ -6,7 +6,8 @@ import os
 
 from .devices.atapi_drive import AtapiDrive
 from .disk import Disk
-from .disk.tray import Tray, open_trays
+from .disk.media import open_trays
+from .disk.tray import Tray
 from .engine.gate import FairLock
 from .errors import ConfigError
 

@@ -131,8 +131,21 @@ class Device:
     """Whether anything but the guest's accesses can have changed the state since the last `restore`: time, a cable, a
     person. Where it is False, a machine that goes back leaves out a device that the guest has not accessed."""
 
+    is_card: bool = False
+    """Whether it is for a slot of the PCI bus (`devices.pci.card.PciDevice`), and answers where the guest wants it."""
+
     has_state: bool = True
     """Whether `save` has anything: False for ports of another device, whose state has all of it."""
+
+    @property
+    def spans(self) -> Sequence[Range]:
+        """What it answers now, ports or addresses."""
+        return [*self.ports, *self.mmio]
+
+    @property
+    def place(self) -> str:
+        """What tells it from others of its name: its first port or address."""
+        return f"{self.spans[0].base:#x}"
 
     def read(self, offset: int, size: int) -> int:
         """Return what the guest reads: an unsigned integer of `size` bytes (1, 2, 4 or 8, at most `width`)."""
@@ -180,6 +193,66 @@ class Device:
 
     def restore(self, state: State) -> None:
         """Take back what `save` returned, the IRQ line's level included; ValueError if it does not fit this device."""
+
+
+class OnDemand(Device):
+    """Stands on a bus for a device that few guests use: `make` makes it at the first access."""
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Device],
+        *,
+        ports: Sequence[Range] = (),
+        mmio: Sequence[Range] = (),
+        width: int,
+    ) -> None:
+        self.name, self.ports, self.mmio, self.width = name, ports, mmio, width
+        self._make = make
+        self._made: Device | None = None
+        self._fresh: State = {}
+
+    @property
+    def device(self) -> Any:
+        """The device itself, of whatever class `make` returns."""
+        return self._wake()
+
+    def _wake(self) -> Device:
+        if self._made is None:
+            self._made = self._make()
+            self._fresh = self._made.save()
+        return self._made
+
+    def read(self, offset: int, size: int) -> int:
+        return self._wake().read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._wake().write(offset, size, value)
+
+    def read_block(self, offset: int, size: int, count: int) -> bytes:
+        return self._wake().read_block(offset, size, count)
+
+    def write_block(self, offset: int, size: int, data: bytes) -> None:
+        self._wake().write_block(offset, size, data)
+
+    def register_name(self, offset: int, size: int, value: int | None) -> str:
+        return self._wake().register_name(offset, size, value)
+
+    def explain(self, register: str, value: int, is_write: bool) -> str:
+        return self._wake().explain(register, value, is_write)
+
+    def reset(self) -> None:
+        if self._made is not None:
+            self._made.reset()
+            self._made.restore(self._fresh)
+
+    def save(self) -> State:
+        """Nothing before the first access."""
+        return {} if self._made is None else self._made.save()
+
+    def restore(self, state: State) -> None:
+        if state or self._made is not None:
+            self._wake().restore(state or self._fresh)
 
 
 def bit_names(value: int, names: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .arguments import require_parentheses
+from .arguments import require_address
 from .device import Access, Device, FunctionDevice, IrqLine, Range
 from .engine.board import MsrHandler
 from .engine.engine import Engine
@@ -37,7 +37,7 @@ class Handlers:
 
     def port(self, base: int, length: int = 1) -> Callable[[AccessHandler], AccessHandler]:
         """Decorator: the function answers `length` ports from `base` on. See `device.FunctionDevice`."""
-        require_parentheses("port", base)
+        require_address("port", base)
 
         def attach(function: AccessHandler) -> AccessHandler:
             self.add(FunctionDevice(function, ports=(Range(base, length),)))
@@ -47,7 +47,7 @@ class Handlers:
 
     def mmio_range(self, base: int, length: int = 1) -> Callable[[AccessHandler], AccessHandler]:
         """Decorator: the function answers `length` guest physical addresses from `base` on, which are not RAM."""
-        require_parentheses("mmio_range", base)
+        require_address("mmio_range", base)
 
         def attach(function: AccessHandler) -> AccessHandler:
             self.add(FunctionDevice(function, mmio=(Range(base, length),)))
@@ -62,7 +62,7 @@ class Handlers:
         GeneralProtection. KvmUnsupported at the start if this KVM cannot give MSRs to user space. ConfigError if the
         MSR has a handler, or the machine has been started.
         """
-        require_parentheses("msr", index)
+        require_address("msr", index)
         if self.engine.run is not None:
             raise ConfigError(f"MSR {index:#x}: a handler must be there before the start, when KVM is told of it")
 

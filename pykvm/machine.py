@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from types import TracebackType
 
 from . import boot
+from .arguments import require_seconds
 from .assembly import Assembly, DiskSource
 from .boot import detect
 from .boot.source import ImageSource, file_name, read_image
@@ -28,7 +29,7 @@ from .kvm import VCPU
 from .kvm.system import resets_at_triple_fault
 from .memory import GuestMemory
 from .outcome import INTERRUPTED, Ending, Outcome
-from .pc import Keyboard, Nic
+from .pc import Keyboard, Mouse, Nic
 from .screens import Screens
 from .typed import TYPE_CHECKING, Any, Self
 from .x86.cpuid import CpuidEntry
@@ -187,6 +188,11 @@ class Machine(Handlers, Screens):
         return Keyboard(self.lock, self.pc.keyboard)
 
     @property
+    def mouse(self) -> Mouse:
+        """The mouse: `move`, `scroll`, `click`, `press`, `release`."""
+        return Mouse(self.lock, self.pc.keyboard)
+
+    @property
     def cdroms(self) -> list[CdRom]:
         """The CD-ROM drives: `eject`, `insert`, `medium`, `is_open`, `is_locked`."""
         return self.pc.cdroms
@@ -222,15 +228,17 @@ class Machine(Handlers, Screens):
 
         Raises DeviceError if a device or handler raised. Ctrl-C ends the run and is raised again.
         """
-        self.start(timeout)
         try:
+            self.start(timeout)
             return self.wait()
         except KeyboardInterrupt:
-            self.stop(INTERRUPTED)
+            if self.engine.run is not None:
+                self.stop(INTERRUPTED)
             raise
 
     def start(self, timeout: float | None = None) -> None:
         """Start all CPUs and return. A machine that has run must first be put back to a snapshot."""
+        require_seconds("timeout", timeout)
         engine = self.engine
         engine.require_startable()
         engine.board.commit_cpuid()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-
-from .typed import TYPE_CHECKING, NamedTuple
+from .typed import TYPE_CHECKING, NamedTuple, StrEnum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from .crash.report import CrashReport
 
 
-class Ending(enum.StrEnum):
+class Ending(StrEnum):
     """The ways in which a run can end. Each is a string, too: `outcome.ending == "halted"`."""
 
     HALTED = "halted"

@@ -11,17 +11,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from .boot.firmware import leave_bios
 from .console.port import ConsolePort
-from .device import Aside, Device, State, at_once
+from .device import Aside, Device, IrqLine, OnDemand, Range, State, at_once
 from .device_options import device_options
 from .device_options.nics import Nic as Nic
 from .device_options.option import Bench
+from .device_options.serial_ports import COM_PORTS
 from .devices.acpi_pm import AcpiPm
 from .devices.cmos import Cmos
 from .devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from .devices.fw_cfg import FwCfg
 from .devices.i8042 import I8042, Port92
-from .devices.pci import DISPLAY, HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
+from .devices.pci.chipset import DISPLAY, HOST_BRIDGE, HOST_BRIDGE_AT_RESET, IDE, ISA_BRIDGE, POWER_MANAGEMENT
+from .devices.pci.host import PciHost
 from .devices.reset_control import ResetControl
 from .devices.vga import (
     Dispi,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from .bios.service import Bios
     from .boot import EntryState
     from .cdrom import CdRom
+    from .devices.hpet import Hpet
     from .devices.vga_memory import VideoMemory
     from .disk.tray import Tray
     from .outcome import Outcome
@@ -60,6 +64,12 @@ SCI_IRQ = 9
 
 PINTOS_EXIT = (0x501, 2)
 """A second exit port (first, number of ports), where Pintos and others have QEMU put its own."""
+BIOS_PORTS = (Range(0xB104, 1),)
+"""Where the BIOS's stubs call."""
+HPET_SPACE, HPET_ROUTES = (Range(0xFED00000, 0x400),), range(16, 24)
+"""Of `devices.hpet`, which few guests need."""
+EXTENDED = 1 << 20
+"""Without RAM up to here there is no room for a BIOS."""
 E820_RAM = 1
 _E820_ENTRY = struct.Struct("<QQI")
 """As in fw_cfg's "etc/e820": address, size, type."""
@@ -73,8 +83,8 @@ class Timed(Device):
     a unit lasts `unit` seconds.
     """
 
-    def __init__(self, device: Cmos | AcpiPm, loop: EventLoop, now: Callable[[], float], unit: float) -> None:
-        self.name, self.ports, self.width = device.name, device.ports, device.width
+    def __init__(self, device: Cmos | AcpiPm | Hpet, loop: EventLoop, now: Callable[[], float], unit: float) -> None:
+        self.name, self.ports, self.mmio, self.width = device.name, device.ports, device.mmio, device.width
         self._device, self._loop, self._now, self._unit = device, loop, now, unit
         self._timer: Timer | None = None
         self._due: float | None = None
@@ -147,6 +157,42 @@ class Keyboard:
             self._controller.release(key)
 
 
+class Mouse:
+    """A person's side of the mouse; with the machine's lock, so that any thread may move it.
+
+    Movements are counts, of which a guest makes dots as it likes. None is lost: what the guest has not read waits.
+    """
+
+    def __init__(self, lock: FairLock, controller: I8042) -> None:
+        self._lock, self._controller = lock, controller
+
+    def move(self, right: int, down: int) -> None:
+        """Move it by so many counts, -32768 to 32768; ValueError beyond."""
+        with self._lock:
+            self._controller.move_mouse(right, -down, 0)
+
+    def scroll(self, down: int) -> None:
+        """Turn the wheel by so many notches, up if negative. A guest that has not asked for a wheel sees nothing."""
+        with self._lock:
+            self._controller.move_mouse(0, 0, down)
+
+    def press(self, button: str = "left") -> None:
+        """Press "left", "right", "middle", "side" or "extra"; ValueError for any other name."""
+        with self._lock:
+            self._controller.hold_button(button, True)
+
+    def release(self, button: str = "left") -> None:
+        """Let go of it."""
+        with self._lock:
+            self._controller.hold_button(button, False)
+
+    def click(self, button: str = "left") -> None:
+        """Press it and let go."""
+        with self._lock:
+            self._controller.hold_button(button, True)
+            self._controller.hold_button(button, False)
+
+
 def _keep_a20_open(level: bool) -> None:
     """Addresses never wrap at 1 MiB: no program of this century wants them to, and KVM has no gate."""
 
@@ -200,16 +246,37 @@ class Pc(Bench):
         """The device options in the form in which a snapshot has them."""
         self.cdroms: list[CdRom] = []
         """The host's sides of the CD-ROM drives."""
+        self._hard_disks = len(list(filter(None, disks)))
         self._add_disks(disks)
         self._add_board(signals, has_disks=bool(any(disks) or self.trays))
         board.add(DebugExit(signals.exited))
         board.add(DebugExit(signals.exited, *PINTOS_EXIT))
         board.add(DebugConsole(self.debug_console.write))
         board.add(ShutdownPort(signals.powered_off))
+        for device in self.devices:
+            board.add(device)
         self._vga_bios: bytes | None = None
-        self.bios: Bios | None = None
+        self.has_bios = has_bios
+        """Whether the BIOS starts what runs here, and not a loader."""
+        self._bios: Bios | OnDemand | None = None
+        make = partial(self._make_bios, signals, disks, floppy, cds_first=cds_first)
         if has_bios:
-            self._add_bios(signals, disks, floppy, cds_first=cds_first)
+            self._bios = make()
+        elif board.rom is None and board.memory.regions[0].size >= EXTENDED:
+            self._bios = OnDemand("BIOS", make, ports=BIOS_PORTS, width=4)
+        if self._bios is not None:
+            board.add(self._bios)
+
+    @property
+    def bios(self) -> Bios | None:
+        """The BIOS; None where a firmware is in its place, or there is no room."""
+        return self._bios.device if isinstance(self._bios, OnDemand) else self._bios
+
+    def before_load(self) -> None:
+        """Leave in memory what firmware does, for a kernel that is about to be loaded."""
+        if isinstance(self._bios, OnDemand):
+            ports = [base for base, _ in COM_PORTS[: len(self.consoles)]]
+            leave_bios(self.board.memory, ports, self._hard_disks)
 
     @property
     def all_consoles(self) -> list[ConsolePort]:
@@ -219,7 +286,9 @@ class Pc(Bench):
     def _add_board(self, signals: Signals, *, has_disks: bool) -> None:
         board, loop = self.board, self.loop
         low, *high = (region.size for region in board.memory.regions)
-        self.cmos = Cmos(board.irq(RTC_IRQ), time.time, low, sum(high))
+        self._rtc_line, self._rtc_replaced = board.irq(RTC_IRQ), False
+        self._rtc_asks = IrqLine(self._move_rtc)
+        self.cmos = Cmos(self._rtc_asks, time.time, low, sum(high))
         self.acpi = AcpiPm(board.irq(SCI_IRQ), signals.powered_off, time.monotonic_ns)
         board.add(Timed(self.cmos, loop, time.time, 1))
         board.add(Timed(self.acpi, loop, time.monotonic_ns, 1e-9))
@@ -233,11 +302,16 @@ class Pc(Bench):
         if board.rom is None:  # the VGA BIOS that firmware has is that of a card without PCI
             functions.append(DISPLAY)
             self.vga.frame_buffer = FRAME_BUFFER_PCI
-        board.add(PciHost(functions, self._move_frame_buffer))
+        host = PciHost(functions, self._move_frame_buffer, board, firmware=board.rom is not None)
+        board.add(host)
+        board.slots = host
         board.add(self.vga)
         board.add(Dispi(self.vga, self._write_dispi))
         board.mmio.attach(VgaWindow(self.vga))  # at RAM, which answers all accesses that do not need it
         board.add(ResetControl(signals.rebooted))
+        self._legacy_timers = (board.irq(0), board.irq(RTC_IRQ))
+        self._hpet_lines = [board.irq(number) for number in HPET_ROUTES]
+        board.add(OnDemand("HPET", self._make_hpet, mmio=HPET_SPACE, width=8))
         self.fw_cfg = FwCfg(board.memory.read, board.memory.write)
         self.fw_cfg.add_item(FW_CFG_RAM_SIZE, board.memory.size.to_bytes(8, "little"))
         for key in (FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS):
@@ -245,6 +319,23 @@ class Pc(Bench):
         ram = b"".join(_E820_ENTRY.pack(region.gpa, region.size, E820_RAM) for region in board.memory.regions)
         self.fw_cfg.add_file("etc/e820", ram)
         board.add(self.fw_cfg)
+
+    def _make_hpet(self) -> Timed:
+        from .devices.hpet import Hpet
+
+        hpet = Hpet(self._legacy_timers, self._hpet_lines, self._replace_timers, time.monotonic_ns)
+        return Timed(hpet, self.loop, time.monotonic_ns, 1e-9)
+
+    def _replace_timers(self, on: bool) -> None:
+        """The HPET takes the place of the 8254's and the RTC's interrupts, or gives it back."""
+        from .kvm.chips import connect_pit
+
+        connect_pit(self.board.vm, not on)
+        self._rtc_replaced = on
+        self._move_rtc(self._rtc_asks.level)
+
+    def _move_rtc(self, level: bool) -> None:
+        self._rtc_line.set(level and not self._rtc_replaced)
 
     def _video_memory(self, sequencer: bytearray, graphics: bytearray) -> VideoMemory:
         from .devices.vga_memory import VideoMemory
@@ -315,9 +406,9 @@ class Pc(Bench):
             )
         return dict(zip(free, self.trays, strict=False))
 
-    def _add_bios(
+    def _make_bios(
         self, signals: Signals, disks: Sequence[Disk | None], floppy: Disk | None, *, cds_first: bool
-    ) -> None:
+    ) -> Bios:
         from .bios.disk import floppy as floppy_drive
         from .bios.disk import hard_disk
         from .bios.service import Bios
@@ -334,7 +425,7 @@ class Pc(Bench):
             drives += cds
             numbers = [drive.number for drive in cds]
             boot = [*numbers, *boot] if cds_first else [*boot, *numbers]
-        self.bios = Bios(
+        return Bios(
             board.memory,
             board.ports,
             drives=drives,
@@ -344,4 +435,3 @@ class Pc(Bench):
             on_reset=signals.rebooted,
             on_exception=signals.unhandled,
         )
-        board.add(self.bios)

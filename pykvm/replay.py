@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .crash.cause import chain_of, first_event
 from .crash.event import Crash
-from .crash.explain import Replayed
+from .crash.explain import NotMet, Replayed
 from .crash.post_mortem import PostMortem
 from .engine.entry import Link, Rank
 from .errors import PykvmError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .engine.engine import Engine
     from .snapshot import Snapshot
     from .snapshot.timeline import Timeline
+    from .x86.cpu import Cpu
     from .x86.delivery import Delivery
 
 EXITS_BEFORE = 2
@@ -46,7 +47,9 @@ MAX_ATTEMPTS = 8
 MAX_HANDLERS = 1024
 """Handlers of which each one's first instruction faults, and that are followed."""
 BATCH = 256
-"""Steps between two looks at the clock."""
+"""Steps between two looks at the clock and the local APIC, at most; fewer where they take longer than `BRIEF`."""
+BRIEF = 0.001
+"""Seconds in which no timer that was set up comes to its end unseen."""
 
 
 class Guest(Protocol):
@@ -103,10 +106,6 @@ class Checkpoint:
         return machine
 
 
-class NotMet(PykvmError):
-    """A replay did not come to the fault; the text says how it went instead."""
-
-
 def replay(checkpoint: Checkpoint, seconds: float, crash: Crash, exits: int, keep: int) -> Replayed:
     """Run again from `checkpoint` to a crash that came after so many exits of its CPU, in at most `seconds`.
 
@@ -130,17 +129,35 @@ def replay(checkpoint: Checkpoint, seconds: float, crash: Crash, exits: int, kee
                 handler = _entered(_chain(end, registers, system))
                 met = handler is None or attempt.crash_step in entered
                 if met:
-                    return Replayed(end, registers, system, attempt.states[:-1], attempt.crashed_at or 0, machine.close)
+                    return Replayed(
+                        end,
+                        registers,
+                        system,
+                        attempt.states[:-1],
+                        attempt.crashed_at or 0,
+                        machine.close,
+                        attempt.lapic,
+                    )
                 # Its handler was entered, and there no step is reported. The next time, it is we who enter it.
                 entered.add(attempt.crash_step)
             elif attempt.crashed_at is not None and start > 0:
                 start = max(min(attempt.crashed_at - 1 - max(EXITS_BEFORE, keep), start - 1), 0)
             else:
-                raise NotMet(attempt.story)
+                raise NotMet(attempt.story, _trouble(machine.post_mortem().cpu_now(cpu)))
         finally:
             if not met:
                 machine.close()
     raise NotMet(f"it took longer than {seconds:g} s")
+
+
+def _trouble(cpu: Cpu) -> str:
+    """What is wrong with a CPU already that has not come to its fault yet, in a sentence; "" if nothing is."""
+    from .crash.stray import is_astray
+    from .crash.wrong_mode import wrong_mode
+    from .x86.faults import next_event
+
+    astray = "the CPU has gone astray: it executes memory that is all zeros" if is_astray(cpu) else ""
+    return wrong_mode(cpu, next_event(cpu)) or astray
 
 
 def _chain(end: PostMortem, registers: Registers, system: SystemRegisters) -> list[Delivery]:
@@ -175,6 +192,8 @@ class _Attempt(Link):
     ) -> None:
         self.states: list[tuple[Registers, SystemRegisters]] = []
         """The CPU before each of the last instructions, if it crashed while it was stepped."""
+        self.lapic = b""
+        """The CPU's local APIC shortly before, where KVM resets it at a triple fault."""
         self.crash_step = 0
         self.crashed_at: int | None = None
         """How many exits there were before the crash, if there was one."""
@@ -186,6 +205,7 @@ class _Attempt(Link):
         self._steps = Steps(self._vcpu, keep)
         self._entered = entered
         self._exits = 0
+        self._batch = 1
         self._stepping = False
         self._half_way = False  # an instruction was stepped that KVM finishes at the next KVM_RUN
         self._end = machine.post_mortem()
@@ -247,7 +267,10 @@ class _Attempt(Link):
             if self.steps in self._entered:
                 self._enter_handlers()
             ahead = [step - self.steps for step in self._entered if step > self.steps]
-            result = self._steps.run(min([BATCH, *ahead]))
+            self.lapic, began = self._vcpu.get_lapic(), time.monotonic()
+            result = self._steps.run(min([self._batch, *ahead]))
+            quick = time.monotonic() - began < BRIEF
+            self._batch = min(2 * self._batch, BATCH) if quick else max(self._batch // 2, 1)
             if result != Exit.DEBUG:
                 break
             if time.monotonic() > self._deadline or self.steps >= MAX_STEPS:

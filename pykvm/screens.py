@@ -10,6 +10,8 @@ from .memory import GuestMemoryError
 from .typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import re
+
     from .display import Screen
     from .pc import Pc
 
@@ -41,8 +43,8 @@ class Screens:
                 have = self.engine.board.memory.size >> 10
                 raise ConfigError(f"there is no screen: video memory ends at 768K, RAM at {have}K") from error
 
-    def wait_for_screen(self, text: str, timeout: float | None = None) -> Screen:
-        """Wait until a row of the screen has `text` in it, and return the screen.
+    def wait_for_screen(self, text: str | re.Pattern[str], timeout: float | None = None) -> Screen:
+        """Wait until a row of the screen has `text`, or a match of a regular expression, in it; returns the screen.
 
         WaitFailed if it cannot come any more, because the run has ended, or after `timeout` seconds. What is on the
         screen is looked at 50 times a second: writing to it does not leave the guest.
@@ -54,11 +56,12 @@ class Screens:
             while True:
                 ended = self.engine.outcome
                 screen = self._look(pictures=False)
-                if screen.find(text) is not None:
+                if screen.find(text) is not None if isinstance(text, str) else any(map(text.search, screen.lines)):
                     return self.screen
                 if ended is not None or (limit is not None and time.monotonic() >= limit):
                     why = f"the run has ended ({ended})" if ended else f"{timeout:g} s are over"
-                    raise WaitFailed(f"{text!r} did not come on the screen: {why}. It shows:\n{screen.text}")
+                    what = text if isinstance(text, str) else text.pattern
+                    raise WaitFailed(f"{what!r} did not come on the screen: {why}. It shows:\n{screen.text}")
                 self.engine.gate.changed.wait(SCREEN_CHECK)
 
     def screen_text(self) -> str:

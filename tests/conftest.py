@@ -5,6 +5,7 @@
 - The fixture `guest` gives the path of a built test guest.
 - Each of a test's phases (set-up, call, tear-down) must end within `PYKVM_TEST_TIMEOUT` seconds.
 - A run whose KVM tests were all skipped fails on a machine that has /dev/kvm.
+- A property test does not fail because the machine is slow.
 - `--part 2/3` runs every third test, from the second on: three such runs side by side make the whole.
 """
 
@@ -22,9 +23,13 @@ from types import FrameType
 
 import pytest
 from features import FEATURES
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 KVM_TESTS = ROOT / "tests" / "kvm"
+
+settings.register_profile("pykvm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pykvm")
 
 TIME_LIMIT = int(os.environ.get("PYKVM_TEST_TIMEOUT", "60"))
 """Seconds for a phase of a test."""

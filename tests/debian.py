@@ -20,7 +20,7 @@ KERNEL = "linux-image-cloud-amd64"
 """Linux in Debian's flavour for virtual machines: `boot/vmlinuz-*`, and unpacked from it `boot/vmlinux`."""
 
 PACKAGES = (
-    KERNEL, "busybox-static", "grub-rescue-pc", "isolinux", "memtest86+", "multiboot", "seabios", "syslinux-common",
+    KERNEL, "busybox-static", "dmidecode", "grub-rescue-pc", "isolinux", "memtest86+", "multiboot", "seabios", "syslinux-common",
 )  # fmt: skip
 """Every package that a test takes something from."""
 

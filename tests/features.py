@@ -133,8 +133,12 @@ FEATURES: dict[str, Probe] = {
     "gcc": program("gcc"),
     "gdb": program("gdb"),
     "genhtml": program("genhtml"),
+    "mke2fs": program("mke2fs"),
+    "mtools": program("mtools"),
     "qemu": program("qemu-system-x86_64"),
+    "passt": program("passt"),
     "qemu-img": program("qemu-img"),
+    "qemu-nbd": program("qemu-nbd"),
     "tshark": program("tshark"),
     "zsh": program("zsh"),
 }

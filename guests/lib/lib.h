@@ -127,3 +127,18 @@ void ne2000_interrupts_on(void); /* needs interrupts_init() */
 /* Does what the chip wants done; each frame that has come is handed to `receive`, which may send. */
 void ne2000_service(void (*receive)(uint8_t *frame, size_t size));
 bool ne2000_send(const uint8_t *frame, size_t size); /* false: the chip does not transmit */
+
+/* pci.c: configuration space of bus 0. */
+struct pci {
+    int device, function;
+};
+enum { PCI_ID = 0x00, PCI_COMMAND = 0x04, PCI_STATUS = 0x06, PCI_CLASS = 0x08, PCI_BAR0 = 0x10, PCI_CAPABILITIES = 0x34 };
+enum { PCI_LINE = 0x3C, PCI_PIN = 0x3D };
+enum { PCI_IO = 1 << 0, PCI_MEMORY = 1 << 1, PCI_MASTER = 1 << 2, PCI_NO_INTX = 1 << 10 }; /* of PCI_COMMAND */
+enum { PCI_MSI = 0x05, PCI_MSIX = 0x11 };                                                    /* capabilities */
+uint32_t pci_read(struct pci p, unsigned at, unsigned size);
+void pci_write(struct pci p, unsigned at, unsigned size, uint32_t value);
+/* Moves `*p`, which begins as {0, -1}, to the next function that there is; false behind the last. */
+bool pci_next(struct pci *p);
+uint64_t pci_bar(struct pci p, int number);         /* its address or port */
+unsigned pci_capability(struct pci p, uint8_t id); /* where it is; 0: nowhere */

@@ -86,6 +86,12 @@ class Drive:
         return self.disk.size // self.block_size
 
     @property
+    def end(self) -> int:
+        """How many blocks the medium has, by its geometry if that is more: what an image is short of reads as zeros."""
+        cylinders, heads, sectors = self.geometry
+        return max(self.sectors, cylinders * heads * sectors)
+
+    @property
     def is_cd(self) -> bool:
         """Whether it can be read by blocks alone."""
         return self.block_size != SECTOR
@@ -229,9 +235,7 @@ class Disks:
             return INVALID
         if first < 0:
             return NOT_FOUND
-        status = self._transfer(drive, call.ah - 0x02, first, count, linear(call.es, call.bx))
-        if status == OK:
-            call.al = count
+        status, call.al = self._transfer(drive, call.ah - 0x02, first, count, linear(call.es, call.bx))
         return status
 
     def _format(self, call: Call, drive: Drive) -> int:
@@ -284,9 +288,9 @@ class Disks:
             buffer = linear(segment, offset)
             if (segment, offset) == (0xFFFF, 0xFFFF) and size >= 24:
                 buffer = self._memory.read_int(packet + 16, 8)
-            status = self._transfer(drive, call.ah - 0x42, first, count, buffer)
+            status, done = self._transfer(drive, call.ah - 0x42, first, count, buffer)
             if status != OK:
-                self._memory.write_int(packet + 2, 2, 0)
+                self._memory.write_int(packet + 2, 2, done)
             return status
         except GuestMemoryError:
             return BOUNDARY
@@ -302,26 +306,40 @@ class Disks:
 
     # Transfer
 
-    def _transfer(self, drive: Drive, direction: int, first: int, count: int, buffer: int) -> int:
-        """Read (`direction` 0), write (1) or verify (2) `count` sectors from number `first` on."""
+    def _transfer(self, drive: Drive, direction: int, first: int, count: int, buffer: int) -> tuple[int, int]:
+        """Read (`direction` 0), write (1) or verify (2) `count` sectors from number `first` on; status, sectors done.
+
+        Those that there are before the medium's end are transferred before the error.
+        """
         if drive.is_cd and not drive.sectors:
-            return NO_MEDIUM
-        if first + count > drive.sectors:
-            return NOT_FOUND
-        size = count * drive.block_size
+            return NO_MEDIUM, 0
+        there = min(count, max(drive.end - first, 0))
+        size = there * drive.block_size
         try:
             if direction == 1:
                 if drive.disk.read_only:
-                    return WRITE_PROTECTED
-                return self._write(drive, first, self._memory.read(buffer, size))
-            if direction == 0:
-                self._memory.offset(buffer, size)
-                self._memory.write(buffer, drive.disk.read_at(first * drive.block_size, size))
+                    return WRITE_PROTECTED, 0
+                there = min(count, max(drive.sectors - first, 0))
+                status = self._write(drive, first, self._memory.read(buffer, there * SECTOR)) if there else OK
+            else:
+                status = OK
+                if direction == 0:
+                    self._memory.write(buffer, self._read(drive, first * drive.block_size, size, buffer))
         except GuestMemoryError:
-            return BOUNDARY
+            return BOUNDARY, 0
         except OSError:
-            return FAILED
-        return OK
+            return FAILED, 0
+        if status != OK:
+            return status, 0
+        return (OK if there == count else NOT_FOUND), there
+
+    def _read(self, drive: Drive, offset: int, size: int, buffer: int) -> bytes:
+        """`size` bytes of the medium, zeros where the image has ended; GuestMemoryError if they do not fit at
+        `buffer`."""
+        self._memory.offset(buffer, size)
+        stored = min(size, max(drive.sectors * drive.block_size - offset, 0))
+        content = drive.disk.read_at(offset, stored) if stored else b""
+        return content + bytes(size - stored)
 
     def _write(self, drive: Drive, first: int, content: bytes) -> int:
         if first * SECTOR + len(content) > drive.disk.size:

@@ -5,7 +5,8 @@ caller's stack and writes the frame's address to `TRAP_PORT`: one exit, in which
 the frame in memory. No register of the CPU is touched from outside, so that the stub's OUT completes as KVM likes.
 
 Where programs look for something at a fixed address, it is where the IBM PC/AT Technical Reference has it: E05B entry
-of the power-on self-test, E6F5 configuration table, EFC7 floppy parameters, FFF0 reset, FFF5 date, FFFE model.
+of the power-on self-test, E6F5 configuration table, EFC7 floppy parameters, FF53 return from an interrupt that nobody
+serves, FFF0 reset, FFF5 date, FFFE model.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ TRAP_PORT = 0xB104
 POST_CALL, RESET_CALL = 0x7E, 0x7F
 """What self-test and reset give as their vector; INT 7Eh and 7Fh themselves are not the BIOS's."""
 
+ROM_START = 0xE000
+"""Nothing of the BIOS is below; there are the SMBIOS tables."""
 CODE = 0xE100
 POST = 0xE05B
 CONFIGURATION = 0xE6F5
 FLOPPY_PARAMETERS = 0xEFC7
+SILENT = 0xFF53
 RESET = 0xFFF0
 
 SERVICES = (0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x1A)
@@ -170,8 +174,8 @@ class Rom:
     def __init__(self) -> None:
         self._assembler = assembler = _Assembler()
         self.halt = assembler.code("fa f4 eb fc")  # cli; hlt; jmp back to cli
-        silent = assembler.code("cf")  # iret
-        self.vectors = [(SEGMENT, silent)] * 256
+        assembler.image[SILENT] = 0xCF  # iret
+        self.vectors = [(SEGMENT, SILENT)] * 256
         self._trap = assembler.code(_TRAP)
         for vector in SERVICES:
             self._enter(vector, self._stub(vector, _LET_IN))

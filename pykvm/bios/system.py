@@ -1,7 +1,8 @@
 """INT 11h, 12h and 15h: what the machine has, above all how much memory.
 
 Sources: IBM PC/AT Technical Reference (INT 11h, 12h, 15h: 86h, 87h, 88h, C0h, C1h); ACPI specification 6.5, section
-15.1 (E820h); Ralf Brown's Interrupt List (24xxh, E801h, E881h). Not there: APM (53xxh), EISA, the PS/2 mouse (C2xxh).
+15.1 (E820h); Ralf Brown's Interrupt List (4Fh, 24xxh, E801h, E881h). APM (53xxh) is in `apm`. Not there: EISA, the PS/2
+mouse (C2xxh).
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Callable, Sequence
 
 from ..bus import PortBus
 from ..memory import GuestMemory, GuestMemoryError
+from ..typed import TYPE_CHECKING
 from . import data
 from .call import SLEEP, SPIN, Call, linear
 from .rom import CONFIGURATION, SEGMENT
+
+if TYPE_CHECKING:
+    from .apm import Apm
 
 SMAP = 0x534D4150
 EXTENDED = 1 << 20
@@ -42,6 +47,7 @@ class System:
         self._now = now
         self._deadline = 0
         self._ticks = 0  # when the wait began: a program may have switched the timer's interrupt off
+        self._apm: Apm | None = None
         self._extended_kib = max(memory.regions[0].size - EXTENDED, 0) >> 10
 
     @property
@@ -67,6 +73,14 @@ class System:
         match call.ah:
             case 0x24:
                 self._a20(call)
+            case 0x4F:
+                call.carry = True  # the scan code in AL is to be processed as it is
+            case 0x53:
+                if self._apm is None:
+                    from .apm import Apm
+
+                    self._apm = Apm(self._ports)
+                self._apm.serve(call)
             case 0x86:
                 self._wait(call)
             case 0x87:

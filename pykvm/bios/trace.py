@@ -123,6 +123,7 @@ _CALLS: dict[tuple[int, int | None], tuple[str, Words, Words]] = {
     (0x14, 0x01): ("send", lambda call: f"{_text(call.al)!r} on COM{call.dx + 1}", _nothing),
     (0x14, 0x02): ("receive", lambda call: f"from COM{call.dx + 1}", lambda call: f"{_text(call.al)!r}"),
     (0x15, 0x24): ("A20", lambda call: f"function {call.al}", lambda call: f"AL={call.al}"),
+    (0x15, 0x53): ("APM", lambda call: f"function {call.al:02X}h, device {call.bx:04X}h, CX={call.cx:04X}", _nothing),
     (0x15, 0x86): ("wait", lambda call: f"{call.cx << 16 | call.dx} us", _nothing),
     (0x15, 0x87): ("move memory", lambda call: f"{2 * call.cx} bytes", _nothing),
     (0x15, 0x88): ("extended memory", _nothing, _kib),

@@ -30,6 +30,7 @@ class Options(Data):
     `mode` is 16, 32 or 64 (bits); `load` and `entry` are guest physical addresses.
     `modules` go along with the kernel; Linux takes the first as its initrd. Which of these a format listens to, it
     says itself (`format.Format.takes`). `cpus` is how many the machine has, which the tables in memory tell the guest.
+    `name` is the image's, with which a command line may have to begin; "" for one without.
     """
 
     mode: int | None = None
@@ -38,10 +39,15 @@ class Options(Data):
     command_line: str = ""
     modules: Sequence[Module] = ()
     cpus: int = 1
+    name: str = ""
 
     def given(self) -> list[str]:
         """The fields that choose something about the image: a format listens to some of them only."""
-        return [name for name in self.__slots__ if name != "cpus" and getattr(self, name) not in (None, "", (), [])]
+        return [
+            name
+            for name in self.__slots__
+            if name not in ("cpus", "name") and getattr(self, name) not in (None, "", (), [])
+        ]
 
 
 class Span(NamedTuple):

@@ -1,7 +1,7 @@
 """The ACPI tables: which CPUs and interrupt controllers there are, where the fixed hardware is, how to power off.
 
 Source: ACPI specification 6.5: 5.2.5 (RSDP), 5.2.7 (RSDT), 5.2.8 (XSDT), 5.2.9 (FADT, here in its revision 3 of 244
-bytes), 5.2.10 (FACS), 5.2.12 (MADT), chapter 6.4 (resource descriptors) and chapter 20 (AML, the DSDT's bytecode).
+bytes), 5.2.10 (FACS), 5.2.12 (MADT). The DSDT's bytecode is `aml`'s, and what it says of PCI `acpi_pci`'s.
 
 The tables describe what is always the same in this machine's PC, at the addresses and interrupts of QEMU's.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from functools import cache
 
+from . import acpi_pci
+from .aml import crs, device, hid, integer, io, irq, name, package, sized
 from .layout import Block
 
 RSDP_SIZE = 36
@@ -19,6 +21,7 @@ RSDP_V1_SIZE = 20
 
 LAPIC_ADDRESS, IOAPIC_ADDRESS = 0xFEE00000, 0xFEC00000
 IOAPIC_ID = 0
+HPET_ADDRESS, HPET_ID = 0xFED00000, 0x8086A201
 SCI_IRQ = 9
 PM_BASE = 0x600
 """PM1a event block; the control block and the timer follow at 4 and 8."""
@@ -35,6 +38,7 @@ def tables(base: int, cpus: int) -> bytes:
     facs = block.add(_facs(), 64)
     dsdt = block.add(_table(b"DSDT", 2, _dsdt()))
     entries = [block.add(_table(b"FACP", 3, _fadt(facs, dsdt))), block.add(_table(b"APIC", 3, _madt(cpus)))]
+    entries.append(block.add(_table(b"HPET", 1, _hpet())))
     rsdt = block.add(_table(b"RSDT", 1, struct.pack(f"<{len(entries)}I", *entries)))
     xsdt = block.add(_table(b"XSDT", 1, struct.pack(f"<{len(entries)}Q", *entries)))
     block.data[:RSDP_SIZE] = _rsdp(rsdt, xsdt)
@@ -116,97 +120,26 @@ def _madt(cpus: int) -> bytes:
     return b"".join(parts)
 
 
+def _hpet() -> bytes:
+    """IA-PC HPET specification 1.0a, 3.2.4: its capabilities, and where it is."""
+    return struct.pack("<I4xQBHB", HPET_ID, HPET_ADDRESS, 0, 0, 0)
+
+
 def _override(irq: int, gsi: int, flags: int) -> bytes:
     return struct.pack("<BBBBIH", 2, 10, 0, irq, gsi, flags)
 
 
-# The DSDT's AML: each function gives the encoding of the ASL term of that name.
+# The DSDT
 
 
 def _dsdt() -> bytes:
-    off = _name(b"_S5_", _package([0, 0, 0, 0]))  # SLP_TYP 0 for PM1a and PM1b
+    off = acpi_pci.interrupt_model() + name(b"_S5_", package([0, 0, 0, 0]))  # SLP_TYP 0 for PM1a and PM1b
     isa_devices = [
-        _device(b"COM1", _hid("PNP0501"), _name(b"_UID", _integer(1)), _crs(_io(0x3F8, 8), _irq(4))),
-        _device(b"KBD_", _hid("PNP0303"), _crs(_io(0x60, 1), _io(0x64, 1), _irq(1))),
-        _device(b"MOU_", _hid("PNP0F13"), _crs(_irq(12))),
-        _device(b"RTC_", _hid("PNP0B00"), _crs(_io(0x70, 2), _irq(8))),
+        device(b"COM1", hid("PNP0501"), name(b"_UID", integer(1)), crs(io(0x3F8, 8), irq(4))),
+        device(b"KBD_", hid("PNP0303"), crs(io(0x60, 1), io(0x64, 1), irq(1))),
+        device(b"MOU_", hid("PNP0F13"), crs(irq(12))),
+        device(b"RTC_", hid("PNP0B00"), crs(io(0x70, 2), irq(8))),
     ]
-    isa = _device(b"ISA_", _name(b"_ADR", _integer(1 << 16)), *isa_devices)  # PCI device 1
-    pci = _device(b"PCI0", _hid("PNP0A03"), _crs(*_PCI_RESOURCES), isa)
-    return off + b"\x10" + _sized(b"\\_SB_" + pci)
-
-
-def _sized(content: bytes) -> bytes:
-    """PkgLength, which counts itself, and what it is the length of (20.2.4)."""
-    if len(content) < 0x3F:
-        return bytes([len(content) + 1]) + content
-    size = len(content) + 2
-    if size >= 1 << 12:
-        raise ValueError("a package of this size is not made here")
-    return bytes([1 << 6 | size & 0xF, size >> 4]) + content
-
-
-def _name(name: bytes, value: bytes) -> bytes:
-    return b"\x08" + name + value
-
-
-def _integer(value: int) -> bytes:
-    if value < 2:
-        return bytes([value])  # ZeroOp, OneOp
-    return b"\x0c" + value.to_bytes(4, "little")
-
-
-def _package(values: list[int]) -> bytes:
-    return b"\x12" + _sized(bytes([len(values)]) + b"".join(map(_integer, values)))
-
-
-def _device(name: bytes, *terms: bytes) -> bytes:
-    return b"\x5b\x82" + _sized(name + b"".join(terms))
-
-
-def _hid(text: str) -> bytes:
-    """_HID with an EISA ID: three letters of 5 bits each and four digits, most significant byte first (19.3.4)."""
-    letters = 0
-    for letter in text[:3]:
-        letters = letters << 5 | ord(letter) - 0x40
-    return _name(b"_HID", b"\x0c" + struct.pack(">I", letters << 16 | int(text[3:], 16)))
-
-
-# Resource descriptors (6.4)
-
-
-def _crs(*descriptors: bytes) -> bytes:
-    data = b"".join(descriptors) + b"\x79\0"  # the end tag; its checksum of 0 is always right
-    return _name(b"_CRS", b"\x11" + _sized(b"\x0a" + bytes([len(data)]) + data))
-
-
-def _io(port: int, length: int) -> bytes:
-    """Ports that the device itself answers, decoded with 16 bits."""
-    return struct.pack("<BBHHBB", 0x47, 1, port, port, 1, length)
-
-
-def _irq(number: int) -> bytes:
-    """An edge-triggered ISA interrupt."""
-    return struct.pack("<BH", 0x22, 1 << number)
-
-
-_MEMORY_WINDOW, _IO_WINDOW, _BUS_WINDOW = 0, 1, 2
-_FIXED = 0x0C
-"""Neither end of a window can be moved."""
-
-
-def _window(kind: int, first: int, last: int) -> bytes:
-    """A range that a bridge passes on to its bus."""
-    if kind == _MEMORY_WINDOW:
-        return struct.pack("<BHBBB5I", 0x87, 23, kind, _FIXED, 1, 0, first, last, 0, last - first + 1)
-    entire = 3 if kind == _IO_WINDOW else 0
-    return struct.pack("<BHBBB5H", 0x88, 13, kind, _FIXED, entire, 0, first, last, 0, last - first + 1)
-
-
-_PCI_RESOURCES = (
-    _window(_BUS_WINDOW, 0, 0),
-    _io(0xCF8, 8),
-    _window(_IO_WINDOW, 0, 0xCF7),
-    _window(_IO_WINDOW, 0xD00, 0xFFFF),
-    _window(_MEMORY_WINDOW, 0xA0000, 0xBFFFF),
-)
+    isa = device(b"ISA_", name(b"_ADR", integer(1 << 16)), acpi_pci.pirq_registers(), *isa_devices)  # PCI device 1
+    pci = device(b"PCI0", hid("PNP0A03"), crs(*acpi_pci.RESOURCES), isa, acpi_pci.routing())
+    return off + b"\x10" + sized(b"\\_SB_" + pci)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..bios.disk import is_floppy_size
-from ..bios.rom import BASE, POST, SEGMENT, rom
+from ..bios.rom import BASE, POST, ROM_START, SEGMENT, rom
 from ..disk import SECTOR
 from ..memory import GuestMemory
 from ..x86 import start
@@ -56,7 +56,7 @@ def put_bios(memory: GuestMemory, kind: str, spans: Sequence[Span] = ()) -> Entr
     """
     if memory.size < NEEDED:
         raise ImageError(f"a {kind} needs a BIOS, and that 1M of memory, not {memory.size >> 10}K")
-    memory.write(BASE, rom().image)
+    memory.write(BASE + ROM_START, rom().image[ROM_START:])
     registers, system = start.real_mode(BASE + POST, BOOT_SECTOR)
     system.cs.selector, system.cs.base = SEGMENT, BASE
     registers.rip = POST

@@ -11,7 +11,7 @@ from ..disk import Disk
 from ..disk.memory import MemoryDisk
 from ..disk.tray import CD_SECTOR
 from ..memory import GuestMemory
-from . import EntryState, ImageError, Options
+from . import EntryState, ImageError, Options, firmware
 from .bios import put_bios
 from .format import Format
 
@@ -29,11 +29,16 @@ def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
 
     ImageError if it cannot be started, or if the machine has less than 1 MiB of memory.
     """
-    return load_from(MemoryDisk(image), memory)
+    return _start(MemoryDisk(image), memory)
 
 
-def load_from(medium: Disk, memory: GuestMemory) -> EntryState:
-    """The same, for a medium that may be larger than memory."""
+def load_from(medium: Disk, memory: GuestMemory, cpus: int) -> EntryState:
+    """The same, with the machine's tables (see `firmware`), for a medium that may be larger than memory."""
+    firmware.install(memory, cpus)
+    return _start(medium, memory)
+
+
+def _start(medium: Disk, memory: GuestMemory) -> EntryState:
     try:
         boot_entry(medium)
     except NotBootable as error:

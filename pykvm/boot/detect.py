@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 
 from ..errors import ConfigError
@@ -58,6 +59,7 @@ _WHAT = {"command_line": "a command line", "modules": "an initrd or modules"}
 """Options that have another name for the user than for us."""
 
 
+@cache
 def get(name: str) -> Format:
     """The format of that name; ConfigError if there is none."""
     if name not in FORMATS:

@@ -9,13 +9,11 @@ below 4 GiB) are not listed: whatever is in no range is no memory.
 
 from __future__ import annotations
 
-import enum
-
 from ..memory import GuestMemory
-from ..typed import NamedTuple
+from ..typed import IntEnum, NamedTuple
 
 
-class Kind(enum.IntEnum):
+class Kind(IntEnum):
     """What a range may be used for."""
 
     USABLE = 1

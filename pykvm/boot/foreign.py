@@ -67,8 +67,8 @@ def foreign(image: bytes, file_name: str | None) -> str | None:
     disk = container(image[:SECTOR], image[-SECTOR:])
     if disk is not None:
         return (
-            f"it is a disk image in the format {disk}: convert it, as by: qemu-img convert -O raw "
-            f"{file_name or 'FILE'} disk.img, and give that"
+            f"it is a disk image in the format {disk}: give it by --disk {file_name or 'FILE'}; or convert it, as by: "
+            f"qemu-img convert -O raw {file_name or 'FILE'} disk.img, and give that"
         )
     for at, magic, what, advice in _MAGIC:
         if image[at : at + len(magic)] == magic:

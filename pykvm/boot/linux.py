@@ -1,5 +1,7 @@
 """Linux: bzImage by the 64-bit boot protocol, or by the 32-bit one if it has no 64-bit entry; and vmlinux.
 
+Images of a version of the protocol before 2.10 are entered in real mode (see `linux_real`).
+
 Sources: Documentation/arch/x86/boot.rst (the setup header, "Loading the kernel proper", "32-bit Boot Protocol", "64-bit
 Boot Protocol", versions up to 2.15) and zero-page.rst of the Linux kernel; struct boot_params of its <asm/bootparam.h>.
 
@@ -16,7 +18,7 @@ from ..memory import GuestMemory
 from ..x86 import paging, start
 from ..x86.registers import Registers, SystemRegisters
 from ..x86.symbols import SymbolTable
-from . import EntryState, ImageError, Module, Options, Span, Video, e820, elf, firmware
+from . import EntryState, ImageError, Module, Options, Span, Video, e820, elf, firmware, linux_real
 from .format import COMMAND_LINE, Format
 from .layout import STACK_SIZE, Layout, c_string
 from .record import Record
@@ -75,17 +77,19 @@ def _load_bzimage(image: bytes, memory: GuestMemory, options: Options) -> EntryS
     fields = _HEADER.read(image, SETUP)
     kernel_at = _check(fields, len(image))
     version = fields["version"]
-    for field, since in (
-        ("relocatable_kernel", 0x205),
-        ("cmdline_size", 0x206),
-        ("pref_address", 0x20A),
-        ("init_size", 0x20A),
-        ("xloadflags", 0x20C),
-    ):
+    for field, since in (("cmdline_size", 0x206), ("xloadflags", 0x20C)):
         if version < since:
             fields[field] = 0
     if version < 0x203:
         fields["initrd_addr_max"] = OLD_INITRD_LIMIT
+    command_line = c_string(options.command_line, "command line")
+    limit = fields["cmdline_size"] or 255
+    if len(command_line) - 1 > limit:
+        raise _HEADER.error(
+            "cmdline_size", SETUP, f"the command line has {len(command_line) - 1} bytes, and this kernel takes {limit}"
+        )
+    if version < linux_real.INIT_SIZE_SINCE:
+        return linux_real.load(image, memory, options, fields, kernel_at)
     layout = Layout(memory)
     size = len(image) - kernel_at
     address = _claim_kernel(layout, fields, size)
@@ -94,13 +98,7 @@ def _load_bzimage(image: bytes, memory: GuestMemory, options: Options) -> EntryS
     end = min(0x202 + image[0x201], HEADER_END_LIMIT, len(image))
     page[SETUP:end] = image[SETUP:end]
     struct.pack_into("<I", page, 0x214, address)
-    limit = fields["cmdline_size"] or 255
     is_64 = bool(fields["xloadflags"] & XLF_KERNEL_64)
-    command_line = c_string(options.command_line, "command line")
-    if len(command_line) - 1 > limit:
-        raise _HEADER.error(
-            "cmdline_size", SETUP, f"the command line has {len(command_line) - 1} bytes, and this kernel takes {limit}"
-        )
     video = _video(page, options.command_line)
     registers, system = _enter(
         layout,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import struct
 from functools import cache
 
+from . import acpi_pci
 from .acpi import IOAPIC_ADDRESS, IOAPIC_ID, LAPIC_ADDRESS
 
 MAX_CPUS = 255
 """More have no place in a table whose APIC IDs have 8 bits."""
 
-_ISA_BUS = 0
+_PCI_BUS, _ISA_BUS = 0, 1
+"""A PCI bus has its own number (4.3.2)."""
 _LAPIC_VERSION, _IOAPIC_VERSION = 0x14, 0x11
 _ENABLED, _BOOTSTRAP = 1, 2
 _CPU_SIGNATURE = 0x600
@@ -45,11 +47,17 @@ def configuration(cpus: int) -> bytes:
         )
         for cpu in range(min(cpus, MAX_CPUS))
     ]
+    entries.append(struct.pack("<BB6s", 1, _PCI_BUS, b"PCI   "))
     entries.append(struct.pack("<BB6s", 1, _ISA_BUS, b"ISA   "))
     entries.append(struct.pack("<BBBBI", 2, IOAPIC_ID, _IOAPIC_VERSION, _ENABLED, IOAPIC_ADDRESS))
     for irq in range(16):
         if irq != 2:  # the second 8259's output, which is no interrupt to an IOAPIC; its input 2 is the timer's
             entries.append(_interrupt(3, _INT, irq, IOAPIC_ID, irq or 2))
+    for slot in range(acpi_pci.SLOTS):
+        for pin in range(acpi_pci.PINS):
+            # Its source is device and pin (appendix D.3).
+            target = acpi_pci.PIRQ_INPUT + acpi_pci.pirq(slot, pin)
+            entries.append(_interrupt(3, _INT, slot << 2 | pin, IOAPIC_ID, target, _PCI_BUS))
     entries.append(_interrupt(4, _EXTINT, 0, 0, 0))
     entries.append(_interrupt(4, _NMI, 0, _ALL_LAPICS, 1))
     body = b"".join(entries)
@@ -71,9 +79,9 @@ def configuration(cpus: int) -> bytes:
     return _with_checksum(header + body, 7)
 
 
-def _interrupt(entry: int, kind: int, irq: int, chip: int, pin: int) -> bytes:
-    """An interrupt of the ISA bus at an IOAPIC (entry 3) or a local APIC (4); edge and polarity are the bus's."""
-    return struct.pack("<BBHBBBB", entry, kind, 0, _ISA_BUS, irq, chip, pin)
+def _interrupt(entry: int, kind: int, irq: int, chip: int, pin: int, bus: int = _ISA_BUS) -> bytes:
+    """An interrupt of a bus at an IOAPIC (entry 3) or a local APIC (4); edge and polarity are the bus's."""
+    return struct.pack("<BBHBBBB", entry, kind, 0, bus, irq, chip, pin)
 
 
 def _with_checksum(data: bytes, at: int) -> bytes:

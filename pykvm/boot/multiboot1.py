@@ -91,7 +91,8 @@ def load(image: bytes, memory: GuestMemory, options: Options) -> EntryState:
         symbols = SymbolTable(image, program.bias)
     video = _wanted(image, at) if flags & VIDEO_MODE else None
     modules = place_modules(layout, options.modules)
-    command_line = c_string(options.command_line, "command line")
+    # The kernel's name comes first, as with GRUB Legacy and QEMU: kernels pass over the first word.
+    command_line = c_string(" ".join(filter(None, (options.name, options.command_line))), "command line")
     size = len(_information(0, memory, command_line, modules, sections, video))
     base = layout.place(size, "Multiboot information")
     registers, system = enter_protected(layout, program.entry)

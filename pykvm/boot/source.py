@@ -109,6 +109,8 @@ class BootSource:
     """
 
     def __init__(self, source: ImageSource | None, options: Options, format: str | None, rom: Rom | None) -> None:
+        if source is not None and not isinstance(source, bytes):
+            options = options.copy(name=os.fspath(source))
         self._source, self._options, self._rom = source, options, rom
         self._content: bytes | None = None
         self._unpacked = False
@@ -170,7 +172,7 @@ class BootSource:
             if media and (self.kind == detect.CD or not detect.has_boot_sector(first)):
                 from . import cd
 
-                return partial(cd.load_from, media[0], memory)
+                return partial(cd.load_from, media[0], memory, self._options.cpus)
             if not present:
                 raise ConfigError("there is no disk to start from")
             return partial(detect.load, first, memory, self._options, detect.DISK)

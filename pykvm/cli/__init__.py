@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -23,6 +24,8 @@ COMMANDS = {
     "snapshot": "Run a guest image up to a moment and save its whole state.",
     "restore": "Go on from a saved state.",
     "snapshots": "List saved states.",
+    "disk": "Create, show and convert disk images.",
+    "grade": "Run a lab's tests on a kernel, or on those of a class.",
     "qemu": "Run a guest as QEMU's command line asks, with QEMU's monitors.",
     "completion": "Print a script that has a shell complete all this.",
 }
@@ -62,8 +65,10 @@ def invoke(words: Sequence[str]) -> int:
         return ui.Group(pykvm, COMMANDS, find_command, _version).main(words, "pykvm")
     except ui.UsageError as error:
         error.show()
+        text = str(error)
     except PykvmError as error:
-        ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {error}", err=True)
+        text = str(error)
+        ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {text}", err=True)
         if isinstance(error, streams.NobodyReads):
             return streams.NOBODY_READS_STATUS
     except KeyboardInterrupt:
@@ -75,8 +80,22 @@ def invoke(words: Sequence[str]) -> int:
     except (OSError, MemoryError, RuntimeError) as error:
         from .limits import explain
 
-        text = explain(error)
-        if text is None:
+        limit = explain(error)
+        if limit is None:
             raise
+        text = limit
         ui.echo(f"{ui.style('pykvm:', fg='red', bold=True)} {text}", err=True)
+    _tell_program(words, text)
     return ui.ERROR_STATUS
+
+
+def _tell_program(words: Sequence[str], error: str) -> None:
+    """Print the envelope of a command that has failed, if --json is among its words."""
+    command = words[0] if words else ""
+    if command not in COMMANDS or "--json" not in words[1:]:
+        return
+    if any("--json" in option.names for option in find_command(command).options):
+        from .envelope import envelope
+
+        with contextlib.suppress(OSError):  # perhaps that it cannot be written was the error
+            ui.echo(envelope(command, ui.ERROR_STATUS, {"error": error}))

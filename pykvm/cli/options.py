@@ -54,26 +54,53 @@ SIZE = Number("size")
 ADDRESS = Number("address")
 
 
-def open_disk(spec: str) -> Disk | None:
-    """A disk from `FILE[,ro|,discard][,format=raw]`; `none` leaves the place empty.
+DISK_METAVAR = "FILE[,ro|,discard][,format=F][,backing][,on-error=stop]"
+_MODES: dict[str, Mode] = {"rw": "rw", "ro": "ro", "discard": "discard", "snapshot": "discard"}
+"""`snapshot` is QEMU's word for it."""
 
-    What is there under the whole text is the file, so that its name may have commas.
+
+def open_disk(spec: str) -> Disk | None:
+    """A disk from a path or a URI and what follows it (see DISK_METAVAR); `none` leaves the place empty.
+
+    What is there under the whole text, or under as much of its beginning as possible, is the file: its name may have
+    commas.
     """
     from ..disk import image
 
     if spec == "none":
         return None
-    if os.path.exists(spec):
-        return image.open_disk(spec, "rw")
-    modes: dict[str, Mode] = {"rw": "rw", "ro": "ro", "discard": "discard"}
-    plain = spec.removesuffix(",format=raw")
-    image_format = None if plain == spec else "raw"
-    path, comma, mode = plain.rpartition(",")
-    if not comma:
-        return image.open_disk(plain, "rw", image_format)
-    if mode not in modes:
-        raise ConfigError(f"--disk {spec}: behind the comma there may be rw, ro or discard, and then format=raw")
-    return image.open_disk(path, modes[mode], image_format)
+    given: dict[str, Any] = {}
+    path, mode = spec, ""
+    while "," in path and not os.path.exists(path):
+        path, _, word = path.rpartition(",")
+        name, _, value = word.partition("=")
+        if word in _MODES and not mode:
+            mode = word
+        elif name in ("format", "on-error") and value and name not in given:
+            given[name] = value
+        elif word == "backing" and name not in given:
+            given[name] = "yes"
+        else:
+            raise ConfigError(
+                f"--disk {spec}: behind the comma there may be one of rw, ro and discard, format=FORMAT, backing, and "
+                "on-error=report or stop"
+            )
+    return image.open_disk(
+        path,
+        _MODES[mode or "rw"],
+        given.get("format"),
+        backing="backing" in given,
+        on_error=given.get("on-error", "report"),
+    )
+
+
+ON_VIRTIO = ",bus=virtio"
+
+
+def split_disks(specs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The specs of disks on the ATA channels, and of those on virtio cards, which end with `,bus=virtio`."""
+    virtio = [spec for spec in specs if spec.endswith(ON_VIRTIO) and not os.path.exists(spec)]
+    return [spec for spec in specs if spec not in virtio], [spec.removesuffix(ON_VIRTIO) for spec in virtio]
 
 
 def open_all(
@@ -155,11 +182,13 @@ class MachineSpec(NamedTuple):
             ui.echo(f"pykvm: {self.kernel} is a pipe: waiting for who writes the image into it", err=True)
         with ExitStack() as stack:
             floppy = open_all(stack, () if self.floppy is None else (self.floppy,), open_disk)
+            disks, virtio_disks = split_disks(self.disks)
             machine = Machine(
                 self.kernel,
                 memory=self.memory,
                 cpus=self.cpus,
-                disks=open_all(stack, self.disks, open_disk),
+                disks=open_all(stack, disks, open_disk),
+                virtio_disks=open_all(stack, virtio_disks, open_disk),
                 format=image_format,
                 mode=int(self.mode) if self.mode else None,
                 load=self.load,
@@ -193,8 +222,9 @@ _MACHINE_OPTIONS = (
     ),
     ui.option("-c", "--cpus", type=int, default=1, show_default=True, help="Number of CPUs."),
     ui.option(
-        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
-        help="Raw disk image: read-write, read-only, or with its writes forgotten. Up to 4; 'none' skips a place.",
+        "-d", "--disk", "disks", multiple=True, metavar=f"{DISK_METAVAR}[,bus=virtio]",
+        help="Disk image or nbd:// URI: read-write, read-only, or with its writes forgotten; with backing it may name "
+        "others under it. Up to 4, without those on virtio cards; 'none' skips a place.",
     ),
     ui.option(
         "--format", "image_format",
@@ -211,7 +241,7 @@ _MACHINE_OPTIONS = (
         help="Linux's initrd; a module with its text for a Multiboot or PVH kernel, as often as wanted.",
     ),
     ui.option(
-        "--floppy", metavar="FILE[,ro|,discard][,format=raw]", help="Floppy disk, for guests that the BIOS starts."
+        "--floppy", metavar=DISK_METAVAR, help="Floppy disk, for guests that the BIOS starts."
     ),
     ui.option(
         "--firmware", type=ui.Path(exists=True, dir_okay=False),

@@ -7,7 +7,16 @@ from typing import Any
 
 from ..snapshot import Snapshot
 from . import ui
-from .options import device_flags, open_all, open_disk, parse_device_options, timeout_option, trust_disks_option
+from .options import (
+    DISK_METAVAR,
+    device_flags,
+    open_all,
+    open_disk,
+    parse_device_options,
+    split_disks,
+    timeout_option,
+    trust_disks_option,
+)
 from .run import make_saver, run_and_show, wait_for_gdb
 from .saving import warn_in_words
 
@@ -15,14 +24,14 @@ from .saving import warn_in_words
 @ui.command("restore")
 @ui.argument("path", type=ui.Path(exists=True, file_okay=False))
 @ui.option(
-    "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro|,discard][,format=raw]",
+    "-d", "--disk", "disks", multiple=True, metavar=f"{DISK_METAVAR}[,bus=virtio]",
     help="Disk image in place of the one that the snapshot names. If one is given, all must be.",
 )  # fmt: skip
 @trust_disks_option
 @device_flags
 @ui.option(
     "--floppy",
-    metavar="FILE[,ro|,discard][,format=raw]",
+    metavar=DISK_METAVAR,
     help="Floppy disk in place of the one that the snapshot names.",
 )
 @timeout_option
@@ -63,10 +72,14 @@ def command(
     snapshot = Snapshot.load(path, verify=verify, trust_disks=trust_disks)
     saver = make_saver(snapshot_at, snapshot_to, snapshot)
     with ExitStack() as stack:
+        on_ata, on_virtio = split_disks(disks)
+        values = parse_device_options(stack, device_options)
+        if disks:
+            values["virtio_disks"] = open_all(stack, on_virtio, open_disk)
         machine = snapshot.fork(
-            disks=open_all(stack, disks, open_disk) if disks else None,
+            disks=open_all(stack, on_ata, open_disk) if disks else None,
             floppy=open_all(stack, (floppy,), open_disk)[0] if floppy is not None else None,
-            **parse_device_options(stack, device_options),
+            **values,
         )
         stack.pop_all()
         with machine:

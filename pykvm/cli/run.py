@@ -123,9 +123,6 @@ def run_and_show(
         if machine.outcome is not None and not (as_json or quiet):
             show_outcome(machine, machine.outcome)
         raise
-    finally:
-        if machine.pc.bios is not None:
-            machine.pc.bios.log.flush()
     with streams.patience(deadline):
         if as_json:
             from .envelope import envelope
@@ -133,9 +130,18 @@ def run_and_show(
             ui.echo(envelope(command, outcome.exit_status, _as_dict(machine, outcome)))
         elif not quiet:
             show_outcome(machine, outcome)
+    show_lost_disks(machine)
     if saver is not None:
         saver.report()
     return outcome.exit_status
+
+
+def show_lost_disks(machine: Machine) -> None:
+    """Which disks have been lost in the run, of which the guest has seen nothing but errors."""
+    for disk in (*machine.disks, *machine.pc.virtio_disks, machine.floppy):
+        image: Any = getattr(disk, "base", disk)
+        if lost := getattr(image, "lost", None):
+            ui.echo(f"pykvm: the disk {image.location} was lost: its NBD server {lost}", err=True)
 
 
 def wait_for_gdb(machine: Machine, kernel: str | None, address: str, *, stopped: bool = True) -> None:
@@ -197,8 +203,10 @@ def _trace_bios(machine: Machine) -> None:
     """Have BIOS calls told."""
     bios = machine.pc.bios
     if bios is None:
-        raise ConfigError("--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk")
-    bios.log.emit = lambda line: ui.secho(line, err=True, dim=True)
+        raise ConfigError("--trace bios: pykvm's BIOS is not there under a firmware, or in less than 1M of memory")
+    log = bios.log
+    log.emit = lambda line: ui.secho(line, err=True, dim=True)
+    machine.engine.on_end.append(lambda outcome: log.flush())
 
 
 def show_outcome(machine: Machine, outcome: Outcome) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from ..typed import TYPE_CHECKING
+from ..typed import TYPE_CHECKING, signal
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..errors import PykvmError
-from ..typed import TYPE_CHECKING
+from ..typed import TYPE_CHECKING, signal
 
 if TYPE_CHECKING:
     from types import FrameType

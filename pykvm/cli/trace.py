@@ -39,7 +39,7 @@ PLACE, PLACE_AND_LINE = 44, 68
 @limit_option
 @ui.option("--limit", type=ui.IntRange(min=1), help="End the run after so many exits have been traced.")
 @ui.option(
-    "--device", "devices", multiple=True, metavar="NAME",
+    "--only", multiple=True, metavar="NAME",
     help="Only exits to devices whose name begins so, such as COM1, or COM for all of them.",
 )  # fmt: skip
 @ui.option(
@@ -66,7 +66,7 @@ def command(
     spec: MachineSpec,
     timeout: Limit,
     limit: int | None,
-    devices: tuple[str, ...],
+    only: tuple[str, ...],
     kinds: tuple[str, ...],
     addresses: tuple[str, ...],
     cpu_numbers: tuple[int, ...],
@@ -84,9 +84,9 @@ def command(
     that it ended (the guest's own time and the kernel's), and of serving it. The exit status is that of `pykvm run`.
     """
     chosen = Filter(
-        tuple(name.lower() for name in devices), frozenset(kinds), tuple(map(span, addresses)), frozenset(cpu_numbers)
+        tuple(name.lower() for name in only), frozenset(kinds), tuple(map(span, addresses)), frozenset(cpu_numbers)
     )
-    if instructions and (devices or kinds or out):
+    if instructions and (only or kinds or out):
         raise ConfigError("--instructions goes with --address, --cpu, --limit and --summary only")
     if terminal and not (only_summary or out):
         raise ConfigError("--terminal goes with --summary or --out: the list of exits would be on it, too")

@@ -144,6 +144,22 @@ class ConsolePort:
         return self.output.decode("utf-8", "replace").replace("\r\n", "\n")
 
     @property
+    def heard(self) -> int:
+        """How far it has been listened to: bytes of all output up to the end of what `wait_for` found last."""
+        return self._cursor
+
+    @property
+    def ended(self) -> str:
+        """Why nothing more will come; "" as long as something may."""
+        return self._ended
+
+    def said(self, start: int, end: int | None = None) -> bytes:
+        """The output from byte `start` of all output up to byte `end`, as far as it is kept."""
+        with self._changed:
+            first, last = start - self._dropped, None if end is None else max(end - self._dropped, 0)
+            return bytes(self._output[max(first, 0) : last])
+
+    @property
     def waiting(self) -> int:
         """Bytes of input that the guest has not taken yet."""
         return len(self._input)

@@ -13,6 +13,7 @@ from ..x86.faults import fetch, next_event
 from ..x86.paging import PAGE_SIZE
 from ..x86.registers import CR0_PG, EFER_LMA, RFLAGS_IF, RFLAGS_TF
 from .findings import Place, Raised
+from .storm import nested
 
 
 def first_event(cpu: Cpu, in_service: Iterable[Event] = ()) -> Event | None:
@@ -108,6 +109,11 @@ def _endless(cpu: Cpu, delivery: Delivery) -> str:
     event = fetch(replace(cpu, registers=delivery.registers, system=delivery.system))
     if isinstance(event, Event):
         return f"its handler cannot be executed: {event.why.removeprefix('the CPU is to execute at ')}"
+    if nested(cpu):
+        return (
+            f"its handler at {delivery.handler or 0:#x} was interrupted again and again before it had ended, until the "
+            "stack was used up"
+        )
     return f"its handler at {delivery.handler or 0:#x} was entered: what happened in it is not known"
 
 
@@ -187,4 +193,8 @@ def explain_entry(cpu: Cpu) -> str:
         return "The code segment has both L and D set: no CPU can be in such a state"
     if bool(system.efer & EFER_LMA) and not cpu.canonical(cpu.pc):
         return f"RIP is {cpu.pc:#x}, which is not a canonical address"
+    for back in (0, 3, 4):  # an emulated CPU may take what it refuses only when it is to run
+        event = next_event(replace(cpu, registers=replace(cpu.registers, rip=cpu.registers.rip - back)))
+        if event is not None and event.certain and " loads cr" in event.why:
+            return _capital(event.why)
     return "Registers contradict each other, so that no CPU can be in such a state"

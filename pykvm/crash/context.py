@@ -27,4 +27,6 @@ class CrashContext:
     last: Sequence[tuple[int, bytes, int]] = ()
     """Linear address, bytes and width (bits) of the instructions before this one."""
     notes: Sequence[str] = ()
+    trouble: str = ""
+    """What was wrong with the CPU when a second run was given up, if the state is "lost"."""
     interrupted: Interrupted | None = None

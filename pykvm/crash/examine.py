@@ -29,11 +29,14 @@ from .event import CrashKind
 from .findings import Place, StackFrame, StackWord, TableEntry, Translated
 from .places import Places
 from .report import CrashReport
-from .storm import explain_storm, find_storm
-from .wrong_mode import is_astray, wrong_mode
+from .storm import Storm, explain_storm, find_storm
+from .stray import stray, stray_before
+from .wrong_mode import wrong_mode
 from .wrong_return import explain_taken, explain_unseen, taken_by_ret
 
 Result = TypeVar("Result")
+
+_DEATHS = (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION)
 
 BEFORE, AFTER = 5, 3
 """Instructions of the listing around the one that crashed."""
@@ -45,8 +48,9 @@ STACK_WORDS = 16
 def examine(context: CrashContext) -> CrashReport:
     """The report. Never raises."""
     if context.seen == "lost":  # what the registers say now is not the guest's
+        seen = f"Probably {context.trouble} (seen in a second run, before the fault)" if context.trouble else ""
         return CrashReport(
-            context.crash.cause, "", context.crash.cpu, "", context.cpu.registers, context.cpu.system, b"", None,
+            context.crash.cause, seen, context.crash.cpu, "", context.cpu.registers, context.cpu.system, b"", None,
             Place(context.cpu.pc), seen=context.seen, notes=list(context.notes),
         )  # fmt: skip
     return _Examiner(context).report()
@@ -57,6 +61,7 @@ class _Examiner:
         self.context, self.cpu = context, context.cpu
         self.notes = list(context.notes)
         self.places = Places(context.symbols)
+        self.storm = self.part("the stack", self.lost_in_storm, None) if context.crash.kind in _DEATHS else None
 
     def report(self) -> CrashReport:
         context, cpu = self.context, self.cpu
@@ -108,7 +113,7 @@ class _Examiner:
     def chain(self) -> list[Delivery]:
         if self.context.crash.kind is CrashKind.UNHANDLED and self.context.crash.vector is not None:
             return [Delivery(unhandled_event(self.cpu, self.context.crash.vector))]
-        if self.context.crash.kind is not CrashKind.TRIPLE_FAULT:
+        if self.context.crash.kind is not CrashKind.TRIPLE_FAULT or self.storm is not None:
             return []
         chain = chain_of(self.cpu, first_event(self.cpu, self.context.irqs.events()))
         if not chain:
@@ -119,17 +124,23 @@ class _Examiner:
 
     def explanation(self, chain: list[Delivery], instruction: Instruction | None) -> str:
         sentence = self.sentence(chain, instruction)
-        died = self.context.crash.kind in (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION)
-        if died and sentence and is_astray(self.cpu):
-            return f"{sentence}; the memory before it is all zeros: the CPU had gone astray"
-        return sentence
+        if not sentence or self.storm is not None:
+            return sentence
+        found, number = self.context.interrupted, self.context.crash.cpu
+        image = self.places.code if self.context.symbols is not None else None
+        if found is not None:
+            clause = stray_before(self.cpu, found.place.address, found.stack, number, image, self.context.is_memory)
+        else:
+            clause = stray(self.cpu, number, image, self.context.is_memory)
+        return f"{sentence}; {clause}" if clause else sentence
 
     def sentence(self, chain: list[Delivery], instruction: Instruction | None) -> str:
         context, cpu = self.context, self.cpu
-        if context.crash.kind in (CrashKind.TRIPLE_FAULT, CrashKind.EMULATION):
-            storm = find_storm(cpu, self.places.code)
-            if storm is not None and (_tables_are_lost(cpu) or self.code_is_lost(storm.rip)):
-                return explain_storm(cpu, storm, str(self.places.place(storm.rip)))
+        if self.storm is not None:
+            return explain_storm(
+                cpu, self.storm, str(self.places.place(self.storm.rip)), code=self.has_code(self.storm.rip)
+            )
+        if context.crash.kind in _DEATHS:
             taken = taken_by_ret(cpu)
             if taken is not None:
                 return explain_taken(cpu, taken, context.irqs)
@@ -150,7 +161,7 @@ class _Examiner:
             return explain_entry(cpu)
         found = context.interrupted
         if found is not None:
-            if found.came:
+            if found.came and not found.why:
                 return f"{found.came}, and its handler halted; it interrupted {found.place}"
             if found.why:
                 name = "" if found.why.startswith(found.name) else f", {found.name}"
@@ -158,13 +169,25 @@ class _Examiner:
                 return f"{found.why[:1].upper()}{found.why[1:]} (at {at}{name}); the handler halted"
             what = f" (`{found.instruction}`)" if found.instruction else ""
             at = f"{found.place.address:#x}" + (f" <{found.place.symbol}>" if found.place.symbol else "")
-            why = f": {found.error_words}" if found.error_words else ""
-            if found.vector == PF:
-                why = f", for {cpu.system.cr2:#x}{why}"
+            words = [f"{cpu.system.cr2:#x}: {found.error_words}"] if found.vector == PF else []
+            reason = found.reason.replace(f"`{found.instruction}`", "it", 1)
+            if not words or not reason.startswith("it ") or not reason.endswith(", which is not mapped"):
+                words += list(filter(None, [reason or (found.error_words if not words else "")]))
+            why = (", for " if found.vector == PF else ": ") + "; ".join(words) if words else ""
             return f"The CPU halted in the handler of {found.name}, which came at {at}{what}{why}"
         return ""
 
     # Code
+
+    def lost_in_storm(self) -> Storm | None:
+        """The storm of exceptions that has run over tables or code, if one has."""
+        storm = find_storm(self.cpu, self.places.code, began=self.context.seen == "by replay")
+        lost = storm is not None and (_tables_are_lost(self.cpu) or self.code_is_lost(storm.rip))
+        return storm if lost else None
+
+    def has_code(self, address: int) -> bool:
+        """Whether the image has code there, or nothing is known of it."""
+        return self.context.symbols is None or bool(self.places.code(address, 1))
 
     def code_is_lost(self, address: int) -> bool:
         """Whether something else is there now than the image had there."""

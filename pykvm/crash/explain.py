@@ -43,6 +43,17 @@ class Replayed:
     exits: int
     """After how many exits of that CPU it came."""
     close: Callable[[], None]
+    lapic: bytes = b""
+    """The CPU's local APIC, shortly before it crashed."""
+
+
+class NotMet(PykvmError):
+    """A second run did not come to the fault. The text says how it went instead, and `trouble` what was wrong with the
+    CPU then, as a sentence; "" if nothing was."""
+
+    def __init__(self, text: str, trouble: str = "") -> None:
+        super().__init__(text)
+        self.trouble = trouble
 
 
 Replay = Callable[[Crash, int, int], Replayed]
@@ -77,7 +88,8 @@ def _replayed(end: PostMortem, context: CrashContext, keep: int, replay: Replay,
     except Exception as error:  # the first run has ended well enough to be reported, whatever befalls the second
         what = str(error) if isinstance(error, PykvmError) else f"{type(error).__name__}: {error}"
         why = f"a second run of the guest did not meet the fault: {what}"
-        return _examine(replace(context, notes=[*context.notes, why]))
+        trouble = error.trouble if lost and isinstance(error, NotMet) else ""
+        return _examine(replace(context, notes=[*context.notes, why], trouble=trouble))
     try:
         states = [*fault.last, (fault.registers, fault.system)]
         if more:  # up to the instruction that raised the exception
@@ -86,7 +98,7 @@ def _replayed(end: PostMortem, context: CrashContext, keep: int, replay: Replay,
         cpu = fault.end.cpu(*states.pop())
         last = [_last(fault.end, *state) for state in (states[-keep:] if keep else [])]
         if lost:
-            found = context_of(fault.end, crash, fault.registers, fault.system)
+            found = context_of(fault.end, crash, fault.registers, fault.system, fault.lapic)
             notes = []
             if fault.exits != exits:
                 other = f"the second run crashed after {fault.exits} exits, the first after {exits}"
@@ -134,13 +146,18 @@ def state_is_lost(registers: Registers, system: SystemRegisters) -> bool:
     return at_reset and not (registers.rax | registers.rsp | registers.rbp | system.cr3)
 
 
-def context_of(end: PostMortem, crash: Crash, registers: Registers, system: SystemRegisters) -> CrashContext:
-    """All that is known of the crash of that CPU, in that state, in that guest's memory."""
+def context_of(
+    end: PostMortem, crash: Crash, registers: Registers, system: SystemRegisters, lapic: bytes | None = None
+) -> CrashContext:
+    """All that is known of the crash of that CPU, in that state, in that guest's memory.
+
+    `lapic` is its local APIC, if that is not what it was any more.
+    """
     return CrashContext(
         cpu=end.cpu(registers, system),
         crash=crash,
         symbols=end.symbols,
-        irqs=interrupts(end, crash.cpu),
+        irqs=interrupts(end, crash.cpu, lapic),
         is_memory=_is_memory(end),
         unclaimed=end.unclaimed,
     )

@@ -104,7 +104,9 @@ class Interrupted:
     frame: int
     """The linear address of the frame that the CPU pushed."""
     why: str = ""
-    """Why it was raised, as far as that is known: the instruction's reason, or an interrupt that was not delivered."""
+    """The mistake, where the exception is only what came of it: an interrupt that was not delivered, a frame spoilt."""
+    reason: str = ""
+    """Why the instruction raised it, as far as that is known."""
     came: str = ""
     """If it was no exception, but an IRQ at the vector of one: that in words."""
 

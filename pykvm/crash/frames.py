@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..x86.cpu import Cpu
 from ..x86.descriptors import NULL_SELECTORS, RPL, Descriptor
+from ..x86.exceptions import PF
 from ..x86.registers import RFLAGS_RESERVED
 from .stack_scan import FLAGS_ZERO
 
@@ -23,6 +24,8 @@ class ExceptionFrame(NamedTuple):
     selector: int
     rflags: int
     rsp: int
+    fetch: int | None = None
+    """The vector of what a fetch at `rip` raises, if it does: the frame is that exception's then, and no other's."""
 
 
 def frames(cpu: Cpu) -> Iterator[ExceptionFrame]:
@@ -45,11 +48,11 @@ def frames(cpu: Cpu) -> Iterator[ExceptionFrame]:
         code = cpu.descriptor(selector)
         if not isinstance(code, Descriptor) or not code.is_code or not code.present:
             continue
-        ring = selector & RPL
-        if cpu.check_linear(rip, 1, fetch=True, user=ring == 3) is not None:
+        event = cpu.check_linear(rip, 1, fetch=True, user=selector & RPL == 3)
+        if event is not None and event.vector == PF and cpu.system.cr2 != rip:
             continue
         rsp = words[at + 3] if cpu.long else address + 3 * width
-        yield ExceptionFrame(address, rip, selector, rflags, rsp)
+        yield ExceptionFrame(address, rip, selector, rflags, rsp, event.vector if event is not None else None)
 
 
 def _stack_segment(cpu: Cpu, selector: int) -> bool:

@@ -10,16 +10,14 @@ over from an interrupt of long ago has no such calls below it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..x86.cpu import Cpu
-from ..x86.delivery import Delivery, deliver
-from ..x86.descriptors import RPL, TASK_GATE, Descriptor, Gate
-from ..x86.exceptions import BP, GP, IDT, NP, WITH_ERROR_CODE, Event, EventKind, error_code_words, vector_name
-from ..x86.mode import cpu_mode
+from ..x86.descriptors import TASK_GATE, Gate
+from ..x86.exceptions import WITH_ERROR_CODE
 from .findings import Interrupted, Place
 from .frames import ExceptionFrame, frames
+from .interrupted import describe, refused
 from .interrupts import EXCEPTIONS, NO_INTERRUPTS, Interrupts
 
 MAX_BELOW = 1024
@@ -44,10 +42,16 @@ def find_interrupted(cpu: Cpu, place: Callable[[int], Place], irqs: Interrupts =
     handlers: _Handlers | None = None
     for frame in frames(cpu):
         handlers = handlers or _Handlers(cpu)
-        vectors = [vector for vector in range(EXCEPTIONS) if handlers.leads_here(vector, frame)]
+        vectors = [
+            vector
+            for vector in range(EXCEPTIONS)
+            if frame.fetch in (None, vector) and handlers.leads_here(vector, frame)
+        ]
         as_irqs = [vector for vector in irqs.like_exceptions if handlers.leads_here(vector, frame, interrupt=True)]
-        if vectors or as_irqs:
-            return _describe(cpu, frame, vectors, as_irqs, place, irqs)
+        let_in = [vector for vector in irqs.in_service if vector >= EXCEPTIONS and refused(cpu, frame, irqs, vector)]
+        let_in = [vector for vector in let_in if handlers.leads_here(vector, frame, interrupt=True)]
+        if vectors or as_irqs or let_in:
+            return describe(cpu, frame, vectors, as_irqs or let_in, place, irqs)
     return None
 
 
@@ -170,87 +174,3 @@ class _Handlers:
         if start is None or (source.type == x86.X86_OP_MEM and source.mem.index):
             return None
         return start + (source.mem.disp if source.type == x86.X86_OP_MEM else 0)
-
-
-def _describe(
-    cpu: Cpu,
-    frame: ExceptionFrame,
-    vectors: list[int],
-    as_irqs: list[int],
-    place: Callable[[int], Place],
-    irqs: Interrupts,
-) -> Interrupted:
-    from ..x86.disasm import MAX_INSTRUCTION, disassemble
-    from ..x86.faults import next_event
-
-    code = cpu.descriptor(frame.selector)
-    segment = cpu.system.cs
-    if isinstance(code, Descriptor):
-        segment = replace(
-            segment, selector=frame.selector, base=code.base, limit=code.limit, dpl=code.dpl, l=code.l, db=code.db
-        )
-    system = replace(cpu.system, cs=segment, ss=replace(cpu.system.ss, dpl=frame.selector & RPL))
-    registers = replace(cpu.registers, rip=frame.rip, rsp=frame.rsp, rflags=frame.rflags)
-    before = replace(cpu, registers=registers, system=system)
-    lines = disassemble(before.peek(before.pc, MAX_INSTRUCTION), before.pc, cpu_mode(system, frame.rflags).bits, 1)
-    vector = vectors[0] if len(vectors) == 1 else None
-    event = next_event(before)
-    raises = event is not None and event.certain and event.vector in vectors
-    as_irqs = [] if raises else [number for number in as_irqs if number in irqs.in_service or not vectors]
-    came = irqs.came(as_irqs[0]) if as_irqs else ""
-    if vector is None:  # one handler for all: the instruction, with the registers of now, may say which it was
-        if event is not None and event.vector in vectors:
-            vector = event.vector
-        elif _names_gate(cpu, frame, vectors):
-            vector = GP
-        elif BP in vectors and cpu.peek(before.pc - 1, 1) == b"\xcc":
-            vector = BP
-    error_code = None
-    if as_irqs:
-        vector = as_irqs[0]
-    elif vector in WITH_ERROR_CODE:
-        error_code = cpu.peek_int(frame.address - (8 if cpu.long else 4), 8 if cpu.long else 4)
-    why = ""
-    if not came:
-        if event is not None and event.certain and event.vector == vector and " most likely " in event.why:
-            why = event.why
-        refused = _refused(before, error_code, irqs)
-        if refused is None and event is not None and event.kind is EventKind.SOFTWARE:
-            refused = deliver(before, event)
-        if refused is not None and refused.problem is not None:
-            why = f"{refused.event.why}, and {refused.problem.why}"
-    return Interrupted(
-        name="an exception" if vector is None else irqs.name(vector) if came else vector_name(vector),
-        vector=vector,
-        error_code=error_code,
-        error_words=error_code_words(vector, error_code) if vector is not None and error_code is not None else "",
-        place=place(before.pc),
-        instruction=lines[0].text if lines else "",
-        stack=frame.rsp,
-        frame=frame.address,
-        why=why,
-        came=came,
-    )
-
-
-def _names_gate(cpu: Cpu, frame: ExceptionFrame, vectors: list[int]) -> bool:
-    """Whether the word below the frame is an error code that names a gate, and the handler is of some that have one."""
-    code = cpu.peek_int(frame.address - (8 if cpu.long else 4), 8 if cpu.long else 4)
-    return code is not None and not code & ~0xFFB and bool(code & IDT) and GP in vectors and NP in vectors
-
-
-def _refused(before: Cpu, error_code: int | None, irqs: Interrupts) -> Delivery | None:
-    """The delivery of an event that an error code names as the one which its gate refused."""
-    from ..x86.faults import next_event
-
-    if error_code is None or error_code & ~0xFFB or not error_code & IDT:
-        return None
-    vector = error_code >> 3
-    event = next_event(before)
-    known = (*irqs.in_service, *([event.vector] if event is not None and event.certain else []))
-    if before.long and vector not in known and vector % 2 == 0 and vector // 2 in known:
-        vector //= 2  # QEMU's emulated CPUs count in long mode's gates of 16 bytes (7.2: seg_helper.c)
-    if event is None or not event.certain or event.vector != vector:
-        words = irqs.came(vector) if irqs.irq(vector) is not None or vector >= EXCEPTIONS else vector_name(vector)
-        event = Event(vector, None, words, kind=EventKind.INTERRUPT)
-    return deliver(before, event)

@@ -23,6 +23,8 @@ EXCEPTIONS = 32
 FIRMWARE_RELOAD = 65536
 """Of the timer, until the program has set it up: it ticks, whether anybody waits for it or not."""
 _CASCADE = 2
+_LOWEST = 0x10
+"""The first vector that a local APIC takes (SDM 10.5.2)."""
 
 
 class Interrupts(NamedTuple):
@@ -39,6 +41,10 @@ class Interrupts(NamedTuple):
     """IRQs that wait because their line is still high, whoever acknowledged them."""
     routed: tuple[tuple[int, int], ...] = ()
     """(vector, IRQ) of the IOAPIC's inputs that are not masked."""
+    timer: int | None = None
+    """The vector of the local APIC's timer, if that is set up."""
+    timer_over: bool = False
+    """Whether it was to tick once, and has."""
 
     def irq(self, vector: int) -> int | None:
         """The IRQ that comes as `vector`; None if none does."""
@@ -60,7 +66,7 @@ class Interrupts(NamedTuple):
     def came(self, vector: int) -> str:
         """ "IRQ 0 came as interrupt 0x20", and if that is an exception's vector, whose mistake it is."""
         if self.irq(vector) is None:
-            return f"interrupt {vector:#x} came"
+            return f"interrupt {vector:#x} came" + (" (the local APIC's timer)" if vector == self.timer else "")
         if vector >= EXCEPTIONS:
             return f"{self.name(vector)} came as interrupt {vector:#x}"
         looks = f", so it looks like {vector_name(vector)}"
@@ -78,11 +84,11 @@ class Interrupts(NamedTuple):
         vectors = [*(vector for vector in self.in_service if self.irq(vector) is not None), *open_]
         return [vector for vector in dict.fromkeys(vectors) if vector < EXCEPTIONS]
 
-    def only_irq(self) -> int | None:
-        """The one IRQ that can have come lately; None if several can."""
-        handled = [irq for irq in map(self.irq, self.in_service) if irq is not None]
+    def only(self) -> int | None:
+        """The vector of the one interrupt that can have come lately; None if several can."""
         open_ = [irq for irq in range(16) if self.pic_bases and irq not in self.masked and irq != _CASCADE]
-        found = set(handled) or {*open_, *(irq for _, irq in self.routed)}
+        vectors = [*(self.vector(irq) for irq in open_), *(vector for vector, _ in self.routed)]
+        found = set(self.in_service) or {*vectors, *([] if self.timer is None else [self.timer])}
         return found.pop() if len(found) == 1 else None
 
     def state(self, *, enabled: bool) -> list[str]:
@@ -94,13 +100,18 @@ class Interrupts(NamedTuple):
         level = [irq for irq in self.level if enabled or self.in_service]
         if level:
             words.append(f"{_irqs(level)} comes again and again: its line is still high")
+        if self.timer_over and enabled and not self.in_service:
+            words.append("the local APIC's timer was to tick once, and has")
+        lost = [irq for vector, irq in self.routed if vector < _LOWEST]
+        if lost:
+            words.append(f"{_irqs(lost)} has a vector below {_LOWEST:#x} in the IOAPIC, which no local APIC takes")
         refused = [irq for irq in self.waiting if irq in self.masked]
         held = [irq for irq in self.waiting if irq not in self.masked and irq not in level]
         if held and not enabled:
             words.append(f"{_irqs(held)} waits")
         if refused and not self.routed:
             words.append(f"{_irqs(refused)} waits, but is masked in the PIC")
-        elif enabled and not self.routed and set(self.masked) >= {*range(16)} - {_CASCADE}:
+        elif enabled and not self.routed and self.timer is None and set(self.masked) >= {*range(16)} - {_CASCADE}:
             words.append("the PIC masks every IRQ")
         return words
 
@@ -112,18 +123,19 @@ def _irqs(numbers: Iterable[int]) -> str:
     return "IRQ " + ", ".join(map(str, numbers))
 
 
-def interrupts(end: PostMortem, vcpu: int) -> Interrupts:
-    """What the controllers say, as far as they can be asked."""
+def interrupts(end: PostMortem, vcpu: int, page: bytes | None = None) -> Interrupts:
+    """What the controllers say, as far as they can be asked; `page` is the local APIC, if that has changed since."""
     try:
-        page = end.vcpus[vcpu].get_lapic()
+        page = page or end.vcpus[vcpu].get_lapic()
         routed = tuple(
             (entry & 0xFF, 0 if pin == _PIT_PIN else pin)
             for pin, entry in enumerate(chips.ioapic(end.vm).redirections)
             if not entry & _MASKED and entry & 0xFF
         )
         vectors = lapic.vectors(page, lapic.ISR)
+        timer, over = _timer(page)
         if vcpu:
-            return Interrupts(tuple(vectors[::-1]), routed=routed)
+            return Interrupts(tuple(vectors[::-1]), routed=routed, timer=timer, timer_over=over)
         both = chips.pics(end.vm)
         ignored = (_CASCADE, 0) if chips.pit_counters(end.vm)[0].reload == FIRMWARE_RELOAD else (_CASCADE,)
     except KvmError:
@@ -142,4 +154,17 @@ def interrupts(end: PostMortem, vcpu: int) -> Interrupts:
         masked=lines(pic.imr for pic in both),
         level=lines(pic.irr & pic.elcr & ~pic.imr for pic in both),
         routed=routed,
+        timer=timer,
+        timer_over=over,
     )
+
+
+def _timer(page: bytes) -> tuple[int | None, bool]:
+    """The vector of a local APIC's timer, if it is set up, and whether it has ticked for the last time."""
+    entry, initial = lapic.register(page, lapic.LVT_TIMER), lapic.register(page, lapic.TIMER_INITIAL)
+    deadline = entry & lapic.LVT_MODE == lapic.LVT_TSC_DEADLINE
+    enabled = lapic.register(page, lapic.SVR) & lapic.SVR_ENABLED
+    if not enabled or entry & lapic.LVT_MASKED or entry & 0xFF < _LOWEST or not (initial or deadline):
+        return None, False
+    over = entry & lapic.LVT_MODE == lapic.LVT_ONE_SHOT and not lapic.register(page, lapic.TIMER_CURRENT)
+    return entry & 0xFF, over

@@ -10,7 +10,8 @@ from ..x86.registers import RFLAGS_IF
 from .interrupts import interrupts
 from .places import Places
 from .post_mortem import PostMortem
-from .wrong_mode import is_astray
+from .storm import explain_storm, find_storm
+from .stray import is_astray
 from .wrong_return import left_by_ret
 
 MOST = 4
@@ -41,6 +42,10 @@ def _tell(end: PostMortem, vcpu: VCPU, places: Places) -> str:
     lines = disassemble(cpu.peek(cpu.pc, MAX_INSTRUCTION), cpu.pc, cpu.mode.bits, 1)
     again = next_event(cpu)
     raises = ", in memory that is all zeros: it has gone astray" if is_astray(cpu) else ""
-    if again is not None and again.certain and again.kind is EventKind.EXCEPTION:
+    storm = find_storm(cpu, places.code)
+    if storm is not None and places.code(storm.rip, MAX_INSTRUCTION) not in (b"", cpu.peek(storm.rip, MAX_INSTRUCTION)):
+        told = explain_storm(cpu, storm, str(places.place(storm.rip)))
+        raises = f"; {told[:1].lower()}{told[1:]}"
+    elif again is not None and again.certain and again.kind is EventKind.EXCEPTION:
         raises = f", which raises {again.name} again and again: its handler comes back to it"
     return f"CPU {vcpu.id} was at {where}" + (f" ({lines[0].text})" if lines else "") + raises

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from ..x86.symbols import SymbolTable
 from .findings import Place
 from .source import image_code, source_lines
@@ -25,7 +27,14 @@ class Places:
 
     def code(self, address: int, size: int) -> bytes:
         """What the image has at an address, whatever is there now; b"" if it has nothing."""
-        return image_code(self._symbols, address, size) if self._symbols is not None else b""
+        for start, content in self._code:
+            if 0 <= address - start < len(content):
+                return content[address - start : address - start + size]
+        return b""
+
+    @cached_property
+    def _code(self) -> list[tuple[int, bytes]]:
+        return image_code(self._symbols) if self._symbols is not None else []
 
     def place(self, address: int) -> Place:
         """All that is known."""

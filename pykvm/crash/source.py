@@ -126,22 +126,20 @@ class SourceLines:
         return rows, program
 
 
-def image_code(symbols: SymbolTable, address: int, size: int) -> bytes:
-    """At most `size` bytes at an address of the ELF file that the symbols are from, as it was loaded; b"" if none."""
+def image_code(symbols: SymbolTable) -> list[tuple[int, bytes]]:
+    """(address, bytes) of what the ELF file that the symbols are from has to be loaded; [] if there is no telling."""
     from elftools.elf.elffile import ELFFile
 
     try:
         image = bytes(symbols.image)
         if image[:4] != b"\x7fELF" or len(image) > MAX_IMAGE:
-            return b""
-        for segment in ELFFile(io.BytesIO(image)).iter_segments("PT_LOAD"):
-            at = address - symbols.bias - segment["p_vaddr"]
-            if 0 <= at < segment["p_filesz"]:
-                start = segment["p_offset"] + at
-                return image[start : start + min(size, segment["p_filesz"] - at)]
+            return []
+        return [
+            (segment["p_vaddr"] + symbols.bias, image[segment["p_offset"] : segment["p_offset"] + segment["p_filesz"]])
+            for segment in ELFFile(io.BytesIO(image)).iter_segments("PT_LOAD")
+        ]
     except Exception:  # pyelftools, on a malformed file, raises almost anything
-        return b""
-    return b""
+        return []
 
 
 def _path(program: Any, number: int) -> str:

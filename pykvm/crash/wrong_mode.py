@@ -14,8 +14,8 @@ from ..x86.descriptors import Descriptor
 from ..x86.disasm import MAX_INSTRUCTION, disassemble
 from ..x86.exceptions import PF, UD, Event
 from ..x86.faults import fetch
-from ..x86.paging import PAGE_SIZE
-from ..x86.registers import CR0_PG, RFLAGS_VM
+from ..x86.paging import PAGE_SIZE, PTE_P
+from ..x86.registers import CR0_PG, CR4_BITS, RFLAGS_VM
 
 _REX_W = re.compile(
     rb"[\x48\x49\x4c\x4d]"
@@ -24,6 +24,10 @@ _REX_W = re.compile(
 """A REX.W prefix with an opcode that often has one: as 32-bit code, a DEC before it."""
 AROUND = 32
 """Bytes before the instruction in which such a prefix is searched."""
+_MOV_CR = b"\x0f\x22"
+"""MOV to a control register."""
+_CR3_FLAGS = 0x18
+"""PWT and PCD."""
 _FAR = ("ljmp", "lcall", "jmp ptr", "call ptr")
 _NOT_64 = frozenset(("pushal", "popal", "pushaw", "popaw", "aaa", "aas", "aam", "aad", "daa", "das", "into", "bound",
                      "arpl", "les", "lds", "ljmp", "lcall", "salc"))  # fmt: skip
@@ -34,17 +38,19 @@ def wrong_mode(cpu: Cpu, event: Event | None) -> str:
     """A sentence that says so; "" if nothing is wrong. `event` is what the next instruction raises, as far as known."""
     if not cpu.protected or cpu.registers.rflags & RFLAGS_VM:
         return ""
-    for check in (_both_bits, _long_code_outside, _long_code_as_32, _short_code_as_64, _code_as_16, _no_page_tables):
+    for check in (
+        _both_bits,
+        _long_code_outside,
+        _long_code_as_32,
+        _short_code_as_64,
+        _code_as_16,
+        _no_page_tables,
+        _long_code_gone,
+    ):
         sentence = check(cpu, event)
         if sentence:
             return sentence
     return ""
-
-
-def is_astray(cpu: Cpu) -> bool:
-    """Whether nothing but zeros is where the CPU has come from, and it executes them, or has come to their end."""
-    zeros = bytes(AROUND)
-    return cpu.peek(cpu.pc - AROUND & cpu.width_mask, AROUND) == zeros and not any(cpu.peek(cpu.pc, MAX_INSTRUCTION))
 
 
 def _both_bits(cpu: Cpu, _: Event | None) -> str:
@@ -74,6 +80,19 @@ def _long_code_as_32(cpu: Cpu, event: Event | None) -> str:
     return f"{sentence} (CS is {cpu.system.cs.selector:#x}); in the end {event.why}" if event is not None else sentence
 
 
+def _long_code_gone(cpu: Cpu, _: Event | None) -> str:
+    """Compatibility mode in ring 0, and the CPU is nowhere; not by the instruction that has turned on paging."""
+    if not cpu.long or cpu.system.cs.l or cpu.cpl or cpu.system.cs.selector < 4 or cpu.peek(cpu.pc, 1):
+        return ""
+    try:
+        if cpu.read(cpu.pc - 3, 3)[:2] == _MOV_CR:
+            return ""
+    except (PykvmError, ValueError):  # nothing is there, as it must be
+        pass
+    sentence = "EFER.LMA is 1 and CS has L=0: most likely 64-bit code has run as 32-bit code"
+    return f"{sentence} (CS is {cpu.system.cs.selector:#x}), and has led to {cpu.pc:#x}, where no code is"
+
+
 def _short_code_as_64(cpu: Cpu, event: Event | None) -> str:
     """64-bit mode, and the instruction is one that only 32-bit code has, or takes an absolute address."""
     if cpu.mode.bits != 64 or event is None or event.vector not in (UD, PF):
@@ -96,10 +115,17 @@ def _short_code_as_64(cpu: Cpu, event: Event | None) -> str:
     return ""
 
 
-def _code_as_16(cpu: Cpu, _: Event | None) -> str:
-    """A code segment of protected mode whose D bit was forgotten."""
+def _code_as_16(cpu: Cpu, event: Event | None) -> str:
+    """A code segment of protected mode whose D bit was forgotten, or one that is still real mode's."""
     cs = cpu.system.cs
-    if cpu.mode.bits != 16 or cpu.long or cs.selector < 4 or _far(cpu):
+    if cpu.mode.bits != 16 or cpu.long or _far(cpu):
+        return ""
+    if cs.base == cs.selector << 4 and (event is None or " loads " not in event.why):
+        return (
+            f"CS is {cs.selector:#x} and still real mode's: most likely the far jump behind the change of CR0.PE is "
+            "missing, and 32-bit code runs as 16-bit code"
+        )
+    if cs.selector < 4:
         return ""
     found = cpu.descriptor(cs.selector)
     if not isinstance(found, Descriptor) or not found.is_code or (found.base, found.db) != (cs.base, 0):
@@ -123,8 +149,24 @@ def _no_page_tables(cpu: Cpu, event: Event | None) -> str:
         what = "there is no RAM there, and CR3 takes a physical address"
     else:
         what = "these are no page tables for the code that runs" if any(raw) else "all entries there are zero"
-    pc = f"{cpu.pc:#x}"
-    return f"CR3 is {system.cr3:#x}, and {what}: the code at {pc} is not mapped, nor are the stack and the GDT"
+    return (
+        f"CR3 is {system.cr3:#x}, and {what}: the code at {cpu.pc:#x} is not mapped, nor are the stack and the GDT"
+        f"{_end_of_walk(cpu)}"
+    )
+
+
+def _end_of_walk(cpu: Cpu) -> str:
+    """A clause: which entry it is that leads nowhere; "" if all are zero."""
+    levels, offset = cpu.walk(cpu.pc).levels, cpu.system.cr3 & (PAGE_SIZE - 1) & ~_CR3_FLAGS
+    if offset and cpu.long and not cpu.system.cr4 >> CR4_BITS["PCIDE"] & 1:
+        return (
+            f"; a table begins at a page: the lower 12 bits of CR3 are not its address, and here they are {offset:#x}"
+        )
+    if not levels or not any(level.value for level in levels):
+        return ""
+    words = [f"the {level.name} is {level.value:#x}" for level in levels]
+    absent = "" if levels[-1].value & PTE_P or not levels[-1].value else ", with P=0"
+    return f"; {', '.join(words)}{absent}"
 
 
 def _far(cpu: Cpu) -> bool:

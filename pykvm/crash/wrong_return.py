@@ -64,26 +64,31 @@ def explain_taken(cpu: Cpu, taken: Taken, irqs: Interrupts) -> str:
     if taken.error_code:
         who = f"the handler of an exception must remove its error code and end in `{_iret(cpu)}`"
         return f"`ret` took {taken.what} that an exception had pushed: {who}"
-    irq = irqs.only_irq()
-    handler = "the handler of the interrupt or exception" if irq is None else f"the handler of IRQ {irq}"
-    only = f"; IRQ {irq} is the only one that is not masked" if irq is not None and not irqs.in_service else ""
+    vector = irqs.only()
+    handler = (
+        f"the handler of {irqs.name(vector)}" if vector is not None else "the handler of the interrupt or exception"
+    )
+    only = (
+        f"; {irqs.name(vector)} is the only one that is not masked"
+        if vector is not None and not irqs.in_service
+        else ""
+    )
     how = f"{taken.what} was taken for a return address{only}"
     return f"`ret` took what an interrupt had pushed: {handler} must end in `{_iret(cpu)}` ({how})"
 
 
 def explain_unseen(cpu: Cpu, irqs: Interrupts) -> str:
     """The sentence where an interrupt came whose handler a second run could not be stepped through; "" if none can."""
-    irq = irqs.only_irq()
-    if not cpu.registers.rflags & RFLAGS_IF or irq is None:
+    vector = irqs.only()
+    if not cpu.registers.rflags & RFLAGS_IF or vector is None:
         return ""
-    vector = irqs.vector(irq)
     entered = deliver(cpu, Event(vector, None, "", kind=EventKind.INTERRUPT))
     if entered.problem is not None or entered.registers is None:
         return f"Probably {irqs.came(vector)}" + (f", and {entered.problem.why}" if entered.problem is not None else "")
     if _ends_in_ret(cpu, entered.registers.rip):
         taken = "Probably `ret` took what an interrupt had pushed"
         how = f"that at {entered.registers.rip:#x} ends in `ret`"
-        return f"{taken}: the handler of IRQ {irq} must end in `{_iret(cpu)}` ({how})"
+        return f"{taken}: the handler of {irqs.name(vector)} must end in `{_iret(cpu)}` ({how})"
     return f"Probably {irqs.came(vector)}, and its handler at {entered.registers.rip:#x} led to the fault"
 
 

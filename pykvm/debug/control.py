@@ -102,6 +102,7 @@ class Control(Contents):
         super().__init__(machine.engine.board, machine.engine.gate.lock)
         self.engine = engine = machine.engine
         self._explain = machine.explain
+        self._explained: tuple[Stop, CrashReport | None] | None = None
         self._gate = engine.gate
         self.breakpoints = Breakpoints()
         self.block_interrupts = True
@@ -375,7 +376,9 @@ class Control(Contents):
         stop = self.stop
         if stop is None or stop.why not in (Why.CRASHED, Why.HALTED):
             return None
-        return self._explain(stop.crash)
+        if self._explained is None or self._explained[0] is not stop:  # a second run of the guest may be needed for it
+            self._explained = stop, self._explain(stop.crash)
+        return self._explained[1]
 
     def crashed(self, crash: Crash) -> bool:
         """A CPU cannot go on. Where KVM does not report INT3 but fails to emulate it, this is a breakpoint."""

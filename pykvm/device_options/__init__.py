@@ -17,6 +17,8 @@ MODULES = [
     ".serial_ports",
     ".nics",
     ".cdroms",
+    ".virtio_disks",
+    ".devices",
 ]
 """In the order in which they are built. A name with a dot in front is a file here, any other a module elsewhere."""
 

@@ -29,7 +29,8 @@ class Cdroms(DeviceOption):
     help = "CD-ROM drive with this image, secondary master if there is no disk; 'none' for an empty drive. Up to 4."
 
     def parse(self, text: str) -> Tray:
-        from ..disk.tray import Tray, open_medium
+        from ..disk.media import open_medium
+        from ..disk.tray import Tray
 
         if text == "none":
             return Tray()
@@ -38,7 +39,7 @@ class Cdroms(DeviceOption):
     def opened(self, value: Any) -> list[Tray]:
         if not value and not isinstance(value, (str, bytes)):
             return []
-        from ..disk.tray import open_trays
+        from ..disk.media import open_trays
 
         return open_trays(value)
 

@@ -33,7 +33,10 @@ class Nics(DeviceOption):
     flags = ("-n", "--nic")
     multiple = True
     metavar = "KIND[,mac=M][,pcap=FILE]"
-    help = "NE2000 card on none, loopback, unix:PATH or tap:NAME; pcap= captures its traffic. Up to 4."
+    help = (
+        "NE2000 card on none, loopback, unix:PATH, tap:NAME or user[,hostfwd=tcp:ADDRESS:PORT-:GUESTPORT]"
+        "[,restrict=on][,ipv6=off], the host's network by passt; pcap= captures its traffic. Up to 4."
+    )
 
     def parse(self, text: str) -> Nic:
         return parse_nic(text)
@@ -61,12 +64,14 @@ class Nics(DeviceOption):
 def _add(number: int, nic: Nic, bench: Bench) -> bytes:
     """Its station address."""
     from ..devices.ne2000 import Ne2000
+    from ..net.cable import Cable
     from ..net.mac import stable_mac
 
     base, irq = NE2000_CARDS[number]
     backend, name = nic.backend, f"NIC{number}"
     mac = nic.mac or stable_mac(f"{backend.station}/{name}")
-    bench.board.add(Ne2000(name, base, irq=bench.board.irq(irq), backend=backend, mac=mac))
+    bench.cables.append(Cable(backend))
+    bench.board.add(Ne2000(name, base, irq=bench.board.irq(irq), backend=bench.cables[-1], mac=mac))
     fd = backend.fileno()
     if fd is not None:
         bench.loop.on_readable(fd, partial(_poll, bench.loop, backend, fd))
@@ -79,46 +84,42 @@ def _poll(loop: EventLoop, backend: NetBackend, fd: int) -> None:
         loop.on_readable(fd, None)
 
 
-def parse_nic(spec: str) -> Nic:
-    """A NIC from `KIND[:WHERE][,mac=ADDRESS][,pcap=FILE]`; the kinds are none, loopback, unix:PATH and tap:NAME.
+KINDS = "none, loopback, unix:PATH, tap:NAME or user"
+SETTINGS = ("mac=", "pcap=", "hostfwd=", "restrict=", "ipv6=")
+_SWITCHES = {"on": True, "off": False}
 
-    A comma ends a value only in front of `mac=` or `pcap=`, so that names of files may have commas.
+
+def parse_nic(spec: str) -> Nic:
+    """A NIC from `KIND[:WHERE][,SETTING=VALUE]...`: see KINDS and SETTINGS, of which user alone has the last three.
+
+    A comma ends a value only in front of a setting, so that names of files may have commas.
     """
     from ..net.mac import parse_mac
 
     kind_and_where, *settings = _parts(spec)
     kind, _, where = kind_and_where.partition(":")
     mac = pcap = None
+    of_user: dict[str, Any] = {}
     for setting in settings:
         name, _, value = setting.partition("=")
         if name == "mac":
             mac = parse_mac(value)
         elif name == "pcap" and value:
             pcap = value
+        elif name == "hostfwd" and kind == "user":
+            from ..net.user import parse_forward
+
+            of_user.setdefault("forwards", []).append(parse_forward(value))
+        elif name in ("restrict", "ipv6") and kind == "user" and value in _SWITCHES:
+            of_user[name] = _SWITCHES[value]
         else:
-            raise ConfigError(f"--nic {spec}: {setting!r} is neither mac=ADDRESS nor pcap=FILE")
+            raise ConfigError(
+                f"--nic {spec}: {setting!r} is neither mac=ADDRESS nor pcap=FILE, nor for user one of hostfwd=..., "
+                "restrict=on|off and ipv6=on|off"
+            )
     if (kind in ("unix", "tap")) != bool(where):
-        raise ConfigError(f"--nic {spec}: give none, loopback, unix:PATH or tap:NAME")
-    backend: NetBackend
-    match kind:
-        case "none":
-            from ..net.loopback import NoNet
-
-            backend = NoNet()
-        case "loopback":
-            from ..net.loopback import Loopback
-
-            backend = Loopback()
-        case "unix":
-            from ..net.unix import UnixNet
-
-            backend = UnixNet(where)
-        case "tap":
-            from ..net.tap import TapNet
-
-            backend = TapNet(where, make=False)  # as root a typo would make one that leads nowhere
-        case _:
-            raise ConfigError(f"--nic {spec}: there is no kind {kind!r}: give none, loopback, unix:PATH or tap:NAME")
+        raise ConfigError(f"--nic {spec}: give {KINDS}")
+    backend = _backend(spec, kind, where, of_user)
     if pcap is not None:
         from ..net.pcap import Capture
 
@@ -130,11 +131,36 @@ def parse_nic(spec: str) -> Nic:
     return Nic(backend, mac)
 
 
+def _backend(spec: str, kind: str, where: str, of_user: dict[str, Any]) -> NetBackend:
+    match kind:
+        case "none":
+            from ..net.loopback import NoNet
+
+            return NoNet()
+        case "loopback":
+            from ..net.loopback import Loopback
+
+            return Loopback()
+        case "unix":
+            from ..net.unix import UnixNet
+
+            return UnixNet(where)
+        case "tap":
+            from ..net.tap import TapNet
+
+            return TapNet(where, make=False)  # as root a typo would make one that leads nowhere
+        case "user":
+            from ..net.user import UserNet
+
+            return UserNet(**of_user)
+    raise ConfigError(f"--nic {spec}: there is no kind {kind!r}: give {KINDS}")
+
+
 def _parts(spec: str) -> list[str]:
     """What commas separate in a --nic, without those that are in the names of files."""
     parts: list[str] = []
     for word in spec.split(","):
-        named = parts and parts[-1].startswith(("unix:", "pcap=")) and not word.startswith(("mac=", "pcap="))
+        named = parts and parts[-1].startswith(("unix:", "pcap=")) and not word.startswith(SETTINGS)
         if named:
             parts[-1] += f",{word}"
         else:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..console.port import ConsolePort
-from ..device import Aside, at_once
+from ..device import Aside, Device, at_once
 from ..engine.board import Board
 from ..engine.eventloop import EventLoop
 from ..engine.gate import FairLock
 from ..typed import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from ..disk import Disk
     from ..disk.tray import Tray
+    from ..net.cable import Cable
 
 
 class Closeable(Protocol):
@@ -28,6 +30,11 @@ class Bench:
         self.board, self.lock, self.loop, self.aside = board, lock, loop, aside
         self.consoles: list[ConsolePort] = []
         """The host's sides of COM1 onwards."""
+        self.cables: list[Cable] = []
+        """The NICs' cables, by the NICs' numbers."""
+        self.devices: list[Device] = []
+        """Those of users, which come last: cards need slots, and others must not take what the PC's have."""
+        self.virtio_disks: list[Disk] = []
         self.trays: list[Tray] = []
         """Those of the CD-ROM drives, which are put onto the ATA channels with the disks."""
 

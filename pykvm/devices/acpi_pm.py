@@ -3,7 +3,9 @@
 Implements: ACPI specification 6.5, sections 4.8.3.1 (PM1 event group), 4.8.3.2 (PM1 control) and 4.8.3.3 (PM timer,
 24 bits here), at the offsets of the Intel PIIX4 (82371AB data sheet, section 7.2), where QEMU's PC has them. The
 machine is always in ACPI mode: SCI_EN reads 1 and there is no SMI command port, so the FADT's SMI_CMD must be 0.
-SLP_TYP 0 is S5, as in QEMU's PC: `outw(0x604, 0x2000)` powers the machine off. Other sleep states do not exist.
+SLP_TYP 0 is S5, as in QEMU's PC: `outw(0x604, 0x2000)` powers the machine off, and so does its S4 (SLP_TYP 2), in which
+the guest has written all of itself to its disk. Other sleep states do not exist, and the tables name none of them: who
+asks for one all the same is awake again at once, and finds WAK_STS set.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ ENABLE_MASK = TMR_STS | GBL_STS | PWRBTN_STS | SLPBTN_STS | RTC_STS
 """Each event's enable bit is at its status bit's place; waking up has none."""
 
 SCI_EN, BM_RLD, SLP_TYP, SLP_EN = 1 << 0, 1 << 1, 7 << 10, 1 << 13
-SLP_TYP_S5 = 0
+SLP_TYP_S5, SLP_TYP_S4 = 0 << 10, 2 << 10
 
 TIMER_HZ = 3_579_545
 TIMER_BITS = 24
@@ -81,9 +83,12 @@ class AcpiPm(Device):
         self._enable = (self._enable & ~lane | bits >> 8 * PM1_ENABLE) & ENABLE_MASK
         lane = lanes >> 8 * PM1_CONTROL & (BM_RLD | SLP_TYP)
         self._control = self._control & ~lane | bits >> 8 * PM1_CONTROL & lane
+        if bits >> 8 * PM1_CONTROL & SLP_EN:
+            if self._control & SLP_TYP in (SLP_TYP_S5, SLP_TYP_S4):
+                self._on_poweroff()
+            else:
+                self._status |= WAK_STS
         self._update()
-        if bits >> 8 * PM1_CONTROL & SLP_EN and self._control & SLP_TYP == SLP_TYP_S5:
-            self._on_poweroff()
 
     def explain(self, register: str, value: int, is_write: bool) -> str:
         if register == "PM1_CNT":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from ..device import State
 from ..disk import SECTOR
+from ..typed import IntEnum
 from .ata_identify import MAX_SECTORS, MULTIPLE_MAX, Geometry
 from .ata_registers import (
     BSY,

@@ -1,8 +1,9 @@
-"""The keyboard controller of a PC, with a keyboard (`ps2_keyboard`), and the fast A20 and reset port.
+"""The keyboard controller of a PC, with a keyboard and a mouse (`ps2_keyboard`, `ps2_mouse`), and the fast A20 and
+reset port.
 
 Implements: the 8042 as in the IBM PS/2 Hardware Interface Technical Reference ("Keyboard and Auxiliary Device
-Controller": status register, command byte, commands 0x20 to 0xFF). Nothing is plugged into the mouse port. Not
-modelled: the time that bytes take, passwords. `Port92` is system control port A of the same reference.
+Controller": status register, command byte, commands 0x20 to 0xFF). Not modelled: the time that bytes take, passwords.
+`Port92` is system control port A of the same reference.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..device import Device, IrqLine, Range, State, bit_names
-from .ps2_keyboard import RESEND, TRANSLATION, Keyboard, checked, key_code, strokes
+from ..typed import TYPE_CHECKING
+from .ps2_keyboard import TRANSLATION, Keyboard, checked, key_code, strokes
+
+if TYPE_CHECKING:
+    from .ps2_mouse import Mouse
 
 DATA, COMMAND = 0, 4
 
-STATUS_OBF, STATUS_SYSTEM, STATUS_COMMAND, STATUS_UNLOCKED, STATUS_AUX, STATUS_TIMEOUT = 1, 4, 8, 16, 32, 64
+STATUS_OBF, STATUS_SYSTEM, STATUS_COMMAND, STATUS_UNLOCKED, STATUS_AUX = 1, 4, 8, 16, 32
 CONFIG_KEYBOARD_IRQ, CONFIG_AUX_IRQ, CONFIG_SYSTEM, CONFIG_KEYBOARD_OFF, CONFIG_AUX_OFF, CONFIG_TRANSLATE = (
     1, 2, 4, 16, 32, 64,
 )  # fmt: skip
@@ -34,6 +39,11 @@ _KEYBOARD_COMMANDS = {
     0xED: "set LEDs", 0xEE: "echo", 0xF0: "scan code set", 0xF2: "identify", 0xF3: "typematic", 0xF4: "enable",
     0xF5: "disable", 0xF6: "defaults", 0xFE: "resend", 0xFF: "reset",
 }  # fmt: skip
+_MOUSE_COMMANDS = {
+    0xE6: "scaling 1:1", 0xE7: "scaling 2:1", 0xE8: "resolution", 0xE9: "status", 0xEA: "stream mode",
+    0xEB: "read data", 0xEC: "end of wrap mode", 0xEE: "wrap mode", 0xF0: "remote mode", 0xF2: "identify",
+    0xF3: "sample rate", 0xF4: "enable", 0xF5: "disable", 0xF6: "defaults", 0xFE: "resend", 0xFF: "reset",
+}  # fmt: skip
 _ARGUMENTS = {
     0x60: "command byte", 0xD1: "output port", 0xD2: "keyboard output buffer", 0xD3: "mouse output buffer",
     0xD4: "mouse",
@@ -46,7 +56,7 @@ OUTPUT_KEYBOARD_IRQ, OUTPUT_AUX_IRQ = 16, 32
 
 
 class I8042(Device):
-    """Keyboard controller at ports 0x60 and 0x64, with a keyboard.
+    """Keyboard controller at ports 0x60 and 0x64, with a keyboard and a mouse.
 
     `on_reset` is called when the guest pulls the processor's reset line, `set_a20` when it moves the A20 gate, which
     is open at the start.
@@ -68,25 +78,37 @@ class I8042(Device):
         self._on_reset = on_reset
         self._set_a20 = set_a20
         self.keyboard = Keyboard()
+        self._mouse: Mouse | None = None
         self._a20 = True
         self.reset()
 
     def reset(self) -> None:
         self.keyboard.reset()
+        if self._mouse is not None:
+            self._mouse.reset()
         self._ram = bytearray(32)
         """The controller's memory; its first byte is the command byte, called the configuration here."""
         self._ram[0] = CONFIG_AFTER_POST
         self._status = STATUS_UNLOCKED
-        """OBF, COMMAND, AUX, TIMEOUT and UNLOCKED; SYSTEM is the configuration's."""
+        """OBF, COMMAND, AUX and UNLOCKED; SYSTEM is the configuration's."""
         self._output = 0
         self._reply: int | None = None
-        """A byte from the controller itself that waits for the output buffer; AUX and TIMEOUT lie above, from bit 8."""
+        """A byte from the controller itself that waits for the output buffer; AUX lies above, from bit 8."""
         self._argument_of = 0
         """The command whose argument the next byte to port 0x60 is, 0 for none."""
         self._broken_key = False
         """While translating: 0xF0 has come, the next code is a key's let go."""
         self._move_a20(True)
         self._update()
+
+    @property
+    def mouse(self) -> Mouse:
+        """What is plugged into the second port; made when the guest or the host first uses it, as few do."""
+        if self._mouse is None:
+            from .ps2_mouse import Mouse
+
+            self._mouse = Mouse()
+        return self._mouse
 
     # -- What the host does -------------------------------------------------------------------------------------------
 
@@ -113,13 +135,25 @@ class I8042(Device):
         self.keyboard.type(codes)
         self._update()
 
+    def move_mouse(self, right: int, up: int, wheel: int) -> None:
+        """Move the mouse by counts, and turn its wheel towards the user; ValueError for too many at a time."""
+        self.moved_by_host = True
+        self.mouse.move(right, up, wheel)
+        self._update()
+
+    def hold_button(self, button: str, down: bool) -> None:
+        """Press or let go of a button of `ps2_mouse.BUTTONS`; ValueError for any other name."""
+        self.moved_by_host = True
+        self.mouse.hold(button, down)
+        self._update()
+
     # -- What the guest does ------------------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> int:
         if offset == COMMAND:
             return self._status | self._ram[0] & CONFIG_SYSTEM
         if self._status & STATUS_OBF:
-            self._status &= ~(STATUS_OBF | STATUS_AUX | STATUS_TIMEOUT)
+            self._status &= ~(STATUS_OBF | STATUS_AUX)
             value = self._output
             self._drive_irqs()  # a byte that follows makes a new edge
             self._update()
@@ -152,7 +186,8 @@ class I8042(Device):
             return bit_names(value, _CONFIG_BITS)
         if register == "output port":
             return bit_names(value, "no-reset A20 mouse-data mouse-clock keyboard-IRQ mouse-IRQ clock data")
-        names = {"command": _COMMAND_NAMES, "keyboard": _KEYBOARD_COMMANDS}.get(register, {})
+        by_register = {"command": _COMMAND_NAMES, "keyboard": _KEYBOARD_COMMANDS, "mouse": _MOUSE_COMMANDS}
+        names = by_register.get(register, {})
         return names.get(value, "")
 
     def _obey(self, command: int) -> None:
@@ -164,7 +199,7 @@ class I8042(Device):
             case 0xA4:
                 self._reply = 0xF1  # no password is set
             case 0xA9 | 0xAB:
-                self._reply = 0x00  # clock and data lines are good; an empty mouse port's are, too
+                self._reply = 0x00  # clock and data lines are good
             case 0xAA:
                 self._ram[0] |= CONFIG_SYSTEM
                 self._reply = 0x55
@@ -201,7 +236,8 @@ class I8042(Device):
             case 0xD3:
                 self._reply = value | STATUS_AUX << 8
             case 0xD4:
-                self._reply = RESEND | (STATUS_AUX | STATUS_TIMEOUT) << 8  # nobody is there
+                self._ram[0] &= ~CONFIG_AUX_OFF
+                self.mouse.receive(value)
             case _:
                 self._ram[command & 0x1F] = value
 
@@ -228,10 +264,20 @@ class I8042(Device):
                 self._output = self._reply & 0xFF
                 self._status |= STATUS_OBF | self._reply >> 8
                 self._reply = None
+            # A mouse that answers goes before keys, which go before a mouse that moves.
+            elif self._mouse is not None and self._mouse.answers and (byte := self._mouse_byte()) is not None:
+                self._output = byte
+                self._status |= STATUS_OBF | STATUS_AUX
             elif not self._ram[0] & CONFIG_KEYBOARD_OFF and (byte := self._keyboard_byte()) is not None:
                 self._output = byte
                 self._status |= STATUS_OBF
+            elif (byte := self._mouse_byte()) is not None:
+                self._output = byte
+                self._status |= STATUS_OBF | STATUS_AUX
         self._drive_irqs()
+
+    def _mouse_byte(self) -> int | None:
+        return None if self._mouse is None or self._ram[0] & CONFIG_AUX_OFF else self._mouse.next_byte()
 
     def _keyboard_byte(self) -> int | None:
         """The keyboard's next byte, translated if the configuration says so."""
@@ -256,6 +302,7 @@ class I8042(Device):
     def save(self) -> State:
         return {
             "keyboard": self.keyboard.save(),
+            "mouse": None if self._mouse is None else self._mouse.save(),
             "ram": bytes(self._ram),
             "status": self._status,
             "output": self._output,
@@ -267,21 +314,26 @@ class I8042(Device):
 
     def restore(self, state: State) -> None:
         numbers = checked(state, {"status": 0x7F, "output": 0xFF, "argument_of": 0xFF, "broken_key": 1, "a20": 1})
-        ram, reply, keyboard = state.get("ram"), state.get("reply"), state.get("keyboard")
-        flags = STATUS_AUX | STATUS_TIMEOUT
+        ram, reply, keyboard, mouse = (state.get(name) for name in ("ram", "reply", "keyboard", "mouse"))
         if type(ram) is not bytes or len(ram) != 32:
             raise ValueError(f"{self.name}: state field 'ram' is not 32 bytes")
-        if reply is not None and (type(reply) is not int or reply < 0 or reply & ~(flags << 8 | 0xFF)):
-            raise ValueError(f"{self.name}: state field 'reply' is {reply!r}, not a byte with its flags")
+        if reply is not None and (type(reply) is not int or reply < 0 or reply & ~(STATUS_AUX << 8 | 0xFF)):
+            raise ValueError(f"{self.name}: state field 'reply' is {reply!r}, not a byte with its flag")
         status = numbers["status"]
-        if not status & STATUS_UNLOCKED or status & ~(STATUS_OBF | STATUS_COMMAND | STATUS_UNLOCKED | flags):
+        if not status & STATUS_UNLOCKED or status & ~(STATUS_OBF | STATUS_COMMAND | STATUS_UNLOCKED | STATUS_AUX):
             raise ValueError(f"{self.name}: state field 'status' is {status:#x}, which cannot be")
         command = numbers["argument_of"]
         if command and not (0x60 <= command < 0x80 or 0xD1 <= command <= 0xD4):
             raise ValueError(f"{self.name}: state field 'argument_of' is {command:#x}, a command without an argument")
         if type(keyboard) is not dict:
             raise ValueError(f"{self.name}: state field 'keyboard' is not a keyboard's state")
+        if mouse is not None and type(mouse) is not dict:
+            raise ValueError(f"{self.name}: state field 'mouse' is not a mouse's state")
         self.keyboard.restore(keyboard)
+        if mouse is None:
+            self._mouse = None
+        else:
+            self.mouse.restore(mouse)
         self._ram[:] = ram
         self._status = status
         self._output = numbers["output"]

@@ -36,3 +36,29 @@ class Disk(Protocol):
 
     def close(self) -> None:
         """Give back the host's resources; may be called twice."""
+
+
+class ImageDisk:
+    """A disk that can be had again from the name of its image, which is what a snapshot keeps of it."""
+
+    size: int
+    read_only: bool
+    format: str
+    """A key of `formats.FORMATS`, or "nbd"."""
+    backing: bool = False
+    """Whether the image may name others that are under it."""
+    on_error: str = "report"
+    """See `image.OnError`."""
+
+    @property
+    def location(self) -> str:
+        """The image's absolute path, or the URI."""
+        raise NotImplementedError
+
+    def real_paths(self) -> list[str]:
+        """Where the files are that were opened, without symbolic links; none where that is not known."""
+        return []
+
+    def changed_at(self) -> int:
+        """When the image was last changed: nanoseconds since 1970; 0 where that is not known."""
+        return 0

@@ -20,6 +20,9 @@ _MAGIC = (
     ("VHD", 0, b"conectix"),
 )
 
+FORMATS = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vdi": "vdi", "vhd": "vpc", "vhdx": "vhdx", "vpc": "vpc"}
+"""The formats of images that can be opened, and QEMU's names of them; both names of one are taken."""
+
 
 def container(first: bytes, last: bytes = b"") -> str | None:
     """The name of the disk format that the `first` and the `last` 512 bytes of an image are of; None if it is raw."""
@@ -27,3 +30,9 @@ def container(first: bytes, last: bytes = b"") -> str | None:
         if first[at : at + len(magic)] == magic:
             return name
     return "VHD" if last[-SECTOR:].startswith(b"conectix") else None
+
+
+def named(path: str) -> str | None:
+    """The key of FORMATS that the name of an image ends with; None if it says nothing of a format."""
+    suffix = path.rpartition("/")[2].rpartition(".")[2].lower()
+    return suffix if suffix in FORMATS and suffix != "raw" and "." in path else None

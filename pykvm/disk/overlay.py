@@ -26,6 +26,8 @@ class OverlayDisk:
     """
 
     read_only = False
+    on_error: str = "report"
+    """See `image.OnError`."""
 
     def __init__(self, base: Disk) -> None:
         import tempfile  # slow to import, and machines without such a disk import this module, too

@@ -14,9 +14,10 @@ import fcntl
 import os
 import stat
 import weakref
+from contextlib import suppress
 
 from ..errors import ConfigError
-from . import SECTOR
+from . import SECTOR, ImageDisk
 
 
 def read_up_to(fd: int, offset: int, length: int) -> bytes:
@@ -40,8 +41,8 @@ def write_all(fd: int, offset: int, data: bytes) -> None:
         done += os.pwrite(fd, memoryview(data)[done:], offset + done)
 
 
-class RawDisk:
-    """The image at `path`, writable unless `read_only`. See `Disk` for the methods.
+class ImageFile:
+    """The file or block device at `path`, open and locked as an image is, writable unless `read_only`.
 
     Raises ConfigError if `path` is missing, empty, neither a regular file nor a block device, not permitted, or in use
     by another machine.
@@ -51,7 +52,7 @@ class RawDisk:
         self.path = os.fspath(path)
         self.read_only = read_only
         self._fd = _open(self.path, read_only)
-        # A disk that is forgotten without `close` must not hold its lock as long as the process lives.
+        # An image that is forgotten without `close` must not hold its lock as long as the process lives.
         self._finalizer = weakref.finalize(self, os.close, self._fd)
         try:
             self._length = _capacity(self._fd, self.path)
@@ -59,7 +60,51 @@ class RawDisk:
         except BaseException:
             self.close()
             raise
+
+    def fileno(self) -> int:
+        """Its descriptor, until `close`."""
+        return self._fd
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return self._length
+
+    def real_path(self) -> str:
+        """Where the file is that was opened, whatever `path` leads to by now; without symbolic links."""
+        return os.readlink(f"/proc/self/fd/{self._fd}")
+
+    def changed_at(self) -> int:
+        """When it was last changed: nanoseconds since 1970."""
+        return os.fstat(self._fd).st_mtime_ns
+
+    def unlock(self) -> None:
+        """Let go of the lock now, whoever else has inherited the descriptor; it is the closing of all that does so."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+        self._finalizer()
+        self._fd = -1
+
+
+class RawDisk(ImageFile, ImageDisk):
+    """The raw image at `path`, writable unless `read_only`. See `Disk` for the methods, `ImageFile` for the errors."""
+
+    format = "raw"
+
+    def __init__(self, path: str | os.PathLike[str], read_only: bool = False) -> None:
+        super().__init__(path, read_only)
         self.size = -(-self._length // SECTOR) * SECTOR
+
+    @property
+    def location(self) -> str:
+        return os.path.abspath(self.path)
+
+    def real_paths(self) -> list[str]:
+        return [self.real_path()]
 
     def read_at(self, offset: int, length: int) -> bytes:
         self._check(offset, length)
@@ -80,18 +125,6 @@ class RawDisk:
     def flush(self) -> None:
         if not self.read_only:
             os.fdatasync(self._fd)
-
-    def real_path(self) -> str:
-        """Where the file is that was opened, whatever `path` leads to by now; without symbolic links."""
-        return os.readlink(f"/proc/self/fd/{self._fd}")
-
-    def changed_at(self) -> int:
-        """When it was last changed: nanoseconds since 1970."""
-        return os.fstat(self._fd).st_mtime_ns
-
-    def close(self) -> None:
-        self._finalizer()
-        self._fd = -1
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

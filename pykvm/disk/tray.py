@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from ..errors import ConfigError
-from ..typed import Any
 from . import Disk
-from .image import open_disk
 
 CD_SECTOR = 2048
 """Bytes of a block of data on a CD (ECMA-130, 14.3: mode 1)."""
@@ -61,33 +57,6 @@ def read_bytes(medium: Disk, offset: int, length: int) -> bytes:
     there = max(0, min(length, medium.size - offset))
     data = medium.read_at(offset, there) if there else b""
     return data if there == length else data + bytes(length - there)
-
-
-def open_trays(given: Any) -> list[Tray]:
-    """Trays with what was given: a medium, the path of one, None or a tray each; or one of these alone.
-
-    ConfigError for what cannot be: what has been opened by then is closed.
-    """
-    trays: list[Tray] = []
-    try:
-        for each in given if isinstance(given, (list, tuple)) else [given]:
-            if isinstance(each, bytes):
-                raise ConfigError("a CD is given as the path of its image, or as a disk: MemoryDisk(b'...') for bytes")
-            trays.append(each if isinstance(each, Tray) else Tray(_medium(each)))
-    except BaseException:
-        for tray in trays:
-            tray.close()
-        raise
-    return trays
-
-
-def _medium(given: Any) -> Disk | None:
-    return open_medium(given) if isinstance(given, (str, os.PathLike)) else given
-
-
-def open_medium(path: str | os.PathLike[str]) -> Disk:
-    """The image of a CD, which is never written; ConfigError says why it cannot be opened."""
-    return open_disk(path, "ro")
 
 
 def _checked(medium: Disk | None) -> Disk | None:

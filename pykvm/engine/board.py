@@ -6,7 +6,7 @@ The board knows which device answers an access, and no device. What stands on it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache, cached_property, partial
 
@@ -17,9 +17,9 @@ from ..kvm import VM, MsrRange, System
 from ..kvm.exits import PIO_OUTPUT
 from ..kvm.vcpu import CpuidBlock
 from ..memory import GuestMemory
-from ..typed import TYPE_CHECKING, NamedTuple
+from ..typed import TYPE_CHECKING, NamedTuple, Protocol
 from ..x86 import cpuid
-from .power_on import make_vm
+from .power_on import ELCR_AT, make_vm
 
 if TYPE_CHECKING:
     from ..boot.rom import Rom
@@ -28,6 +28,10 @@ Route = tuple[Callable[..., int | None], int, int, bool]
 """How a port access is served: (function, offset, size, whether it is output: then the value is given behind them)."""
 MsrHandler = Callable[[int | None], int | None]
 """Called with the value written, or None for a read, whose value it returns."""
+
+KEPT_FROM_GUESTS = (0xC0011029,)
+"""MSRs that AMD's KVM lets a guest write, and takes back from nobody once the vCPU has run: DE_CFG (AMD64 APM volume 2,
+appendix A; kernel, kvm_do_msr_access). A write gets #GP, so that no run leaves anything in them to the next."""
 
 INTERRUPT_INPUTS = 24
 RAM_TOP_SLOT = 8
@@ -43,6 +47,20 @@ class RamSlot(NamedTuple):
     offset: int
 
 
+class Slots(Protocol):
+    """Where cards go."""
+
+    @property
+    def cards(self) -> Sequence[Device]:
+        """The cards that are there."""
+
+    def plug(self, card: Device) -> None:
+        """Put a card into a slot; ConfigError if it cannot be."""
+
+    def unplug(self, card: Device) -> None:
+        """Take it out."""
+
+
 class GeneralProtection(Exception):
     """Raised by an MSR handler: the guest's RDMSR or WRMSR gets #GP."""
 
@@ -53,6 +71,14 @@ def open_system() -> System:
     system = System()
     system.require("USER_MEMORY", "IRQCHIP", "PIT2", "MP_STATE", "VCPU_EVENTS", "IMMEDIATE_EXIT")
     return system
+
+
+@cache
+def _kept_from_guests() -> list[MsrRange]:
+    """Those that this KVM has, as a filter of writes; none where it has no filters."""
+    system = open_system()
+    here = system.feature_msr_indices() if system.check_extension("X86_MSR_FILTER") else ()
+    return [MsrRange(index, 1, read=False) for index in KEPT_FROM_GUESTS if index in here]
 
 
 @cache
@@ -83,6 +109,9 @@ class Board:
         """How each kind of port access that came was served: forgotten when a device comes or goes."""
         self.lines: dict[int, list[IrqLine]] = {}
         """The interrupt lines by number, those that share one in the order in which they were made."""
+        self._levels: set[int] = set()
+        self.slots: Slots | None = None
+        """Where cards go, once the PC is there."""
         self.finish = True
         """Whether instructions are finished that KVM cannot emulate. Before the start."""
         self._msrs: dict[int, MsrHandler] = {}
@@ -92,12 +121,17 @@ class Board:
         """Where KVM has the RAM, by rising addresses."""
         self.ram_layout = 0
         """How often that has changed."""
-        self.vm, self.vcpus = make_vm(system, stack, cpus, self._map_memory)
+        self.vm, self.vcpus = make_vm(system, stack, cpus, self._before_chips)
+        self.move_input: Callable[[int, bool], None] = self.vm.irq_line
+        """Moves an interrupt input of the chips to a level, for the lines that lead there. Replaced by who injects
+        faults."""
         self.cpuid_in_use = offered_cpuid()
         for vcpu in self.vcpus:
             vcpu.set_cpuid(_default_block(vcpu.id, cpus))
 
-    def _map_memory(self, vm: VM) -> None:
+    def _before_chips(self, vm: VM) -> None:
+        if kept := _kept_from_guests():
+            vm.set_msr_filter(kept)
         for slot, gpa, size, offset in self.ram_slots:
             vm.set_memory(slot, gpa, size, self.memory.map, offset)
         if self.rom is not None:
@@ -158,10 +192,28 @@ class Board:
     @property
     def devices(self) -> list[Device]:
         """All devices, those with ports first, in the order in which they were added."""
-        return [*self.ports.devices, *self.mmio.devices]
+        return [*self.ports.devices, *self.mmio.devices, *self.cards]
+
+    @property
+    def cards(self) -> Sequence[Device]:
+        """The devices in slots."""
+        return () if self.slots is None else self.slots.cards
 
     def add(self, device: Device) -> None:
-        """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM."""
+        """Put a device on the bus it names ports or addresses on; ConfigError if they are taken, or are RAM.
+
+        A card comes into a slot.
+        """
+        if device.is_card:
+            if self.slots is None:
+                raise ConfigError(f"{device.name or type(device).__name__}: this machine has no slots for cards")
+            self.slots.plug(device)
+            return
+        self.place(device)
+        (self.ports if device.ports else self.mmio).devices.append(device)
+
+    def place(self, device: Device) -> None:
+        """Have a device answer the ports or addresses that it names; ConfigError if they are taken, or are RAM."""
         if bool(device.ports) == bool(device.mmio):
             raise ConfigError(f"{type(device).__name__} must name either ports or mmio ranges")
         given: Sequence[object] = (*device.ports, *device.mmio)
@@ -173,11 +225,19 @@ class Board:
             for region in self.memory.regions:
                 if span.base < region.gpa + region.size and region.gpa < span.end:
                     raise ConfigError(f"{span.base:#x}..{span.end - 1:#x} is RAM; MMIO needs addresses outside it")
-        (self.ports if device.ports else self.mmio).attach(device)
+        (self.ports if device.ports else self.mmio).place(device)
+        self.port_routes.clear()
+
+    def displace(self, device: Device) -> None:
+        """Undo `place`."""
+        (self.ports if device.ports else self.mmio).displace(device)
         self.port_routes.clear()
 
     def remove(self, device: Device) -> None:
-        """Take a device off its bus."""
+        """Take a device off its bus, or a card out of its slot."""
+        if device.is_card and self.slots is not None:
+            self.slots.unplug(device)
+            return
         (self.ports if device.ports else self.mmio).detach(device)
         self.port_routes.clear()
 
@@ -215,7 +275,19 @@ class Board:
 
     def _move_line(self, number: int, lines: list[IrqLine], level: bool) -> None:
         if len(lines) == 1 or sum(line.level for line in lines) == level:
-            self.vm.irq_line(number, level)
+            self.move_input(number, level)
+
+    def message(self, address: int, data: int) -> None:
+        """Send a message-signalled interrupt to the local APICs."""
+        self.vm.signal_msi(address, data)
+
+    def make_level_triggered(self, irqs: Iterable[int]) -> None:
+        """Have the 8259s take these interrupt requests as levels, as firmware has those that slots share."""
+        self._levels |= set(irqs)
+        for chip in (0, 1):
+            state = bytearray(self.vm.get_irqchip(chip))
+            state[ELCR_AT] |= sum(1 << irq % 8 for irq in self._levels if irq // 8 == chip)
+            self.vm.set_irqchip(bytes(state))
 
     # MSRs
 
@@ -229,7 +301,8 @@ class Board:
         if self._msrs:
             self.system.require("X86_USER_SPACE_MSR", "X86_MSR_FILTER")
             self.vm.exit_on_msr()
-            self.vm.set_msr_filter([MsrRange(index, 1) for index in self._msrs])
+            kept = [each for each in _kept_from_guests() if each.base not in self._msrs]
+            self.vm.set_msr_filter([*(MsrRange(index, 1) for index in self._msrs), *kept])
 
     def access_msr(self, index: int, value: int | None) -> int | None:
         """A guest's RDMSR (`value` None) or WRMSR that KVM left to us; None for #GP."""
@@ -258,6 +331,8 @@ class Board:
                 vcpu.set_cpuid(cpuid.for_cpu(self.cpuid_in_use, vcpu.id, len(vcpus)))
             state = SavedState.capture(vm, vcpus, state_msrs(self.system, vcpus[0]))
             state.apply(self.vm, self.vcpus)
+        if self._levels:
+            self.make_level_triggered(())
         # A line that a device holds up even now is a new edge to the new chips.
         for number, lines in self.lines.items():
             if any(line.level for line in lines):

@@ -80,6 +80,8 @@ class Engine:
         """How the image was loaded, with its symbols; None without an image."""
         self.on_reset: list[Callable[[], None]] = []
         """Called, with the lock held and no vCPU in the guest, when the machine is about to be reset."""
+        self.before_load: list[Callable[[], None]] = []
+        """Called, as `on_load`, when an image is about to be loaded."""
         self.on_load: list[Callable[[EntryState], None]] = []
         """Called, with the lock held or before the first run, when an image has been loaded."""
         self.before_end: Callable[[Outcome, Crash | None], bool] | None = None
@@ -96,6 +98,8 @@ class Engine:
     def load(self, loader: Loader) -> EntryState:
         """Load an image into RAM and have the first CPU start in it: now, and after each reset."""
         self.loader = loader
+        for prepare in self.before_load:
+            prepare()
         self.entry = state = loader()
         for call in self.on_load:
             call(state)
@@ -143,27 +147,23 @@ class Engine:
 
     def start(self, limit: float | None) -> None:
         """Start all CPUs and return. HostError if the host does not give the threads: then the run has ended."""
-        waiting = list(self.runners)  # those without a thread yet
         with self.gate.lock:
             self.require_startable()
             try:
-                self._start(limit, waiting)
+                self._start(limit)
                 return
-            except Exception as error:
+            except BaseException as error:  # also of a signal's handler
                 failure = error
                 self._end(Ending.STOPPED, "it could not be started")
-        for runner in waiting:
-            self.gate.left(runner)
-        with self.gate.lock:
-            self.gate.wait_left()
-        for runner in self.runners:
-            runner.join()
+        self._wait_ended()
         refused = refused_by_host(failure)
         if refused is None:
             raise failure
         raise refused from failure
 
-    def _start(self, limit: float | None, waiting: list[Runner]) -> None:
+    def _start(self, limit: float | None) -> None:
+        for runner in self.runners:
+            runner.prepare()
         self.gate.open(self.runners)
         self.run = Run(
             self.runners,
@@ -175,12 +175,21 @@ class Engine:
             ended=self._ended,
         )
         self.gate.lull_elsewhere()
-        while waiting:  # before the I/O thread: the guest begins at once
-            waiting[0].start()
-            del waiting[0]
+        for runner in self.runners:  # before the I/O thread: the guest begins at once
+            runner.start()
         self.loop.start()
         if self._stop_at_start is not None:
             self.run.end(Ending.STOPPED, self._stop_at_start)
+
+    def _wait_ended(self) -> None:
+        """After the run's end, wait for that of all threads; those that have not begun never do. Without the lock."""
+        for runner in self.runners:
+            if runner.withdraw():
+                self.gate.left(runner)
+        with self.gate.lock:
+            self.gate.wait_left()
+        for runner in self.runners:
+            runner.join()
 
     def wait(self, timeout: float | None = None) -> Run:
         """Wait for the run's end, and that of all threads. TimeoutError if `timeout` (seconds) is over before it.
@@ -252,9 +261,7 @@ class Engine:
             self._end(Ending.STOPPED, "closed")
             if self.run is not None:
                 self.gate.lull_elsewhere()
-            self.gate.wait_left()
-        for runner in self.runners:
-            runner.join()
+        self._wait_ended()
         if self.debugger is not None:
             self.debugger.close()
         self.loop.close()

@@ -93,7 +93,7 @@ class EventLoop:
             was_running, self._running = self._running, False
             if was_running:
                 self.wake()
-        if was_running and self._thread is not None:
+        if was_running and self._thread is not None and self._thread.is_alive():
             self._thread.join()
             self._close_unused()
 

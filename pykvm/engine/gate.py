@@ -145,7 +145,7 @@ class Gate:
         self._left = self.lock.condition()  # for those who wait for the end alone: no pause wakes them
         self._passers: Sequence[Passer] = ()
         self._inside: list[Passer] = []  # those with a thread: changed with the queue held, for `_ask`
-        self._live = 0
+        self._live: set[Passer] = set()  # the same, changed with the lock held
         self._holds = 0
         self._parked = 0
         self._at_rest: list[Callable[[], None]] = []
@@ -164,7 +164,7 @@ class Gate:
         some milliseconds each; unless those have nothing to do. Where there are few, nothing happens.
         """
         others = [gate for gate in _open[:] if gate is not self]
-        if self._inside and len(others) >= (os.cpu_count() or 1) and _lull.extend():
+        if others and self._inside and len(others) >= (os.cpu_count() or 1) and _lull.extend():
             for gate in others:
                 if gate.lock.queue.acquire(False):
                     try:
@@ -178,9 +178,9 @@ class Gate:
     def open(self, passers: Sequence[Passer]) -> None:
         """The threads of `passers` are about to start. With the lock held."""
         self._passers = passers
-        self._inside = list(passers)  # nobody asks for the lock as a thread that has none: it is held here
-        self._live = len(passers)
         _open.append(self)
+        self._inside = list(passers)  # nobody asks for the lock as a thread that has none: it is held here
+        self._live = set(passers)
         self._shut = False
 
     def shut(self) -> None:
@@ -209,7 +209,7 @@ class Gate:
                 self._parked += 1
                 self.changed.notify_all()
                 try:
-                    if self._parked == self._live:
+                    if self._parked == len(self._live):
                         self._call_at_rest()
                     while (self._holds or passer.held) and not self._shut:
                         self.changed.wait()
@@ -220,11 +220,13 @@ class Gate:
     def left(self, passer: Passer) -> None:
         """A vCPU's thread is about to end, and touches nothing of the machine's any more."""
         with self.lock.queue:
-            self._inside.remove(passer)
-            if not self._inside:
+            # A signal's handler may have raised in the midst of `open`: then not all may be there.
+            if passer in self._inside:
+                self._inside.remove(passer)
+            if not self._inside and self in _open:
                 _open.remove(self)
         with self.lock.inner:
-            self._live -= 1
+            self._live.discard(passer)
             self.changed.notify_all()
             self._left.notify_all()
 
@@ -238,7 +240,7 @@ class Gate:
     @property
     def is_at_rest(self) -> bool:
         """Whether no vCPU is in the guest, or on its way there."""
-        return self._parked == self._live
+        return self._parked == len(self._live)
 
     def kick(self) -> None:
         """Have all vCPUs come out of the guest, and look whether they may go in again."""

@@ -18,6 +18,8 @@ from ..x86 import lapic
 SPURIOUS_VECTOR = 0xFF
 
 _MASTER, _SLAVE = 0, 1
+ELCR_AT = 8 + 14
+"""Where struct kvm_irqchip has an 8259's register of edge and level."""
 _NO_MODE = 0xFF
 
 
@@ -33,23 +35,24 @@ def _counter(mode: int, access: int, gate: int) -> bytes:
     return struct.pack("<IHBBBBBBBBBBq", 65536, 0, 0, 0, 0, access, access, 0, access, mode, 0, gate, 0)
 
 
-PICS = (_pic(_MASTER, 0x08, 0xFA), _pic(_SLAVE, 0x70, 0xFF))
-"""Timer and cascade are let through: who lets interrupts in before he has moved them gets IRQ 0 as vector 8."""
+PICS = (_pic(_MASTER, 0x08, 0xB8), _pic(_SLAVE, 0x70, 0xFF))
+"""Timer, keyboard, cascade and floppy are let through: who lets interrupts in before he has moved them gets IRQ 0 as
+vector 8."""
 PIT = _counter(3, 3, 1) + _counter(_NO_MODE, 0, 1) + _counter(_NO_MODE, 0, 0) + bytes(40)
 """struct kvm_pit_state2: counter 0 is a square wave of 18.2 Hz, the others are not programmed."""
 
 
 def make_vm(
-    system: System, stack: ExitStack, cpus: int, map_memory: Callable[[VM], object] | None = None
+    system: System, stack: ExitStack, cpus: int, before_chips: Callable[[VM], object] | None = None
 ) -> tuple[VM, list[VCPU]]:
     """A VM with its chips and vCPUs as firmware leaves them; `stack` is to close them.
 
-    It has no memory but by `map_memory`, which is called first of all: once there are chips, KVM waits for all
-    their users at each change of a slot, for milliseconds.
+    It has no memory and no filter of MSRs but by `before_chips`, which is called first of all: once there are chips,
+    KVM waits for all their users at each change of these, for milliseconds.
     """
     vm = stack.enter_context(closing(system.create_vm()))
-    if map_memory is not None:
-        map_memory(vm)
+    if before_chips is not None:
+        before_chips(vm)
     if vm.check_extension("SET_TSS_ADDR"):
         vm.set_tss_address(TSS_ADDRESS)
         vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)

@@ -52,14 +52,22 @@ class Run:
         self._stopped_time, self._ended = stopped_time, ended
         self._began = time.monotonic()
         self._limit: Timer | None = None
-        if limit is not None:
-            self._limit = loop.call_at(self._began + limit, lambda: self._time_is_up(limit))
+        self.limit_from_now(limit)
         self._halts = HaltWatch(runners, gate, loop, halted)
 
-    def _time_is_up(self, limit: float) -> None:
-        due = self._began + limit + self._stopped_time()
+    def limit_from_now(self, limit: float | None) -> None:
+        """Let it go on for at most `limit` seconds from now, or as long as it likes."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        if limit is not None and self.outcome is None:
+            since = time.monotonic() - self._stopped_time()
+            self._limit = self._loop.call_at(time.monotonic() + limit, lambda: self._time_is_up(limit, since))
+
+    def _time_is_up(self, limit: float, since: float) -> None:
+        due = since + limit + self._stopped_time()
         if due > time.monotonic():
-            self._limit = self._loop.call_at(due, lambda: self._time_is_up(limit))
+            self._limit = self._loop.call_at(due, lambda: self._time_is_up(limit, since))
         else:
             self.end(Ending.TIMED_OUT, f"the time limit of {limit:g} s is over")
 

@@ -8,7 +8,6 @@ access that the last exit was about, so the state that anybody sees afterwards i
 from __future__ import annotations
 
 import errno
-import signal
 import threading
 import time
 
@@ -33,7 +32,7 @@ from ..kvm.exits import (
 )
 from ..kvm.state import MpState
 from ..kvm.vcpu import prepare_kick
-from ..typed import TYPE_CHECKING, Protocol
+from ..typed import TYPE_CHECKING, Protocol, signal
 from .board import Board, offered_cpuid
 from .entry import EntryChain
 from .gate import Gate
@@ -85,25 +84,39 @@ class Runner:
         self._clock = 0
         self._was_runnable = False  # KVM_RUN has just given EAGAIN, and there is nothing to wait for any more
         self._thread: threading.Thread | None = None  # one a run
+        self._turn: list[None] = []
+        """Who takes its element, the thread or `withdraw`, decides whether the thread begins."""
         self._finisher: Finisher | None = None  # since the first instruction that was to be finished
 
+    def prepare(self) -> None:
+        """There is to be a thread: `start` or `withdraw` follows. With the lock held."""
+        self._turn = [None]
+
+    def withdraw(self) -> bool:
+        """Have the thread not begin, if it has not; False if there is none, or it has begun.
+
+        The handler of a signal may raise in the midst of `start`, and nobody knows then whether there is a thread.
+        """
+        try:
+            self._turn.pop()
+        except IndexError:
+            return False
+        self._inside = False
+        return True
+
     def start(self) -> None:
-        """Start the thread, after `Gate.open`. With the lock held."""
+        """Start the thread, after `prepare` and `Gate.open`. With the lock held."""
         prepare_kick(KICK)
         self.vcpu.immediate_exit(self._gate.is_held)
         self.exits, self._clock, self._was_runnable = 0, 0, False
         self.finished = {}
         self._thread = threading.Thread(target=self._main, name=f"pykvm vcpu {self.vcpu.id}", daemon=True)
         self._inside = True
-        try:
-            self._thread.start()
-        except Exception:
-            self._inside = False
-            raise
+        self._thread.start()
 
     def join(self) -> None:
         """Wait for the thread's end. Without the lock."""
-        if self._thread is not None and self._thread.ident is not None:
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join()
 
     def is_current(self) -> bool:
@@ -131,6 +144,10 @@ class Runner:
         return time.clock_gettime_ns(self._clock) if self._inside and self._clock else 0
 
     def _main(self) -> None:
+        try:
+            self._turn.pop()
+        except IndexError:
+            return
         lock = self._gate.lock.inner
         self._clock = time.pthread_getcpuclockid(threading.get_ident())
         try:

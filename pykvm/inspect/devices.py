@@ -51,7 +51,7 @@ def device_states(machine: Machine) -> list[DeviceState]:
     result = []
     with machine.lock:
         for device in machine.engine.board.devices:
-            spans = device.ports or device.mmio
+            spans = device.spans
             state = DeviceState(device.name or type(device).__name__, [(span.base, span.end - 1) for span in spans])
             for name, value in _flat(device.save()):
                 if len(state.registers) >= VALUES_LIMIT:

@@ -5,6 +5,7 @@ Source: api.rst, KVM_GET_IRQCHIP and KVM_GET_PIT2; what the fields mean: Intel 8
 
 from __future__ import annotations
 
+import struct
 from typing import Any, NamedTuple
 
 from ._kvm import ffi, lib
@@ -12,6 +13,8 @@ from .vm import VM
 
 PIT_COUNTERS = 3
 IOAPIC_PINS = 24
+_PIT_FLAGS_AT, _HPET_LEGACY = 72, 1
+"""struct kvm_pit_state2: `flags` behind three channels, and KVM_PIT_FLAGS_HPET_LEGACY."""
 
 
 class Pic(NamedTuple):
@@ -76,3 +79,13 @@ def _chip(vm: VM, number: int) -> Any:
     box = ffi.new("struct kvm_irqchip *", {"chip_id": number})
     vm.ioctl("KVM_GET_IRQCHIP", box)
     return box
+
+
+def connect_pit(vm: VM, on: bool) -> None:
+    """Have the i8254's counter 0 interrupt, or, where an HPET stands in for it, not."""
+    state = bytearray(vm.get_pit())
+    vm.set_pit(bytes(state))  # begins its period anew, and drops the interrupts that KVM keeps for it
+    (flags,) = struct.unpack_from("<I", state, _PIT_FLAGS_AT)
+    flags = flags & ~_HPET_LEGACY if on else flags | _HPET_LEGACY
+    struct.pack_into("<I", state, _PIT_FLAGS_AT, flags)
+    vm.set_pit(bytes(state))

@@ -30,7 +30,7 @@ from ..x86.lapic import (
 )
 from ._kvm import ffi, lib
 from .errors import KvmError
-from .structs import member, struct_as_plain, struct_from_plain, table, u64
+from .structs import as_table, member, struct_as_plain, struct_from_plain, u64
 from .system import System
 from .vcpu import MSRS_AT_ONCE, VCPU
 from .vm import VM
@@ -317,7 +317,7 @@ class SavedState:
     def from_plain(cls, state: dict[str, Any], system: System) -> Self:
         """Take back what `as_plain` returned; ValueError says what does not fit, or what this KVM lacks for it."""
         msrs, size = frozenset(known_msrs(system)), system.check_extension("XSAVE2")
-        vcpus = [SavedVcpu.from_plain(table(vcpu, "a vCPU"), msrs, size) for vcpu in member(state, "vcpus", list)]
+        vcpus = [SavedVcpu.from_plain(as_table(vcpu, "a vCPU"), msrs, size) for vcpu in member(state, "vcpus", list)]
         return cls(SavedVm.from_plain(member(state, "vm", dict)), vcpus, u64(state.get("tsc"), "tsc"))
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import enum
-
 from ..data import Data
-from ..typed import NamedTuple
+from ..typed import IntEnum, NamedTuple
 from ._kvm import lib
 
 
-class MpState(enum.IntEnum):
+class MpState(IntEnum):
     """Multiprocessing state (api.rst, KVM_GET_MP_STATE)."""
 
     RUNNABLE = lib.KVM_MP_STATE_RUNNABLE

@@ -44,7 +44,7 @@ def struct_from_plain(box: Any, state: Any, name: str) -> None:
             else:
                 struct_from_plain(box[at], value, f"{name}[{at}]")
     elif kind.kind == "struct" and _is_named(kind):
-        fields = table(state, name)
+        fields = as_table(state, name)
         if fields.keys() != {field for field, _ in kind.fields}:
             raise ValueError(f"{name} has not the fields of {kind.cname}")
         for field, info in kind.fields:
@@ -71,10 +71,10 @@ def u64(value: Any, name: str) -> int:
     return checked(ffi.typeof("uint64_t"), value, name)
 
 
-def table(value: Any, name: str) -> dict[str, Any]:
+def as_table(value: Any, name: str) -> dict[str, Any]:
     """A dict."""
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is not a table")
+        raise ValueError(f"{name} is {value!r:.40}, not a table")
     return value
 
 

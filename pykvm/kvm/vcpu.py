@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 
-from ..typed import Any, NamedTuple
+from ..typed import Any, NamedTuple, signal
 from ..x86.cpuid import CpuidEntry
 from ..x86.registers import Registers, Segment, SystemRegisters, Table, code_bits, linear_pc
 from ._kvm import ffi, lib

@@ -37,6 +37,7 @@ class TapNet(NetBackend):
             _require(name)
         self.name = self.station = name
         self._fd = -1
+        self._gone = False  # the interface was deleted: its descriptor, which is still open, stays readable for ever
         try:
             fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -60,19 +61,18 @@ class TapNet(NetBackend):
                 return  # the interface is down or gone, its queue is full, or this is no frame: dropped
 
     def fileno(self) -> int | None:
-        return None if self._fd < 0 else self._fd
+        return None if self._gone or self._fd < 0 else self._fd
 
     def poll(self) -> None:
         for _ in range(POLL_BUDGET):
-            if self._fd < 0:
+            if self._gone or self._fd < 0:
                 return
             try:
                 frame = os.read(self._fd, MAX_FRAME + 1)
             except BlockingIOError:
                 return
             except OSError:
-                # The interface was deleted. Its descriptor would stay readable for ever.
-                self.close()
+                self._gone = True
                 return
             if len(frame) <= MAX_FRAME and self.deliver is not None:
                 self.deliver(frame)

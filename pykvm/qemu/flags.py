@@ -147,9 +147,9 @@ FLAGS: dict[str, Flag] = {
     "debugcon": Flag("DEV", WORKS, "what is written to port 0xE9", "leave it out: port 0xE9 is always there"),
     "echr": Flag("NUMBER", WORKS, "the key in place of Ctrl-A"),
     # Networks
-    "nic": Flag("TYPE", WORKS, "none, tap, socket; model=ne2k_isa, others with a word: cards are NE2000", _NIC),
-    "net": Flag("TYPE", WORKS, "none, nic, tap, socket", _NIC),
-    "netdev": Flag("TYPE", WORKS, "tap, socket, hubport without a card", _NIC),
+    "nic": Flag("TYPE", WORKS, "none, user, tap; model=ne2k_isa, others with a word: cards are NE2000", _NIC),
+    "net": Flag("TYPE", WORKS, "none, nic, user, tap", _NIC),
+    "netdev": Flag("TYPE", WORKS, "user, tap, hubport without a card", _NIC),
     # How it runs
     "S": Flag("", WORKS, "stopped at the start, until `cont` of a monitor or gdb"),
     "s": Flag("", WORKS, "as -gdb tcp::1234", "give '--gdb'"),

@@ -81,12 +81,12 @@ def _table(
     writable: bool,
     user: bool,
 ) -> Iterator[Page]:
-    step = kind.steps[depth]
+    level = kind.levels[depth]
     left[0] -= 1
     if left[0] < 0:
         return
     try:
-        raw = read(table, kind.entry_size << step.width)
+        raw = read(table, kind.entry_size << level.width)
     except PykvmError:
         return
     for index, (entry,) in enumerate(struct.iter_unpack("<Q" if kind.entry_size == 8 else "<I", raw)):
@@ -95,14 +95,14 @@ def _table(
         rights = (writable, user)
         if kind is not PAE or depth:  # a PAE PDPTE has none
             rights = (writable and bool(entry & PTE_RW), user and bool(entry & PTE_US))
-        here = linear | index << step.shift
-        if depth < len(kind.steps) - 1 and not (step.leaf and entry & PTE_PS):
+        here = linear | index << level.shift
+        if depth < len(kind.levels) - 1 and not (level.leaf and entry & PTE_PS):
             yield from _table(read, kind, left, entry & PAGE_MASK, depth + 1, here, *rights)
             continue
-        top = kind.steps[0].shift + kind.steps[0].width
+        top = kind.levels[0].shift + kind.levels[0].width
         if top > 32 and here >> (top - 1) & 1 and kind is not PAE:
             here |= (1 << 64) - (1 << top)
-        size = 1 << step.shift
+        size = 1 << level.shift
         yield Page(here, entry & PAGE_MASK & -size, size, entry, *rights)
 
 

@@ -1,6 +1,6 @@
 """QEMU's networks, -nic, -net and -netdev, as `pykvm run --nic` says them.
 
-Source: qemu-system-x86_64(1), "Network options". A user network is refused in one place, `_backend`.
+Source: qemu-system-x86_64(1), "Network options".
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import ConfigError
-from .words import settings
+from .words import is_on, settings, split
 
 MODEL = "ne2k_isa"
 Say = Callable[[str], None]
+_NOT_OF_USER = ("guestfwd", "smb", "tftp", "bootfile", "net", "host", "dhcpstart", "dns")
+"""Settings of QEMU's user network that the one here has not."""
 
 
-def _backend(kind: str, found: dict[str, str]) -> str:
-    """What leads to that network, as --nic has it."""
+def _backend(kind: str, found: dict[str, str], text: str) -> str:
+    """What leads to that network, as --nic has it. `text` has all settings, of which `found` has the last of a name."""
     if kind in ("none", "hubport"):
         return "none"
     if kind == "tap":
@@ -26,10 +28,16 @@ def _backend(kind: str, found: dict[str, str]) -> str:
             raise ConfigError("no script is run: give script=no,downscript=no, and set the tap up before")
         return f"tap:{name}"
     if kind == "user":
-        raise ConfigError("there is no user network: give none, or a tap")
+        forwards = [part for part in split(text) if part.startswith("hostfwd=")]
+        restricted = ["restrict=on"] if is_on("restrict", found.get("restrict", "off")) else []
+        no_ipv6 = [] if is_on("ipv6", found.get("ipv6", "on")) else ["ipv6=off"]
+        for name in found:
+            if name in _NOT_OF_USER:
+                raise ConfigError(f"{name}=: the user network is passt, which has no such thing: see docs/networks.md")
+        return ",".join(["user", *forwards, *restricted, *no_ipv6])
     if kind in ("socket", "stream", "dgram"):
         raise ConfigError("a socket of QEMU's speaks another language: give a tap, or `pykvm run --nic unix:PATH`")
-    raise ConfigError(f"there is no network {kind!r}: give none or tap")
+    raise ConfigError(f"there is no network {kind!r}: give none, user or tap")
 
 
 class Nets:
@@ -57,7 +65,7 @@ class Nets:
         found = settings(text, "type")
         kind = found.get("type", "")
         if kind != "none":
-            self.cards.append(_backend(kind, found) + _card(found, "model", "mac", say))
+            self.cards.append(_backend(kind, found, text) + _card(found, "model", "mac", say))
 
     def net(self, text: str, say: Say) -> None:
         """-net: all of them are at one hub."""
@@ -71,7 +79,7 @@ class Nets:
         elif kind != "none":
             if self._hub_backend is not None:
                 raise ConfigError("a hub leads to one network")
-            self._hub_backend = _backend(kind, found)
+            self._hub_backend = _backend(kind, found, text)
 
     def netdev(self, text: str) -> None:
         """-netdev"""
@@ -79,7 +87,7 @@ class Nets:
         name = found.get("id", "")
         if not name or name in self._netdevs:
             raise ConfigError(f"give an id that nothing else has: {name!r}")
-        self._netdevs[name] = _backend(found.get("type", ""), found)
+        self._netdevs[name] = _backend(found.get("type", ""), found, text)
 
     def device(self, found: dict[str, str]) -> None:
         """-device ne2k_isa"""

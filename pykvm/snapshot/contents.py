@@ -61,7 +61,7 @@ class Contents:
     consoles: list[dict[str, Any]]
     """What has been said on the debug console and on COM1 onwards, and the input that still waits."""
     disks: list[SavedDisk | None]
-    """The hard disks, then the floppy disk."""
+    """The hard disks, those on virtio cards, then the floppy disk."""
     image: RamImage
     media: list[SavedDisk | None] = field(default_factory=list)
     """What lies on the trays of the CD-ROM drives."""

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..disk import Disk
+from ..disk import Disk, ImageDisk
+from ..disk.formats import FORMATS
+from ..disk.image import open_disk
 from ..disk.overlay import CLUSTER, OverlayDisk
-from ..disk.raw import RawDisk
 from ..disk.tray import Tray
 from ..errors import ConfigError
+from ..kvm.structs import as_table
 from .errors import SnapshotError
-from .fields import as_table, file_name, flag, number
+from .fields import file_name, flag, number, text
 
 SIZE_LIMIT = 1 << 57
 """Bytes of the largest disk that there can be: 2^48 sectors."""
@@ -34,12 +36,16 @@ class SavedDisk:
     written: dict[int, bytes] | None = None
     """What was written, by offset, or, where there is no file, what is not all zeros: one or more whole clusters each.
     None for a disk that keeps its own content."""
+    format: str = "raw"
+    """Of the image file, a key of `disk.formats.FORMATS`; "nbd" if `path` is the URI of a server's disk."""
+    backing: bool = False
+    """Whether the image may name others that are under it."""
 
     def as_plain(self) -> dict[str, Any]:
         """All but the clusters."""
         return {
             "size": self.size, "path": self.path, "stamp": self.stamp, "read_only": self.read_only,
-            "overlay": self.written is not None,
+            "overlay": self.written is not None, "format": self.format, "backing": self.backing,
         }  # fmt: skip
 
     @classmethod
@@ -49,7 +55,17 @@ class SavedDisk:
         path = None if state.get("path") is None else file_name(state, "path")
         size = number(state, "size", BLANK_LIMIT if path is None else SIZE_LIMIT, least=1)
         stamp = number(state, "stamp", (1 << 63) - 1, least=-1 << 63)
-        return cls(size, path, stamp, flag(state, "read_only"), {} if flag(state, "overlay") else None)
+        written: dict[int, bytes] | None = {} if flag(state, "overlay") else None
+        state = {"format": "raw", "backing": False, **state}  # they came later
+        kind = text(state, "format")
+        if kind not in FORMATS and kind != "nbd":
+            raise ValueError(f"a disk has the format {kind!r:.20}")
+        return cls(size, path, stamp, flag(state, "read_only"), written, kind, flag(state, "backing"))
+
+    def in_directory(self, path: str) -> None:
+        """Take the image's name for one that begins in that directory, if it is not absolute."""
+        if self.path is not None and self.format != "nbd":
+            self.path = os.path.join(path, self.path)
 
     def open(self, within: str | None = None) -> Disk:
         """The disk, opened anew from its image file; SnapshotError if it cannot be or is not in the directory `within`.
@@ -61,27 +77,30 @@ class SavedDisk:
             if self.written is None:
                 raise SnapshotError("the snapshot has a disk without a file of its own: give it as one of `disks`")
             return OverlayDisk(_Blank(self.size))
-        self._require_within(within, os.path.realpath(self.path))
+        self._require_within(within, self.path if self.format == "nbd" else os.path.realpath(self.path))
         try:
-            raw = RawDisk(self.path, read_only=True)
+            image = open_disk(self.path, "ro", None if self.format == "nbd" else self.format, backing=self.backing)
         except ConfigError as error:
             raise SnapshotError(f"{error}: put it back, or give another disk in its place") from error
         try:
-            self._require_within(within, raw.real_path())
-            if raw.changed_at() != self.stamp:
+            if not isinstance(image, ImageDisk) or image.format != self.format:
+                raise SnapshotError(f"the snapshot names {self.path!r} as the URI of a disk, which it is not")
+            for path in image.real_paths():
+                self._require_within(within, path)
+            if image.changed_at() != self.stamp:
                 raise SnapshotError(
                     f"disk image {self.path!r} has been changed since the snapshot was taken: "
                     "restore the image, or give another one as one of `disks`"
                 )
-            return raw if self.written is None and self.read_only else OverlayDisk(raw)
+            return image if self.written is None and self.read_only else OverlayDisk(image)
         except BaseException:
-            raw.close()
+            image.close()
             raise
 
     def _require_within(self, within: str | None, path: str) -> None:
-        if within is not None and os.path.commonpath((path, within)) != within:
+        if within is not None and (self.format == "nbd" or os.path.commonpath((path, within)) != within):
             raise SnapshotError(
-                f"the snapshot {within} names the file {self.path!r} of this host as a disk: if its guest may read "
+                f"the snapshot {within} names the file {path!r} of this host as a disk: if its guest may read "
                 "that, confirm it by `Snapshot.load(..., trust_disks=True)` or `--trust-disks` of `pykvm restore` and "
                 "`inspect`; if not, give other disks"
             )
@@ -113,9 +132,9 @@ def save_disk(disk: Disk | None) -> SavedDisk | None:
     if disk is None:
         return None
     if isinstance(disk, OverlayDisk):
-        written = disk.changed() if isinstance(disk.base, RawDisk) else _not_zeros(disk)
-        return SavedDisk(disk.size, *_file(disk.base), False, dict(written))
-    return SavedDisk(disk.size, *_file(disk), disk.read_only)
+        written = disk.changed() if isinstance(disk.base, ImageDisk) else _not_zeros(disk)
+        return _with_image(SavedDisk(disk.size, written=dict(written)), disk.base)
+    return _with_image(SavedDisk(disk.size, read_only=disk.read_only), disk)
 
 
 def check_disks(saved: Sequence[SavedDisk | None], disks: Sequence[Disk | None]) -> None:
@@ -176,7 +195,7 @@ def restore_medium(state: SavedDisk | None, tray: Tray, within: str | None) -> N
 def written_through(disks: Sequence[Disk | None]) -> list[str]:
     """The disks whose content a snapshot cannot bring back, in words."""
     return [
-        f"disk {place}" + (f" ({disk.path})" if isinstance(disk, RawDisk) else "")
+        f"disk {place}" + (f" ({disk.location})" if isinstance(disk, ImageDisk) else "")
         for place, disk in enumerate(disks)
         if disk is not None and not disk.read_only and not isinstance(disk, OverlayDisk)
     ]
@@ -190,6 +209,10 @@ def _not_zeros(disk: Disk) -> Iterator[tuple[int, bytes]]:
     return ((offset, data) for offset, data in clusters if data.count(0) != len(data))
 
 
-def _file(disk: Disk) -> tuple[str | None, int]:
-    """The image file's path, and when it was last changed."""
-    return (os.path.abspath(disk.path), disk.changed_at()) if isinstance(disk, RawDisk) else (None, 0)
+def _with_image(saved: SavedDisk, disk: Disk) -> SavedDisk:
+    """With what it takes to have the image again, if there is one."""
+    if isinstance(disk, ImageDisk):
+        saved.path, saved.stamp, saved.format, saved.backing = (
+            disk.location, disk.changed_at(), disk.format, disk.backing,
+        )  # fmt: skip
+    return saved

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..kvm.structs import as_table
+
 
 def number(state: dict[str, Any], name: str, most: int, least: int = 0) -> int:
     """A number from `least` to `most`."""
@@ -56,10 +58,3 @@ def texts(state: dict[str, Any], name: str) -> list[str]:
     if not all(type(value) is str for value in values):
         raise ValueError(f"{name} is not a list of texts")
     return values
-
-
-def as_table(value: Any, what: str) -> dict[str, Any]:
-    """`value`, if it is a table."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} is {value!r:.40}, not a table")
-    return value

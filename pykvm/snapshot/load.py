@@ -17,6 +17,7 @@ from ..device_options.option import DeviceOption
 from ..disk.overlay import CLUSTER
 from ..kvm import System
 from ..kvm.saved import SavedState
+from ..kvm.structs import as_table
 from ..memory import PAGE_SIZE
 from ..pc import ATA_CHANNELS
 from ..x86.cpuid import CpuidEntry
@@ -24,7 +25,7 @@ from . import features, plain
 from .contents import Contents, Firmware, Shape
 from .disks import SavedDisk
 from .errors import SnapshotError
-from .fields import as_table, file_name, flag, items, number, table, text, texts
+from .fields import file_name, flag, items, number, table, text, texts
 from .files import content, extents_of, open_file, read, whole, zeros
 from .format import (
     CHECKSUM,
@@ -174,7 +175,7 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
     if len(saved.vcpus) != shape.cpus:
         raise ValueError(f"there are {len(saved.vcpus)} vCPUs, and {shape.cpus} are named")
     disks = [_disk(home, place, disk, path) for place, disk in enumerate(items(state, "disks"))]
-    if not 0 < len(disks) <= 2 * len(ATA_CHANNELS) + 1:
+    if not 0 < len(disks) - shape.options["virtio_disks"] <= 2 * len(ATA_CHANNELS) + 1:
         raise ValueError("there are not as many disks as places")
     media = [_medium(medium, path) for medium in (items(state, "media") if "media" in state else [])]
     if len(media) != shape.options["cdrom"]:
@@ -211,8 +212,7 @@ def _load_from(home: int, path: str, verify: bool, trust_disks: bool, make: type
 def _image_of(state: Any, path: str) -> SavedDisk:
     """A disk without what was written over its image, which is named from the snapshot's directory on."""
     disk = SavedDisk.from_plain(state)
-    if disk.path is not None:
-        disk.path = os.path.join(path, disk.path)
+    disk.in_directory(path)
     return disk
 
 

@@ -23,7 +23,7 @@ class Parts:
     consoles: Sequence[ConsolePort]
     """The debug console, then COM1 onwards."""
     disks: Sequence[Disk | None]
-    """The hard disks, then the floppy disk."""
+    """The hard disks, those on virtio cards, then the floppy disk."""
     trays: Sequence[Tray]
     """The CD-ROM drives'."""
     shape: Shape
@@ -37,13 +37,12 @@ class Parts:
         return self.engine.board
 
     def devices(self) -> dict[str, Device]:
-        """The devices that are there now, by name and first address."""
+        """The devices that are there now, by name and place."""
         devices = {}
         for device in self.board.devices:
             if not device.has_state:
                 continue
-            base = (device.ports or device.mmio)[0].base
-            devices[f"{device.name or type(device).__name__} at {base:#x}"] = device
+            devices[f"{device.name or type(device).__name__} at {device.place}"] = device
         return devices
 
 
@@ -61,7 +60,7 @@ def parts_of(
         board.memory.size,
         len(board.vcpus),
         pc.options,
-        pc.bios is not None,
+        pc.has_bios,
         digest,
     )
-    return Parts(engine, pc.all_consoles, [*disks, floppy], pc.trays, shape, firmware, screen)
+    return Parts(engine, pc.all_consoles, [*disks, *pc.virtio_disks, floppy], pc.trays, shape, firmware, screen)

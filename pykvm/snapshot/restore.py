@@ -34,7 +34,7 @@ class Restore:
         self._engine, self._board, self._memory = parts.engine, board, board.memory
         self._snapshot, self._fill_memory = snapshot, fill_memory
         self._resets = 0
-        self._ports, self._mmio = list(board.ports.devices), list(board.mmio.devices)
+        self._devices = board.devices
         self._disks = list(zip(parts.disks, snapshot.disks, strict=True))
         self._overlays = [(disk, saved) for disk, saved in self._disks if isinstance(disk, OverlayDisk)]
         self._writes: list[int] = []
@@ -80,8 +80,7 @@ class Restore:
         return (
             board.memory.written is not None
             and self._engine.resets == self._resets
-            and board.ports.devices == self._ports
-            and board.mmio.devices == self._mmio
+            and board.devices == self._devices
             and len(self._lines) == sum(map(len, board.lines.values()))
         )
 

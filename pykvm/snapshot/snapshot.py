@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..disk import Disk
     from ..machine import Machine
 
+VIRTIO_DISKS = "virtio_disks"
+"""The device option whose disks are among the snapshot's."""
+
 
 class Snapshot(Contents):
     """The whole state of a machine at one moment. It never changes, and outlives the machine.
@@ -47,10 +50,13 @@ class Snapshot(Contents):
 
         shape, firmware = self.shape, self.firmware
         for option in all_device_options():
-            if option.name not in device_options:
+            if option.name not in device_options and option.name != VIRTIO_DISKS:
                 plain = shape.options[option.name]
                 device_options[option.name] = self._open_trays() if option.has_media else option.from_snapshot(plain)
-        *hard_disks, floppy_disk = self._open_disks(disks is None, floppy is None)
+        *hard_disks, floppy_disk = self._open_disks(disks is None, VIRTIO_DISKS not in device_options, floppy is None)
+        first = len(hard_disks) - shape.options[VIRTIO_DISKS]
+        hard_disks, virtio_disks = hard_disks[:first], hard_disks[first:]
+        device_options.setdefault(VIRTIO_DISKS, virtio_disks)
         machine = Machine(
             memory=self.image.memory(),
             cpus=shape.cpus,
@@ -88,12 +94,14 @@ class Snapshot(Contents):
             raise
         return trays
 
-    def _open_disks(self, hard_disks: bool, floppy: bool) -> list[Disk | None]:
+    def _open_disks(self, hard_disks: bool, virtio_disks: bool, floppy: bool) -> list[Disk | None]:
         """Those that are asked for, in the order of `disks`; None in place of the others."""
         opened: list[Disk | None] = []
         try:
             for number, disk in enumerate(self.disks):
-                wanted = floppy if number == len(self.disks) - 1 else hard_disks
+                behind = len(self.disks) - 1 - number
+                on_virtio = behind <= self.shape.options[VIRTIO_DISKS]
+                wanted = floppy if not behind else virtio_disks if on_virtio else hard_disks
                 opened.append(disk.open(self.within) if wanted and disk is not None else None)
         except BaseException:
             for made in opened:

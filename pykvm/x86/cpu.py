@@ -207,6 +207,8 @@ class Cpu:
                 return Event(vector, 0 if self.protected else None, why)
         linear = self.linear(segment, offset)
         event = self.check_linear(linear, size, write=write)
+        if event is not None and segment in ("fs", "gs") and not getattr(self.system, segment).base:
+            event = replace(event, why=f"{event.why} (the base of {segment} is 0)")
         if event is not None and event.vector == GP:
             return Event(vector, 0, event.why)
         return event

@@ -25,6 +25,7 @@ from .descriptors import (
     Gate,
     entry_words,
     selector_words,
+    short_gates,
     table_words,
 )
 from .exceptions import DF, EXT, GP, IDT, NP, PF, SS, TS, Event, EventKind, doubles
@@ -167,7 +168,9 @@ class _Protected:
         mask = _64 if self.cpu.long else 0xFFFFFFFF
         self.result.handler = gate.offset + (0 if self.cpu.long else code.base) & mask
         if self.cpu.long and not self.cpu.canonical(gate.offset):
-            self.fail(GP, f"{self.what} leads to {gate.offset:#x}, which is not a canonical address", self.ext)
+            short = short_gates(gate.offset, gate.selector)
+            what = f"{self.what} leads to {gate.offset:#x}, which is not a canonical address"
+            self.fail(GP, f"{what}: {short}" if short else what, self.ext)
         if not self.cpu.long and gate.offset > code.limit:
             self.fail(
                 GP, f"{self.what} leads to {gate.offset:#x}, beyond its code segment's limit {code.limit:#x}", self.ext
@@ -226,7 +229,7 @@ class _Protected:
         found = cpu.descriptor(selector)
         if isinstance(found, Event):
             if found.vector == PF:
-                self.refer(found, f"{words}, which cannot be read: {found.why}")
+                self.refer(found, f"{self.what} names the code segment {found.why}")
             self.fail(found.vector, f"{self.what} names the code segment {found.why}", code)
         assert isinstance(found, Descriptor)
         if not found.is_code:
@@ -265,7 +268,7 @@ class _Protected:
         found = cpu.descriptor(selector)
         if isinstance(found, Event):
             if found.vector == PF:
-                self.refer(found, f"{words}, whose descriptor cannot be read: {found.why}")
+                self.refer(found, f"the TSS's stack segment for ring {new_cpl} is {found.why}")
             self.fail(TS, f"the TSS's stack segment for ring {new_cpl} is {found.why}", code)
         assert isinstance(found, Descriptor)
         if selector & RPL != new_cpl or found.dpl != new_cpl or not found.is_writable_data:

@@ -148,6 +148,16 @@ class Gate(NamedTuple):
         return text + ("" if self.present else ", not present")
 
 
+def short_gates(offset: int, selector: int) -> str:
+    """A clause, if a handler's address in long mode is made of two gates as protected mode has them, of 8 bytes.
+
+    Its upper half is the second one's lower: a selector, and half of another address.
+    """
+    if not selector or offset >> 48 != selector:
+        return ""
+    return "two gates of 8 bytes, as protected mode has them, were taken for one of 16"
+
+
 def entry_words(vector: int) -> str:
     """How an IDT entry is called: "IDT entry 14 (#PF)", "IDT entry 0x20"."""
     return f"IDT entry {vector} ({vector_name(vector)})" if vector < 32 else f"IDT entry {vector:#x}"

@@ -246,6 +246,7 @@ class _Checks(Selectors):
             "iretq": self.interrupt_return,
             "ltr": self.load_task_register,
             "lldt": self.load_local_table,
+            **dict.fromkeys(("lgdt", "lidt"), self.load_table),
             **dict.fromkeys(("lds", "les", "lfs", "lgs", "lss"), self.load_far_pointer),
             "mov": self.move,
             "pop": self.pop_segment,
@@ -286,6 +287,13 @@ class _Checks(Selectors):
         else:
             target = self.value(self.operands[0])
         return self.outside(target & (1 << 8 * self.width) - 1, self.cpu.system.cs.limit, "jumps to")
+
+    def load_table(self) -> Event | None:
+        segment, offset = self.offset(self.operands[0].mem)
+        base = self.load(segment, offset + 2, 8) if self.cpu.mode.bits == 64 else 0
+        if self.cpu.canonical(base):
+            return None
+        return self.event(GP, 0, f"takes {base:#x} for the table's base, which is not a canonical address")
 
     def move(self) -> Event | None:
         target, source = self.operands
@@ -338,7 +346,7 @@ class _Checks(Selectors):
         except PykvmError:
             return False
         entries = [int.from_bytes(raw[at : at + 8], "little") for at in range(0, 32, 8)]
-        wrong = reserved_bits(PAE, PAE.steps[0], False, False, self.cpu.physical_bits)
+        wrong = reserved_bits(PAE, PAE.levels[0], False, False, self.cpu.physical_bits)
         return any(entry & PTE_P and entry & wrong for entry in entries)
 
     def write_msr(self) -> Event | None:

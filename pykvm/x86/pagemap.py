@@ -88,29 +88,29 @@ class _Mapper:
         self._no_execute = no_execute and structure.entry_size == 8
         self._result = result
         self._last: Mapping | None = None
-        top = structure.steps[0].shift + structure.steps[0].width
+        top = structure.levels[0].shift + structure.levels[0].width
         self._sign = 1 << top - 1 if long_mode else 0
         self._top = 1 << top
         self._reserved = [
-            tuple(reserved_bits(structure, step, last, self._no_execute, physical_bits) for last in (False, True))
-            for step in structure.steps
+            tuple(reserved_bits(structure, level, last, self._no_execute, physical_bits) for last in (False, True))
+            for level in structure.levels
         ]
 
     def table(self, table: int, depth: int, linear: int, writable: bool, user: bool, executable: bool) -> None:
         """Go through a table of the level `depth`, which maps from `linear` on, with the rights of those above it."""
         structure = self._structure
-        step = structure.steps[depth]
-        final = depth == len(structure.steps) - 1
+        level = structure.levels[depth]
+        final = depth == len(structure.levels) - 1
         for index, value in self._entries(table, depth, linear):
             if not value & PTE_P:
                 continue
-            here = linear | index << step.shift
-            last = final or bool(step.leaf and value & PTE_PS)
+            here = linear | index << level.shift
+            last = final or bool(level.leaf and value & PTE_PS)
             wrong = value & self._reserved[depth][last]
             if wrong:
                 address = table + index * structure.entry_size
                 self._problem(
-                    f"the {step.name} at {address:#x}, for {self._canonical(here):#x}: reserved bits {wrong:#x}"
+                    f"the {level.name} at {address:#x}, for {self._canonical(here):#x}: reserved bits {wrong:#x}"
                 )
                 continue
             allowed = (writable, user, executable)
@@ -123,9 +123,9 @@ class _Mapper:
             if not last:
                 self.table(value & PAGE_MASK, depth + 1, here, *allowed)
                 continue
-            size = 1 << step.shift
+            size = 1 << level.shift
             frame = value & PAGE_MASK & -size
-            if structure.entry_size == 4 and step.shift == 22:  # PSE-36
+            if structure.entry_size == 4 and level.shift == 22:  # PSE-36
                 frame |= (value >> 13 & 0xFF) << 32
             self._add(Mapping(self._canonical(here), size, frame, size, *allowed))
 
@@ -135,12 +135,12 @@ class _Mapper:
         if result.tables >= TABLES_LIMIT:
             raise _Full
         result.tables += 1
-        step = structure.steps[depth]
-        size = structure.entry_size << step.width
+        level = structure.levels[depth]
+        size = structure.entry_size << level.width
         try:
             raw = self._read(table, size)
         except PykvmError as error:
-            self._problem(f"the table of {step.name}s at {table:#x}, for {self._canonical(linear):#x}: {error}")
+            self._problem(f"the table of {level.name}s at {table:#x}, for {self._canonical(linear):#x}: {error}")
             return iter(())
         if not any(raw):
             return iter(())

@@ -101,7 +101,7 @@ class Walk(Data):
         return "\n".join(lines)
 
 
-class Step(NamedTuple):
+class TableLevel(NamedTuple):
     """One level of a paging structure: `width` bits of the linear address from `shift` on select the entry."""
 
     name: str
@@ -115,20 +115,22 @@ class Structure(NamedTuple):
     """The levels of one paging mode, from the top down."""
 
     words: str
-    steps: tuple[Step, ...]
+    levels: tuple[TableLevel, ...]
     entry_size: int
     root_mask: int
 
 
-_PT, _PD = Step("PTE", 12, 9, False), Step("PDE", 21, 9, True)
-_PDPT, _PML4, _PML5 = Step("PDPTE", 30, 9, True), Step("PML4E", 39, 9, False), Step("PML5E", 48, 9, False)
+_PT, _PD = TableLevel("PTE", 12, 9, False), TableLevel("PDE", 21, 9, True)
+_PDPT = TableLevel("PDPTE", 30, 9, True)
+_PML4, _PML5 = TableLevel("PML4E", 39, 9, False), TableLevel("PML5E", 48, 9, False)
 PAGE_MASK = ~0xFFF & (1 << 52) - 1
 
 _LEVEL_5 = Structure("5-level paging", (_PML5, _PML4, _PDPT, _PD, _PT), 8, PAGE_MASK)
 _LEVEL_4 = Structure("4-level paging", (_PML4, _PDPT, _PD, _PT), 8, PAGE_MASK)
-PAE = Structure("PAE paging", (Step("PDPTE", 30, 2, False), _PD, _PT), 8, 0xFFFFFFE0)
-_PSE_32 = Structure("32-bit paging", (Step("PDE", 22, 10, True), Step("PTE", 12, 10, False)), 4, 0xFFFFF000)
-_PLAIN_32 = Structure("32-bit paging", (Step("PDE", 22, 10, False), Step("PTE", 12, 10, False)), 4, 0xFFFFF000)
+PAE = Structure("PAE paging", (TableLevel("PDPTE", 30, 2, False), _PD, _PT), 8, 0xFFFFFFE0)
+_PTE_32 = TableLevel("PTE", 12, 10, False)
+_PSE_32 = Structure("32-bit paging", (TableLevel("PDE", 22, 10, True), _PTE_32), 4, 0xFFFFF000)
+_PLAIN_32 = Structure("32-bit paging", (TableLevel("PDE", 22, 10, False), _PTE_32), 4, 0xFFFFF000)
 
 
 def structure_of(system: SystemRegisters) -> Structure | None:
@@ -162,41 +164,41 @@ def walk(read: Callable[[int, int], bytes], system: SystemRegisters, linear: int
     linear &= (1 << 64) - 1 if system.efer & EFER_LMA else 0xFFFFFFFF
     result = Walk(linear, structure.words)
     if system.efer & EFER_LMA:
-        top = structure.steps[0].shift + structure.steps[0].width - 1
+        top = structure.levels[0].shift + structure.levels[0].width - 1
         if linear >> top not in (0, (1 << 64 - top) - 1):
             result.reason = f"the address is not canonical (bits 63 to {top} differ)"
             return result
     no_execute = bool(system.efer & EFER_NXE) and structure.entry_size == 8
     table = system.cr3 & structure.root_mask
     size = structure.entry_size
-    for step in structure.steps:
-        address = table + size * (linear >> step.shift & (1 << step.width) - 1)
+    for level in structure.levels:
+        address = table + size * (linear >> level.shift & (1 << level.width) - 1)
         try:
             data = read(address, size)
         except PykvmError as error:
-            result.reason = f"the {step.name} at {address:#x} cannot be read: {error}"
+            result.reason = f"the {level.name} at {address:#x} cannot be read: {error}"
             return result
         value = int.from_bytes(data[:size], "little")
-        result.levels.append(Level(step.name, address, value))
+        result.levels.append(Level(level.name, address, value))
         if len(data) != size:
-            result.reason = f"the {step.name} at {address:#x} cannot be read: only {len(data)} bytes of it are there"
+            result.reason = f"the {level.name} at {address:#x} cannot be read: only {len(data)} bytes of it are there"
             return result
         if not value & PTE_P:
-            result.reason = f"the {step.name} at {address:#x} is not present"
+            result.reason = f"the {level.name} at {address:#x} is not present"
             return result
-        last = step is structure.steps[-1] or bool(step.leaf and value & PTE_PS)
-        reserved = value & reserved_bits(structure, step, last, no_execute, physical_bits)
+        last = level is structure.levels[-1] or bool(level.leaf and value & PTE_PS)
+        reserved = value & reserved_bits(structure, level, last, no_execute, physical_bits)
         if reserved:
-            result.reason = f"the {step.name} at {address:#x} has reserved bits set ({reserved:#x})"
+            result.reason = f"the {level.name} at {address:#x} has reserved bits set ({reserved:#x})"
             return result
-        if structure is not PAE or step is not PAE.steps[0]:  # a PAE PDPTE has no access rights
+        if structure is not PAE or level is not PAE.levels[0]:  # a PAE PDPTE has no access rights
             result.writable = result.writable and bool(value & PTE_RW)
             result.user = result.user and bool(value & PTE_US)
             result.executable = result.executable and not (no_execute and value & PTE_NX)
         if last:
-            page_size = 1 << step.shift
+            page_size = 1 << level.shift
             frame = value & PAGE_MASK & -page_size
-            if size == 4 and step.shift == 22:  # PSE-36: bits 20:13 are the address's bits 39:32
+            if size == 4 and level.shift == 22:  # PSE-36: bits 20:13 are the address's bits 39:32
                 frame |= (value >> 13 & 0xFF) << 32
             result.physical = frame | linear & page_size - 1
             result.page_size = page_size
@@ -205,20 +207,20 @@ def walk(read: Callable[[int, int], bytes], system: SystemRegisters, linear: int
     raise AssertionError("the last level always ends the walk")
 
 
-def reserved_bits(structure: Structure, step: Step, last: bool, no_execute: bool, physical_bits: int) -> int:
+def reserved_bits(structure: Structure, level: TableLevel, last: bool, no_execute: bool, physical_bits: int) -> int:
     """The bits that must be zero in an entry of this kind (SDM volume 3A, 4.3 to 4.5)."""
     if structure.entry_size == 4:
-        return 1 << 21 if last and step.shift == 22 else 0
+        return 1 << 21 if last and level.shift == 22 else 0
     high = (1 << 52) - (1 << physical_bits)
     if structure is PAE:
-        if step is PAE.steps[0]:
+        if level is PAE.levels[0]:
             return high | (1 << 64) - (1 << 52) | 0x1E6
         high |= (1 << 63) - (1 << 52)
     if not no_execute:
         high |= PTE_NX
-    if last and step.shift > 12:
-        return high | (1 << step.shift) - (1 << 13)
-    if step.shift >= 39:
+    if last and level.shift > 12:
+        return high | (1 << level.shift) - (1 << 13)
+    if level.shift >= 39:
         return high | PTE_PS
     return high
 

@@ -7,6 +7,7 @@ LTR, JMP, CALL, RET, IRET; AMD APM volume 2, 4.11.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from capstone import x86_const as x86
 
@@ -23,6 +24,13 @@ _TARGETS, _LONG_TARGETS = (1, 4, TASK_GATE, 9, 12), (12,)
 
 class Selectors(Decoded):
     """An instruction whose selector is to be checked. Each method gives the exception, or None."""
+
+    def event(self, vector: int, code: int | None, does: str, **more: Any) -> Event:
+        """As of any instruction; where the GDT's base is 0, what was found in it is said to be no descriptor."""
+        system = self.cpu.system
+        if code and not code & TI and system.gdt.base == 0 and "GDT is at" not in does:
+            does += f": the GDT is at 0x0, limit {system.gdt.limit:#x}, where real mode's interrupt vectors are"
+        return super().event(vector, code, does, **more)
 
     def far_target(self) -> Event | None:
         if not self.cpu.protected:

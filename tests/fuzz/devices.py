@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pykvm.bus import PortBus
+from pykvm.bus import MmioBus, PortBus
 from pykvm.console.port import ConsolePort
 from pykvm.device import Aside, Device, IrqLine
 from pykvm.devices.acpi_pm import AcpiPm
@@ -19,10 +19,13 @@ from pykvm.devices.ata import AtaChannel
 from pykvm.devices.cmos import Cmos
 from pykvm.devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from pykvm.devices.fw_cfg import FwCfg
+from pykvm.devices.hpet import Hpet
 from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.ne2000 import Ne2000
-from pykvm.devices.pci import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT, PciHost
+from pykvm.devices.pci.chipset import HOST_BRIDGE, IDE, ISA_BRIDGE, POWER_MANAGEMENT
+from pykvm.devices.pci.host import PciHost
 from pykvm.devices.ps2_keyboard import KEYS
+from pykvm.devices.ps2_mouse import BUTTONS
 from pykvm.devices.reset_control import ResetControl
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.devices.vga import Vga, VgaWindow
@@ -46,6 +49,7 @@ STATE_LIMIT = 64 << 10
 RAM = 1 << 20
 READ, WRITE, READ_BLOCK, WRITE_BLOCK, OTHER = range(5)
 KEY_NAMES = sorted(KEYS)
+BUTTON_NAMES = sorted(BUTTONS)
 PACKETS = (
     0x00,
     0x03,
@@ -98,9 +102,11 @@ class Bench:
             "reset": self._reset, "pass": self._pass, "save": self._save, "damage": self._damage, "tell": self._tell,
         }  # fmt: skip
         self.device = make(self)
-        self.bus = PortBus()
+        self.bus = MmioBus() if self.device.mmio else PortBus()
         self.bus.attach(self.device)
-        self.ports = [port for span in self.device.ports for port in range(span.base, span.end)]
+        spans = self.device.ports or self.device.mmio
+        self.ports = [port for span in spans for port in range(span.base, span.end)]
+        """Or addresses."""
 
     def close(self) -> None:
         for close in reversed(self.closing):
@@ -233,7 +239,11 @@ def _keyboard(bench: Bench) -> Device:
         with contextlib.suppress(ValueError):
             device.type_text(chr(value % 0x130) * (value >> 16 & 63))
 
-    bench.hosts["key"], bench.hosts["text"] = key, text
+    def mouse(value: int) -> None:
+        device.move_mouse(value & 0x3FF, -(value >> 10 & 0x3FF), value >> 20 & 15)
+        device.hold_button(BUTTON_NAMES[value % len(BUTTON_NAMES)], bool(value & 8))
+
+    bench.hosts["key"], bench.hosts["text"], bench.hosts["mouse"] = key, text, mouse
     return device
 
 
@@ -322,12 +332,25 @@ def _pci(bench: Bench) -> Device:
     return PciHost((HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT, IDE))
 
 
+def _hpet(bench: Bench) -> Device:
+    device = Hpet([line(), line()], [line() for _ in range(8)], nothing, lambda: bench.time)
+
+    def set_up(value: int) -> None:
+        bench.bus.write(0xFED00100 + 0x20 * (value % 3), 8, value >> 8)
+        bench.bus.write(0xFED00108 + 0x20 * (value % 3), 8, value >> 32 & 0xFFFF)
+        bench.bus.write(0xFED00010, 8, value >> 2 & 3)
+
+    bench.hosts["set up"] = set_up
+    return device
+
+
 MAKERS: dict[str, Callable[[Bench], Device]] = {
     "uart": _uart,
     "ata": _ata,
     "ata-aside": lambda bench: _ata(bench, bench.aside),
     "ata-failing": _bad_ata,
     "atapi": _atapi,
+    "hpet": _hpet,
     "cmos": lambda bench: Cmos(line(), lambda: bench.time / 1e9, RAM),
     "i8042": _keyboard,
     "port92": lambda bench: Port92(nothing, nothing),

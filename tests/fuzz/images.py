@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import test_boot_foreign as foreign_images
@@ -16,7 +18,10 @@ from pykvm.bios.el_torito import NotBootable
 from pykvm.boot import ImageError, Module, Options, detect
 from pykvm.boot.misplaced import misplaced_header
 from pykvm.crash.source import SourceLines
+from pykvm.disk.formats import FORMATS, container
 from pykvm.disk.memory import MemoryDisk
+from pykvm.disk.nodes import under
+from pykvm.disk.raw import ImageFile
 from pykvm.disk.tray import Tray
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
@@ -164,6 +169,41 @@ class ElTorito(Parser):
             memory.close()
 
 
+class DiskHeaders(Parser):
+    """What the header of a disk image names, which nobody may have made by qemu-img."""
+
+    name = "disk-headers"
+    share = 0.5
+    errors = (ConfigError,)
+    count = 100
+
+    def one(self, source: Random) -> Input:
+        backing = struct.pack(">II8sII", 0xE2792ACA, 5, b"qcow2", 0, 0) + b"base.qcow2"
+        qcow2 = struct.pack(
+            ">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 128, 10, 16, 1 << 20, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 4, 104
+        )
+        text = b'# Disk DescriptorFile\ncreateType="monolithicSparse"\nparentFileNameHint="x"\n'
+        vmdk = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 2048, 128, 1, 1).ljust(512, b"\0") + text
+        vhd = b"conectix" + struct.pack(">IIQ", 2, 0x10000, 512).ljust(52, b"\0") + struct.pack(">I", 3)
+        image = source.choice(
+            (qcow2 + backing, vmdk, vhd.ljust(512, b"\0"), bytes(64) + b"\x7f\x10\xda\xbe", b"vhdxfile")
+        )
+        return mutate(source, image.ljust(2048, b"\0"), WORDS), source.choice(list(FORMATS))
+
+    def feed(self, given: Input) -> None:
+        image, kind = given
+        container(image[:512], image[-512:])
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "image")
+            path.write_bytes(image)
+            file = ImageFile(path, read_only=True)
+            try:
+                below = under(file, kind)
+                assert below is None or len(below.name) <= 1023
+            finally:
+                file.close()
+
+
 class Symbols(Parser):
     """`SymbolTable` on ELF files: nothing raises."""
 
@@ -275,4 +315,4 @@ class Lines(Parser):
 
 def targets() -> list[Target]:
     formats = sorted({seed.format for seed in seeds().values()})
-    return [*(Loader(name) for name in [*formats, "disk"]), Recogniser(), ElTorito(), Symbols(), Lines()]
+    return [*(Loader(name) for name in [*formats, "disk"]), Recogniser(), ElTorito(), DiskHeaders(), Symbols(), Lines()]

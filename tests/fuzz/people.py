@@ -25,6 +25,7 @@ from pykvm.memory import parse_size
 from pykvm.net.loopback import Loopback
 from pykvm.net.mac import format_mac, parse_mac
 from pykvm.net.pcap import FILE_HEADER, RECORD, SNAPLEN, Capture
+from pykvm.net.user import parse_forward
 from pykvm.snapshot.trigger import Moment
 
 from .target import Input, Parser, Random, Target, mutate, number
@@ -204,7 +205,9 @@ class Values(Parser):
                 if disk is not None:
                     disk.close()
             case 3:
-                if not text.startswith("tap:") or len(text) > 19:
+                if text.startswith("user"):  # each would be a process
+                    parse_forward(text.removeprefix("user,hostfwd="))
+                elif not text.startswith("tap:") or len(text) > 19:
                     parse_nic(text).backend.close()
             case 4:
                 Path("file").write_bytes(bytes(512))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from . import bios, devices, finish, gdb, images, people, qemu, state, x86
+from . import bios, devices, finish, gdb, images, pci, people, qemu, state, x86
 from .target import Target
 
-MODULES = (devices, bios, images, state, gdb, people, qemu, x86, finish)
+MODULES = (devices, pci, bios, images, state, gdb, people, qemu, x86, finish)
 
 
 @cache

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import zygote
 
 from pykvm import Machine
 
@@ -74,50 +74,15 @@ def flat(code: bytes, mode: int = 64, **options: Any) -> Machine:
 def pykvm(
     *arguments: object, stdin: bytes = b"", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line to its end, without a terminal."""
-    return subprocess.run(
+    """Run the command line to its end, without a terminal, in a process that does not start Python (see zygote.py)."""
+    return zygote.run(
         [*PYKVM, *map(str, arguments)],
-        check=False,
         cwd=ROOT,
         input=stdin,
         env=None if env is None else {**os.environ, **env},
         capture_output=True,
         timeout=LIMIT,
     )
-
-
-ONE_BY_ONE = """
-import json, os, sys
-import pykvm.cli.run
-for output, errors, arguments in json.load(sys.stdin):
-    if os.fork() == 0:
-        for fd, path in enumerate(["/dev/null", output, errors]):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), fd)
-        sys.argv = ["pykvm", *arguments]
-        pykvm.cli.main()
-    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-"""
-
-
-def pykvm_each(command_lines: Sequence[Sequence[object]]) -> list[subprocess.CompletedProcess[bytes]]:
-    """Run command lines one by one, each in a process of its own; but Python starts only once, and forks for each."""
-    with tempfile.TemporaryDirectory() as directory:
-        jobs = [
-            (f"{directory}/{number}.out", f"{directory}/{number}.err", [str(argument) for argument in arguments])
-            for number, arguments in enumerate(command_lines)
-        ]
-        done = subprocess.run(
-            [sys.executable, "-c", ONE_BY_ONE],
-            check=True,
-            cwd=ROOT,
-            input=json.dumps(jobs).encode(),
-            stdout=subprocess.PIPE,
-            timeout=LIMIT,
-        )
-        return [
-            subprocess.CompletedProcess(arguments, int(status), Path(output).read_bytes(), Path(errors).read_bytes())
-            for (output, errors, arguments), status in zip(jobs, done.stdout.split(), strict=True)
-        ]
 
 
 def resident() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from debian import KERNEL, multiboot_example, package
-from helpers import LIMIT, assembled, elf32, pykvm, pykvm_each
+from helpers import LIMIT, assembled, elf32, pykvm
 from PIL import Image
 
 from pykvm.cli import invoke
@@ -20,7 +20,8 @@ Guest = Callable[[str], Path]
 
 def check_mistakes(mistakes: Sequence[tuple[Sequence[object], str]]) -> None:
     """Each of these command lines is refused, with these words."""
-    for done, (arguments, words) in zip(pykvm_each([line for line, _ in mistakes]), mistakes, strict=True):
+    for arguments, words in mistakes:
+        done = pykvm(*arguments)
         assert done.returncode == 2, arguments
         assert words in done.stderr.decode(), arguments
         assert b"Traceback" not in done.stderr
@@ -130,7 +131,7 @@ def test_a_kernel_gets_its_command_line_and_modules(tmp_path: Path, protocol: st
     done = pykvm("run", kernel, "--append", "one=1 two", "--module", f"{one} with text", "-i", two)
     assert done.returncode == 1, done.stderr
     command_line, first, first_content, second, second_content = done.stdout.decode().splitlines()
-    assert command_line == "one=1 two"
+    assert command_line == (f"{kernel} one=1 two" if protocol == "multiboot" else "one=1 two")
     assert (first, first_content) == (f"{one} with text", "first content")
     assert (second, second_content) == (str(two), "second " * 1000)
 
@@ -253,7 +254,7 @@ def test_bios_calls_are_told_on_stderr(disk: Path) -> None:
 
 def test_what_is_no_firmware(guest: Guest) -> None:
     seabios = package("seabios") / "usr/share/seabios/bios.bin"
-    no_bios = "--trace bios: pykvm's BIOS is only there for a guest that it starts from a disk"
+    no_bios = "--trace bios: pykvm's BIOS is not there under a firmware, or in less than 1M of memory"
     check_mistakes(
         [
             (["run", "--firmware", guest("bios")], "1536 bytes are no firmware image"),
@@ -263,7 +264,6 @@ def test_what_is_no_firmware(guest: Guest) -> None:
             ),
             (["run", "--firmware", seabios, "-m", "512K"], "a firmware needs 1M of memory, not 512K"),
             (["run", "--firmware", seabios, "--trace", "bios"], no_bios),
-            (["run", guest("hello64"), "--trace", "bios"], no_bios),
         ]
     )
 
@@ -313,7 +313,7 @@ def test_a_picture_of_the_multiboot_kernel_s_screen(tmp_path: Path) -> None:
     kernel.write_bytes(multiboot_example(in_text_mode=True))
     done = pykvm("screenshot", kernel, "-", "--text", "-a", "hello world", "-m", "16M", "-t", LIMIT)
     assert done.returncode == 0
-    assert done.stdout.decode().splitlines()[2].endswith("line = hello world")
+    assert done.stdout.decode().splitlines()[2].startswith(f"cm\\line = {kernel}"[:80])
 
 
 def test_mistakes_are_told_in_words(guest: Guest) -> None:

@@ -22,6 +22,7 @@ OWN = {
     "inspect": {"cpu", "tables", "pages", "devices", "chips"},
     "disasm": {"instructions"},
     "snapshots": {"snapshots"},
+    "grade": {"lab", "possible", "submissions"},
 }
 """What each command's envelope has besides."""
 
@@ -38,7 +39,10 @@ def test_the_envelope_is_the_same(guest: Guest, tmp_path: Path, command: str) ->
     saved = tmp_path / "state.pykvm"
     with Machine(guest("hello64")) as machine:
         machine.snapshot().save(saved)
-    operands = {"info": [], "restore": [saved], "snapshots": [tmp_path]}.get(command, [guest("hello64")])
+    lab = tmp_path / "lab.toml"
+    lab.write_text('[lab]\nkernel = "k"\n[[test]]\nname = "t"\nending = "exited"\n')
+    own = {"info": [], "restore": [saved], "snapshots": [tmp_path], "grade": [lab, guest("hello64")]}
+    operands = own.get(command, [guest("hello64")])
     done = pykvm(command, *operands, "--json")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -48,6 +52,19 @@ def test_the_envelope_is_the_same(guest: Guest, tmp_path: Path, command: str) ->
     assert set(last) >= OWN[command]
     for line in lines[:-1]:
         assert "command" not in json.loads(line)
+
+
+def test_a_failure_has_the_envelope_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in OWN:
+        for words in (["--json", "/nowhere/at/all"], ["--no-such-option", "--json"]):
+            status = cli.invoke([command, *words])
+            text, errors = capsys.readouterr()
+            last = json.loads(text)
+            assert (last["command"], last["version"], last["status"], status) == (command, __version__, 2, 2)
+            assert last["error"] in errors
+    assert cli.invoke(["screenshot", "--json"]) == 2  # it has no such option
+    assert cli.invoke(["run", "--no-such-option"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("command", ["run", "trace"])

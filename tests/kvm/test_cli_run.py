@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, hexcode, pykvm, pykvm_each
+import zygote
+from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, hexcode, pykvm
 
 from pykvm.kvm import CAPABILITIES
 
@@ -139,7 +140,7 @@ def test_stdin_from_a_file(guest: Guest, tmp_path: Path) -> None:
     script = tmp_path / "input"
     script.write_bytes(b"from a file\nquit\n")
     with script.open() as source:
-        done = subprocess.run(
+        done = zygote.run(
             [*PYKVM, "run", str(guest("echo"))], check=False, cwd=ROOT, stdin=source, capture_output=True, timeout=LIMIT
         )
     assert done.returncode == 0
@@ -148,7 +149,7 @@ def test_stdin_from_a_file(guest: Guest, tmp_path: Path) -> None:
 
 def test_nothing_of_long_piped_input_is_lost(guest: Guest) -> None:
     lines = [f"{number:04} {'x' * 70}" for number in range(120)]  # more than twice what is read ahead
-    with subprocess.Popen(
+    with zygote.Popen(
         [*PYKVM, "run", "-q", str(guest("echo"))], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
@@ -169,7 +170,7 @@ def test_stdout_to_a_file(guest: Guest, tmp_path: Path) -> None:
     with target.open("wb") as file:
         file.write(b"before\n")
         file.flush()
-        done = subprocess.run(
+        done = zygote.run(
             [*PYKVM, "run", "-q", str(guest("hello64"))], check=False, cwd=ROOT, stdout=file, timeout=LIMIT
         )
     assert done.returncode == 0
@@ -177,7 +178,7 @@ def test_stdout_to_a_file(guest: Guest, tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_ends_the_run(guest: Guest) -> None:
-    with subprocess.Popen(
+    with zygote.Popen(
         [*PYKVM, "run", str(guest("flood"))], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
@@ -193,9 +194,7 @@ def test_a_reader_that_leaves_ends_the_run(guest: Guest) -> None:
 
 def test_head_may_have_the_first_line_of_json_and_info(guest: Guest) -> None:
     for arguments in (["info"], ["info", "--json"], ["run", "--json", str(guest("hello64"))]):
-        with subprocess.Popen(
-            [*PYKVM, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
+        with zygote.Popen([*PYKVM, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.close()
@@ -221,7 +220,7 @@ PRINT_8_KIB = hexcode(
 
 
 def test_a_slow_reader_gets_all_that_a_pipe_does_not_hold(image: Write) -> None:
-    with subprocess.Popen(
+    with zygote.Popen(
         [*PYKVM, "run", "-q", str(image(PRINT_8_KIB + HALT)), *FLAT],
         cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pipesize=PIPE_SIZE,
     ) as process:  # fmt: skip
@@ -235,7 +234,7 @@ def test_a_slow_reader_gets_all_that_a_pipe_does_not_hold(image: Write) -> None:
 
 
 def test_sigterm_ends_it_in_order(guest: Guest, tmp_path: Path) -> None:
-    with subprocess.Popen(
+    with zygote.Popen(
         [*PYKVM, "run", str(guest("flood"))], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
@@ -317,7 +316,8 @@ def bad_command_lines(guest: Guest, tmp_path: Path) -> dict[str, list[object]]:
 def test_mistakes_are_told_in_words_with_status_2(guest: Guest, tmp_path: Path) -> None:
     wrong = {}
     bad = bad_command_lines(guest, tmp_path)
-    for name, done in zip(bad, pykvm_each(list(bad.values())), strict=True):
+    for name, arguments in bad.items():
+        done = pykvm(*arguments)
         lines = done.stderr.decode().splitlines()
         told = bool(lines) and (lines[-1].startswith(("pykvm: ", "Error: ")))
         if done.returncode != 2 or not told or b"Traceback" in done.stderr or done.stdout:
@@ -348,7 +348,8 @@ def test_info_for_people_has_no_escape_codes_in_a_pipe() -> None:
 
 
 def test_help_and_version() -> None:
-    *helps, done = pykvm_each([["-h"], ["--help"], ["info", "-h"], ["disasm", "-h"], ["run", "-h"], ["run", "--help"]])
+    lines = [["-h"], ["--help"], ["info", "-h"], ["disasm", "-h"], ["run", "-h"], ["run", "--help"]]
+    *helps, done = [pykvm(*line) for line in lines]
     for shown in helps:
         assert shown.returncode == 0
         assert b"Usage: " in shown.stdout

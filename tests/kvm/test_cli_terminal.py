@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyte
 import pytest
+import zygote
 from helpers import LIMIT, PYKVM, ROOT, assembled, pykvm
 
 Guest = Callable[[str], Path]
@@ -56,8 +57,9 @@ class Session:
 
         In the `background` it is the job of a leader that does what a shell does, see `LEADER`.
         """
+        # LEADER starts the command for real, by execvp(3).
         leader = [sys.executable, "-c", LEADER] if background else []
-        self.process = subprocess.Popen(
+        self.process = zygote.Popen(
             [*leader, *PYKVM, *map(str, arguments)],
             cwd=ROOT,
             stdin=self._far,
@@ -65,7 +67,7 @@ class Session:
             stderr=self._far if stderr is None else stderr,
             env={**os.environ, "COLORTERM": "", "NO_COLOR": "", "TERM": "xterm", **(env or {})},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no other thread runs yet
+            terminal=True,
         )
 
     def to_foreground(self) -> None:

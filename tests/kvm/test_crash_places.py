@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zygote
 from helpers import LIMIT, PYKVM, ROOT, flat, hexcode
 
 from pykvm import CrashReport, Ending
@@ -54,7 +55,7 @@ def test_what_nobody_answered_the_last_first() -> None:
 
 def test_ctrl_c_says_where_the_cpus_were(guest: Callable[[str], Path]) -> None:
     command = [*PYKVM, "run", guest("echo")]
-    with subprocess.Popen(
+    with zygote.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         assert running.stdout is not None

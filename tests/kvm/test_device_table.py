@@ -23,7 +23,7 @@ def full_machine() -> Machine:
 
 def test_the_table_has_the_devices_of_a_full_machine_and_no_others() -> None:
     with full_machine() as machine:
-        assert [device.name for device in machine.mmio.devices] == ["VGA memory"]
+        assert [device.name for device in machine.mmio.devices] == ["VGA memory", "HPET"]
         devices = machine.ports.devices
         assert sorted(name for row in rows() for name in row.names) == sorted(device.name for device in devices)
         for row in rows():

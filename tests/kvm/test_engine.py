@@ -97,6 +97,47 @@ def test_instructions_are_not_traced_beside_a_debugger_in_silence() -> None:
             InstructionTracer(machine, lambda vcpu, position: None)
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before the thread is there", "after"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_a_signals_handler_raises_in_the_midst_of_a_start_ends_it(
+    monkeypatch: pytest.MonkeyPatch, which: int, begun: bool
+) -> None:
+    """Wherever that is, nobody waits afterwards for a thread that never begins."""
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name != f"pykvm vcpu {which}":
+            real(thread)
+            return
+        if begun:
+            real(thread)
+        raise SystemExit(9)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with flat(SPIN, cpus=2) as machine:
+        with pytest.raises(SystemExit):
+            machine.run(LIMIT)
+        monkeypatch.undo()
+        assert machine.outcome is not None
+        assert machine.outcome.ending is Ending.STOPPED
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("pykvm vcpu")] == []
+
+
+def test_ctrl_c_just_after_the_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with flat(SPIN) as machine:
+        real = machine.start
+
+        def start(timeout: float | None = None) -> None:
+            real(timeout)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(machine, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            machine.run(LIMIT)
+        assert machine.outcome is not None
+        assert machine.outcome.reason.startswith("interrupted")
+
+
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize("raised", [SystemExit(9), KeyboardInterrupt(), GeneratorExit("g")])
 def test_what_ends_a_program_comes_out_of_run_at_once(cpus: int, raised: BaseException) -> None:

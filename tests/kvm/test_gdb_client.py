@@ -6,12 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zygote
 from features import FEATURES
 from helpers import LIMIT, PYKVM, ROOT, SPIN, STATE_LOST, flat, hexcode
 
@@ -242,8 +242,9 @@ def test_a_crash_stops_where_it_happens(guest: Guest) -> None:
 
 
 def test_a_halted_machine_can_be_looked_at(guest: Guest) -> None:
-    output = session(guest("crash-panic-halt"), "continue", "backtrace", "continue")
+    output = session(guest("crash-panic-halt"), "continue", "backtrace", "info threads", "continue")
     assert "The CPU halted in the handler of #PF" in output
+    assert re.search(r"CPU 0: halted, 64-bit mode, ring 0; The CPU halted in the handler of #PF, which came at", output)
     assert "every CPU is halted" in output
     assert "Program received signal SIGSTOP" in output
     assert re.search(r"#\d .*oops ", output)
@@ -287,7 +288,7 @@ def test_kill_ends_the_run(guest: Guest) -> None:
 
 def test_pykvm_run_prints_the_command_to_type(guest: Guest, tmp_path: Path) -> None:
     image, path = guest("hello64"), tmp_path / "gdb"
-    with subprocess.Popen(
+    with zygote.Popen(
         [*PYKVM, "run", str(image), f"--gdb={path}"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
@@ -305,8 +306,8 @@ def test_pykvm_run_prints_the_command_to_type(guest: Guest, tmp_path: Path) -> N
 
 
 def test_pykvm_run_refuses_a_bad_address(guest: Guest) -> None:
-    done = subprocess.run(
-        [sys.executable, *PYKVM[1:], "run", str(guest("hello64")), "--gdb", ":99999"], check=False, cwd=ROOT,
+    done = zygote.run(
+        [*PYKVM, "run", str(guest("hello64")), "--gdb", ":99999"], check=False, cwd=ROOT,
         capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 2

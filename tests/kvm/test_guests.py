@@ -50,6 +50,9 @@ ABOUT_TO_DIE = ["crash: about to die", "driver 1: starting"]
 RUNS = {
     "hello16": Run(["Hello from 16-bit real mode!"]),
     "hello32": Run(["Hello from 32-bit protected mode!"]),
+    "trampoline32": Run(
+        ["memory 0000027f", "range  00000000 0009fc00 00000001", "range  0009fc00 00000400 00000002", "ticks  00000001"]
+    ),
     "hello64": Run(["Hello from 64-bit long mode!"]),
     "bios": Run(
         [
@@ -69,6 +72,24 @@ RUNS = {
         **HALTED,
     ),
     "echo": Run(["ready", "echo: one", "echo: two  words"], typed=[("ready\n", "one\ntwo  words\nexit 20\n")], code=41),
+    "hpet": Run(
+        [
+            "hpet: 3 timers, vendor 8086, 100000 kHz",
+            "hpet: no more interrupts than periods",
+            "hpet: it stands",
+            "hpet: the PIT is back",
+        ]
+    ),
+    "shell": Run(
+        [r"\$ hi", r"\$ allocated", r"\$ sector 7: no disk", r"\$ what is ls\?", r"\$ # 6 commands", "# "],
+        typed=[("$ ", "echo hi\nallocate\nread 7\nls\nlogin root\ncommands\nexit 20\n")],
+        code=41,
+    ),
+    "shell32": Run(
+        [r"\$ hi", r"\$ allocated", r"\$ no disk", r"\$ what is ls\?", r"\$ # 6 commands", "# "],
+        typed=[("$ ", "echo hi\nallocate\nread 7\nls\nlogin root\ncommands\nexit 20\n")],
+        code=41,
+    ),
     "timer": Run(
         [
             r"pit: \d+ interrupts at 100 Hz",
@@ -150,10 +171,12 @@ RUNS = {
 }  # fmt: skip
 
 ELSEWHERE = {
+    "pci": "test_pci.py: it has cards to drive there",
     "clocks": "test_engine.py: a pause is told by it",
     "msrs": "test_msrs.py: it does what it is told",
     "crash-sse": "test_machine_run.py: it ends as the KVM can or cannot run it",
     "demo": "test_machine_net.py: its table says what the machine has",
+    "internet": "test_machine_user_net.py: it speaks with the host's network",
     **dict.fromkeys(("chaos", "flood", "deaf"), "test_machine_hostile.py: they never end"),
     **{
         f"crash-{way}": "test_crash_reports.py: it dies by the rules, and the report says which"
@@ -162,6 +185,14 @@ ELSEWHERE = {
             "idt-base-forgotten", "interrupt-no-idt",
             "irq-gate-empty", "irq-no-eoi", "irq-no-gate", "irq-not-remapped", "irq-ret", "irq-ret-wait", "single-step", "sti32", "ist-missing", "jump-to-nothing", "long32", "no-execute",
             "no-kernel-stack", "no-tss", "paging32", "reserved-bit", "wild-jump",
+        )
+    },
+    **{
+        f"crash-{way}": "test_crash_ways.py: it dies by the rules, and the report says which"
+        for way in (
+            "apic-no-eoi", "apic-no-gate", "cr3-virtual", "cr3-virtual64", "gate-data", "handler-faults", "idt-8-bytes",
+            "into-zeros", "iret-no-ring", "irq-gate-data", "null-call-halts", "own-trap-flag", "pte-shifted", "smashed",
+            "stack-in-code", "swapgs-missing", "syscall-no-lstar", "user-page-kernels",
         )
     },
 }  # fmt: skip

@@ -1,4 +1,7 @@
-"""A host that has no more to give: a sentence that says what to do, nothing leaked, nothing hung."""
+"""A host that has no more to give: a sentence that says what to do, nothing leaked, nothing hung.
+
+All starts here are real: what cannot be imported, opened or allocated any more is what this is about.
+"""
 
 from __future__ import annotations
 

@@ -145,3 +145,34 @@ mine:   push    %ax
         machine.keyboard.type("a" * 100 + "\x1b")
         assert machine.wait().ending is Ending.EXITED
         assert machine.pc.debug_console.output == b">" + b"\x1e\x9e" * 100 + b"\x01\x81"
+
+
+def test_the_mouse_goes_along_in_a_snapshot(tmp_path: Path) -> None:
+    """A guest that has switched the mouse on shows each byte that it sends, until the middle button is pressed."""
+    code = f"""
+        mov     $0x80000, %esp
+        mov     $0xD4, %al                      # the next byte is for the mouse
+        out     %al, $0x64
+        mov     $0xF4, %al
+        call    send
+        mov     $'>', %al
+        out     %al, $0xE9
+2:      call    take                            # a packet: its first byte has the buttons
+        mov     %al, %bl
+        call    take
+        call    take
+        test    $4, %bl
+        jz      2b
+        out     %al, $0xF4
+        {ROUTINES}"""
+    with flat(assembled(code, tmp_path, 0x100000, 32), 32) as machine:
+        machine.start(LIMIT)
+        machine.pc.debug_console.wait_for(b">", LIMIT)
+        machine.mouse.move(right=5, down=3)
+        machine.pc.debug_console.wait_for(b"\x28\x05\xfd", LIMIT)
+        machine.pause()
+        machine.mouse.press("left")
+        with machine.snapshot().fork() as fork:
+            fork.mouse.click("middle")
+            assert fork.run(LIMIT).ending is Ending.EXITED
+            assert fork.pc.debug_console.output == b"\xfa>\x28\x05\xfd" + b"\x09\0\0" + b"\x0d\0\0"

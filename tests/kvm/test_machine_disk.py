@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import zygote
 from helpers import LIMIT, ROOT
 
 from pykvm import ConfigError, Ending, Machine, open_disk
@@ -115,7 +116,7 @@ sys.stdin.read()
 
 
 def test_flushed_data_survive_a_killed_host(guest: Guest, image: Path) -> None:
-    with subprocess.Popen(
+    with zygote.Popen(
         [sys.executable, "-c", VICTIM, str(guest("disk")), str(image)],
         cwd=ROOT,
         stdin=subprocess.PIPE,

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import zygote
 from helpers import BRIEF, LIMIT, PYKVM, ROOT, SPIN, flat, hexcode, resident
 
 from pykvm import Ending, Machine
@@ -184,7 +185,7 @@ def test_ctrl_c_ends_it(tmp_path: Path, what: str) -> None:
     image = tmp_path / "guest.bin"
     image.write_bytes(INTERRUPTED[what])
     command = [*PYKVM, "run", str(image), "--format", "flat", "--mode", "64"]
-    with subprocess.Popen(
+    with zygote.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
@@ -210,7 +211,7 @@ except KeyboardInterrupt:
     print("\\n" + machine.outcome.reason)
 machine.close()
 """
-    with subprocess.Popen(
+    with zygote.Popen(
         [sys.executable, "-c", program, str(guest("flood"))], cwd=ROOT, stdout=subprocess.PIPE
     ) as process:
         try:

@@ -15,6 +15,7 @@ from pykvm import ConfigError, Machine
 from pykvm.net import NetBackend
 from pykvm.net.loopback import Loopback, NoNet
 from pykvm.net.pcap import Capture
+from pykvm.net.tap import TapNet
 from pykvm.net.unix import UnixNet
 from pykvm.pc import Nic
 
@@ -113,6 +114,17 @@ def test_a_third_machine_finds_the_cable_taken(guest: Guest, tmp_path: Path) -> 
         pytest.raises(ConfigError, match="taken"),
     ):
         UnixNet(cable)
+
+
+@pytest.mark.needs("kvm", "tap")
+def test_a_tap_that_is_deleted_is_a_cable_that_leads_nowhere(guest: Guest) -> None:
+    backend = TapNet("pykvmtest9")
+    with net_guest(guest, backend, "10.0.0.1") as machine:
+        subprocess.run(["ip", "link", "del", "pykvmtest9"], check=True)
+        machine.serial.send("ping 10.0.0.2\n")
+        machine.serial.wait_for("ping: 1 sent, 0 received\n", LIMIT)
+        machine.serial.send("quit\n")
+        assert machine.wait(LIMIT).code == 0
 
 
 def test_demo_hears_itself_on_a_loopback_and_finds_the_disk(guest: Guest, tmp_path: Path) -> None:

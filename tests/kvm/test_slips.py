@@ -42,6 +42,17 @@ def test_a_decorator_without_parentheses(name: str) -> None:
         getattr(machine, name)(handler)
 
 
+@pytest.mark.parametrize("address", [(0x100, 4), "0x100", 1.0])
+def test_an_address_that_is_no_number(address: Any) -> None:
+    with flat(HALT) as machine, pytest.raises(ConfigError, match=r"@machine\.port takes a number, not "):
+        machine.port(address)
+
+
+def test_a_time_that_is_no_number() -> None:
+    with flat(HALT) as machine, pytest.raises(ConfigError, match="timeout='5' is no number of seconds"):
+        machine.run("5")  # type: ignore[arg-type]
+
+
 def test_a_second_handler_for_one_msr() -> None:
     with flat(HALT) as machine:
         machine.msr(0x123)(lambda _: 1)

@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+import zygote
 from helpers import HALT, LIMIT, PYKVM, ROOT, SPIN, flat, leaves_no_traceback, pykvm
 
 from pykvm import ConfigError, Machine
@@ -100,7 +101,7 @@ def test_gdb_finds_the_machine_where_it_was(guest: Guest, tmp_path: Path) -> Non
         machine.snapshot().save(tmp_path / "a.pykvm")
         rip = machine.vcpus[0].get_registers().rip
     command = [*PYKVM, "restore", str(tmp_path / "a.pykvm"), f"--gdb={tmp_path / 'gdb'}"]
-    with subprocess.Popen(
+    with zygote.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stderr is not None
@@ -142,9 +143,7 @@ COMMANDS = re.findall(r"^    pykvm (.*)$", DOC, re.MULTILINE)
 def test_the_documentations_python_runs(guest: Guest, number: int) -> None:
     guest("echo")
     assert len(PYTHON) == 2
-    done = subprocess.run(
-        [sys.executable, "-c", PYTHON[number]], check=False, cwd=ROOT, capture_output=True, timeout=LIMIT
-    )
+    done = zygote.run([sys.executable, "-c", PYTHON[number]], check=False, cwd=ROOT, capture_output=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -155,7 +154,7 @@ def test_the_documentations_commands_run_one_after_the_other(guest: Guest, tmp_p
     assert len(COMMANDS) == 5
     for line in COMMANDS:
         command = [sys.executable, "-c", "from pykvm.cli import main; main()", *shlex.split(line)]
-        done = subprocess.run(
+        done = subprocess.run(  # for real: each of them, once in the tests
             command, check=False, cwd=tmp_path, input=b"one\nexit 0\n", capture_output=True, timeout=LIMIT
         )
         assert done.returncode in (0, 1), (line, done.stderr)  # the guest's `exit 0` is status 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zygote
 from helpers import HALT, LIMIT, ROOT, SPIN, flat, hexcode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ with Machine.from_snapshot(sys.argv[1]) as machine:
 def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run `code` in a process of its own."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    return zygote.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
 
 
 def at_text(guest: Path, text: str, **options: Any) -> tuple[Machine, Snapshot]:
@@ -74,7 +75,7 @@ def test_many_processes_go_on_from_one_directory_at_once(guest: Guest, tmp_path:
         snapshot.save(tmp_path / "a.pykvm")
     before = {path.name: path.read_bytes() for path in (tmp_path / "a.pykvm").iterdir()}
     command = [sys.executable, "-c", GO_ON, str(tmp_path / "a.pykvm")]
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [zygote.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in running:
         output, _ = process.communicate(timeout=LIMIT)
         assert output.endswith(HASH)
@@ -244,7 +245,7 @@ def test_a_crash_while_saving_leaves_a_whole_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "a.pykvm"
     for delay in (1, 3, 7):
         command = [sys.executable, "-c", SAVE_FOR_EVER, str(path)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        process = zygote.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         assert process.stdout is not None
         with process, process.stdout:
             process.stdout.readline()
@@ -386,7 +387,7 @@ STRANGE = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_hostile_state_gives_one_error_and_harms_nothing(copy: Path, saved: Path, data: st.DataObject) -> None:
     state = json.loads((saved / "state.json").read_text())

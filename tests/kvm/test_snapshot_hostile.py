@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zygote
 from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, flat, hexcode
 
 from pykvm import Machine, Snapshot, SnapshotError, open_disk
@@ -120,14 +121,14 @@ def test_what_counts_is_the_disk_image_that_is_opened(
 @pytest.mark.parametrize("command", ["restore", "inspect"])
 def test_the_command_line_names_what_to_say(saved: Path, command: str) -> None:
     if command == "inspect":
-        done = subprocess.run(
+        done = zygote.run(
             [*PYKVM, command, str(saved), "--part", "cpu"], cwd=ROOT, capture_output=True, timeout=LIMIT, check=False
         )
         assert (done.returncode, b"--trust-disks" in done.stderr) == (2, True)
     command = [*PYKVM, "restore", str(saved), "--quiet"]
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    refused = zygote.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (refused.returncode, "--trust-disks" in refused.stderr) == (2, True)
-    agreed = subprocess.run([*command, "--trust-disks"], cwd=ROOT, capture_output=True, timeout=LIMIT, check=False)
+    agreed = zygote.run([*command, "--trust-disks"], cwd=ROOT, capture_output=True, timeout=LIMIT, check=False)
     assert agreed.returncode == (0x5A * 2 + 1) & 0xFF
 
 
@@ -171,7 +172,7 @@ except SnapshotError:
 # Not ru_maxrss, in which the size of the process that started this one counts.
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
-    done = subprocess.run(
+    done = subprocess.run(  # for real: a fork has the zygote's memory, too
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -258,7 +259,7 @@ def hidden(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("by", ["save", "list"])
 def test_what_killed_saves_leave_is_tidied_but_nothing_of_the_living(tmp_path: Path, by: str) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "s")], cwd=ROOT, timeout=LIMIT, check=False)
+    zygote.run([sys.executable, "-c", KILLED, str(tmp_path / "s")], cwd=ROOT, timeout=LIMIT, check=False)
     assert len(hidden(tmp_path)) == 1
     with unfinished.working_directory(str(tmp_path), "living"):
         assert len(hidden(tmp_path)) == 2
@@ -266,9 +267,7 @@ def test_what_killed_saves_leave_is_tidied_but_nothing_of_the_living(tmp_path: P
             with flat(HALT, memory="1M", load=0x1000, entry=0x1000, mode=16) as machine:
                 machine.snapshot().save(tmp_path / "other")
         else:
-            subprocess.run(
-                [*PYKVM, "snapshots", str(tmp_path)], cwd=ROOT, timeout=LIMIT, check=False, capture_output=True
-            )
+            zygote.run([*PYKVM, "snapshots", str(tmp_path)], cwd=ROOT, timeout=LIMIT, check=False, capture_output=True)
         assert [name.startswith(".living.") for name in hidden(tmp_path)] == [True]
     assert hidden(tmp_path) == []
 

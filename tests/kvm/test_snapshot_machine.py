@@ -733,7 +733,7 @@ def test_whatever_has_moved_is_put_back(tmp_path: Path) -> None:
         assert disk is not None
         machine.restore(before)
 
-        @settings(max_examples=80, deadline=None)
+        @settings(max_examples=80)
         @given(st.lists(MOVES, max_size=8))
         def check(moves: list[tuple[int | str, int]]) -> None:
             with machine.lock:
@@ -897,11 +897,11 @@ def test_mtrrs_go_along() -> None:
 
 
 def test_an_mmio_read_in_flight_arrives() -> None:
-    code = hexcode("bf 00 00 d0 fe; mov edi, 0xfed00000\n8a 07; mov al, [rdi]") + EXIT_AL
+    code = hexcode("bf 00 00 00 fe; mov edi, 0xfe000000\n8a 07; mov al, [rdi]") + EXIT_AL
     taken: list[Snapshot] = []
 
     def prepare(machine: Machine) -> None:
-        @machine.mmio_range(0xFED00000, 4096)
+        @machine.mmio_range(0xFE000000, 4096)
         def answer(access: Access) -> int:
             machine.at_rest(lambda: taken.append(machine.snapshot()))
             return 0x35

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import zygote
 from helpers import EXIT_AL, HALT, LIMIT, PYKVM, ROOT, SPIN, hexcode, leaves_no_traceback, pykvm
 from perfetto_sql import query
 
@@ -73,7 +74,7 @@ def test_json_lines(guest: Guest) -> None:
 
 
 def test_filters_and_limit(guest: Guest) -> None:
-    done = pykvm("trace", guest("hello64"), "--json", "--device", "acpi")
+    done = pykvm("trace", guest("hello64"), "--json", "--only", "acpi")
     assert [json.loads(line)["device"] for line in done.stdout.splitlines()[:-1]] == ["ACPI PM"]
     done = pykvm(
         "trace", guest("hello64"), "--json", "--address", "0x3f8-0x3f9", "--kind", "pio", "--cpu", 0, "--limit", 5
@@ -102,7 +103,7 @@ def test_the_exit_status_is_the_guests(image: Callable[[bytes], Path]) -> None:
 
 def test_ctrl_c_ends_the_run_and_leaves_the_summary(image: Callable[[bytes], Path]) -> None:
     path = image(hexcode("e6 80") + SPIN)
-    process = subprocess.Popen(
+    process = zygote.Popen(
         [*PYKVM, "trace", path, *FLAT, "-t", str(LIMIT)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with process:
@@ -119,7 +120,7 @@ def test_ctrl_c_ends_the_run_and_leaves_the_summary(image: Callable[[bytes], Pat
 
 def test_a_guest_that_is_talked_to(guest: Guest, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    process = subprocess.Popen(
+    process = zygote.Popen(
         [*PYKVM, "trace", guest("echo"), "--out", path, "--terminal", "-t", str(LIMIT)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -145,7 +146,7 @@ def test_a_guest_that_is_talked_to(guest: Guest, tmp_path: Path) -> None:
         (["--kind", "nonsense"], b"nonsense"),
         (["--out", "/nowhere/x.json"], b"/nowhere/x.json: No such file"),
         (["--out", "/dev/full"], b"/dev/full: No space left"),
-        (["--instructions", "--device", "com"], b"--instructions goes with"),
+        (["--instructions", "--only", "com"], b"--instructions goes with"),
         (["--limit", "0"], b"limit"),
         (["--terminal"], b"--terminal goes with"),
     ],
@@ -160,7 +161,7 @@ def test_mistakes_are_told_in_words(guest: Guest, options: list[str], words: byt
 def test_a_reader_that_has_seen_enough(image: Callable[[bytes], Path]) -> None:
     """`pykvm trace | head`: the run of a guest that never ends is ended, without a traceback."""
     path = image(hexcode("e6 80 eb fc"))
-    process = subprocess.Popen(
+    process = zygote.Popen(
         [*PYKVM, "trace", path, *FLAT, "-t", str(LIMIT)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with process:
@@ -200,7 +201,7 @@ def test_a_command_of_the_documentation(guest: Guest, tmp_path: Path, line: str)
     guest("hello64")
     (tmp_path / "guests").symlink_to(ROOT / "guests")
     (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
-    done = subprocess.run(
+    done = zygote.run(
         [*PYKVM, *line.split(), "--timeout", str(LIMIT)],
         cwd=tmp_path, check=False, capture_output=True, timeout=LIMIT + 10,
     )  # fmt: skip
@@ -211,7 +212,7 @@ def test_a_command_of_the_documentation(guest: Guest, tmp_path: Path, line: str)
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_of_the_documentation(guest: Guest, number: int) -> None:
     guest("user")
-    done = subprocess.run(
+    done = zygote.run(
         [sys.executable, "-c", EXAMPLES[number]], cwd=ROOT, check=False, capture_output=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr

@@ -53,6 +53,14 @@ class Rig(device_rig.Rig[I8042]):
             answers += self.drain()
         return answers
 
+    def mouse(self, *data: int) -> list[int]:
+        """The same for the mouse."""
+        answers: list[int] = []
+        for byte in data:
+            self.command(0xD4, byte)
+            answers += self.drain()
+        return answers
+
     def codes(self, *keys: str) -> list[int]:
         """What arrives when the keys are pressed and let go in turn."""
         got: list[int] = []

@@ -62,9 +62,24 @@ def test_power_off_as_a_byte_or_a_double_word() -> None:
 
 
 def test_other_sleep_types_and_a_word_without_slp_en_do_not_power_off(rig: Rig) -> None:
-    for value in [0x0000, 0x1FFF, *(0x2000 | kind << 10 for kind in range(1, 8))]:
+    for value in [0x0000, 0x1FFF, *(0x2000 | kind << 10 for kind in range(8) if kind not in (0, 2))]:
         rig.write(CONTROL, value)
     assert rig.poweroffs == 0
+
+
+def test_suspend_to_disk_powers_off(rig: Rig) -> None:
+    """S4 of QEMU's PC is SLP_TYP 2."""
+    rig.write(CONTROL, 0x2800)
+    assert rig.poweroffs == 1
+
+
+def test_who_asks_for_another_sleep_state_is_awake_at_once(rig: Rig) -> None:
+    rig.write(CONTROL, 0x0400)
+    assert rig.read(STATUS) == 0
+    rig.write(CONTROL, 0x2400)
+    assert rig.read(STATUS) == 1 << 15
+    rig.write(STATUS, 1 << 15)
+    assert rig.read(STATUS) == 0
 
 
 def test_control_keeps_sleep_type_and_sci_en_cannot_be_cleared(rig: Rig) -> None:

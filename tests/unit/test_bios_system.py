@@ -6,8 +6,10 @@ import struct
 
 import pytest
 from bios_calls import CARRY, MEMORY_MAP, Pc
+from device_rig import Line
 
 from pykvm.bios.disk import hard_disk
+from pykvm.devices.acpi_pm import AcpiPm
 from pykvm.disk.memory import MemoryDisk
 
 SMAP = 0x534D4150
@@ -123,7 +125,7 @@ def test_configuration(pc: Pc) -> None:
     assert pc.call(0x15, eax=0xC100).es == 0x9FC0
 
 
-@pytest.mark.parametrize("ax", [0x5300, 0x5301, 0x0000, 0x8900, 0xC200, 0xD800, 0xE8FF, 0x4F1E])
+@pytest.mark.parametrize("ax", [0x0000, 0x8900, 0xC200, 0xD800, 0xE8FF])
 def test_what_there_is_not(pc: Pc, ax: int) -> None:
     call = pc.call(0x15, eax=ax)
     assert (call.carry, call.ah) == (True, 0x86)
@@ -202,7 +204,7 @@ def test_trace() -> None:
     pc.call(0x16, eax=0x0000, waited=1)
     for _ in range(3):
         pc.call(0x16, eax=0x0100)
-    pc.call(0x13, eax=0x0201, ecx=0x0002, edx=0x0180, es=0x1000, ebx=0x20)
+    pc.call(0x13, eax=0x0201, ecx=0x0102, edx=0x0180, es=0x1000, ebx=0x20)
     pc.memory.write(0x600, struct.pack("<HHHHQ", 16, 1, 0, 0x2000, 0))
     pc.call(0x13, eax=0x4200, ds=0x60, esi=0, edx=0x80)
     pc.call(0x15, eax=0xE820, ecx=20, edx=SMAP, es=0x500)
@@ -214,7 +216,7 @@ def test_trace() -> None:
         "INT 16h AH=00 wait for a key -> scan code 25h, character 'k'",
         "INT 16h AH=01 key waiting? -> no",
         "INT 16h AH=01 key waiting? -> no (2 more)",
-        "INT 13h AH=02 read 1 sectors at C/H/S 0/1/2, drive 80h, buffer 1000:0020 -> error 04h sector not found",
+        "INT 13h AH=02 read 1 sectors at C/H/S 1/1/2, drive 80h, buffer 1000:0020 -> error 04h sector not found",
         "INT 13h AH=42 extended read 1 sectors at 0, drive 80h, buffer 2000:0000 -> ok",
         "INT 15h AX=E820 memory map entry 0 -> 0x0+0x9fc00 type 1, next 1",
         "INT 12h conventional memory -> 639 KiB",
@@ -234,3 +236,40 @@ def test_trace_of_a_packet_outside_memory() -> None:
     pc.bios.log.emit = lines.append
     pc.call(0x13, eax=0x4200, ds=0xFFFF, esi=0xFFFF, edx=0x80)
     assert "is not in RAM -> error 09h" in lines[0]
+
+
+# APM
+
+
+def test_apm_is_there_with_its_real_mode_interface(pc: Pc) -> None:
+    call = pc.call(0x15, eax=0x5300)
+    assert (call.carry, call.ax, call.bx, call.cx) == (False, 0x0102, 0x504D, 0)
+    assert pc.call(0x15, eax=0x5300, ebx=1).ah == 0x09
+    assert not pc.call(0x15, eax=0x5301).carry
+    assert [pc.call(0x15, eax=eax).ah for eax in (0x5302, 0x5303)] == [0x06, 0x08]
+    assert pc.call(0x15, eax=0x530E, ecx=0x0102).ax == 0x0102
+    assert pc.call(0x15, eax=0x530E, ecx=0x0101).ax == 0x0101
+    assert not pc.call(0x15, eax=0x5308, ebx=1, ecx=1).carry
+    assert not pc.call(0x15, eax=0x5305).carry
+    status = pc.call(0x15, eax=0x530A, ebx=1)
+    assert (status.bh, status.bl, status.ch, status.cl) == (1, 0xFF, 0x80, 0xFF)
+    event = pc.call(0x15, eax=0x530B)
+    assert (event.carry, event.ah) == (True, 0x80)
+    unknown = pc.call(0x15, eax=0x5380)
+    assert (unknown.carry, unknown.ah) == (True, 0x86)
+
+
+def test_apm_switches_the_machine_off(pc: Pc) -> None:
+    off: list[str] = []
+    pc.bus.attach(AcpiPm(Line(), lambda: off.append("off"), lambda: 0))
+    for ebx, ecx, error in ((0, 3, 0x09), (1, 4, 0x0A), (1, 1, 0), (1, 2, 0)):
+        call = pc.call(0x15, eax=0x5307, ebx=ebx, ecx=ecx)
+        assert (call.carry, call.ah if error else 0) == (error != 0, error)
+    assert off == []
+    pc.call(0x15, eax=0x5307, ebx=1, ecx=3)
+    assert off == ["off"]
+
+
+def test_the_keyboard_intercept_leaves_the_code_as_it_is(pc: Pc) -> None:
+    call = pc.call(0x15, eax=0x4F1E)
+    assert (call.carry, call.al) == (True, 0x1E)

@@ -52,7 +52,7 @@ FOREIGN = {
     "cpio": (b"070701" + b"0" * 104, "give the kernel, and this by --initrd"),
     "ar": (b"!<arch>\nmain.o/ ", "link it into an executable"),
     "iso": (at(0x8000, b"\x01CD001\x01", 0x9000), "ISO 9660 image (a CD) without an El Torito boot record"),
-    "qcow2": (b"QFI\xfb\0\0\0\3".ljust(1024, b"\0"), "the format qcow2: convert it, as by: qemu-img convert -O raw"),
+    "qcow2": (b"QFI\xfb\0\0\0\3".ljust(1024, b"\0"), "the format qcow2: give it by --disk"),
     "vmdk": (b"KDMV\1\0\0\0".ljust(1024, b"\0"), "VMDK"),
     "vmdk text": (b"# Disk DescriptorFile\nversion=1\n", "VMDK"),
     "vdi": (at(0x40, bytes.fromhex("7f10dabe")), "VDI"),

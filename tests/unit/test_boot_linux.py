@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from elf_writer import Name, Part, elf, patch
@@ -176,8 +177,8 @@ def test_initrd_stays_below_the_kernels_limit(memory: GuestMemory) -> None:
 def test_initrd_of_old_kernels_has_a_limit_too() -> None:
     ram = GuestMemory("2G")
     image = bzimage(version=0x202, initrd_addr_max=0xFFFFFFFF, xloadflags=0)
-    page = load(image, ram, Options(modules=[Module(b"cpio")])).registers.rsi
-    assert field(ram, page, "ramdisk_image") == 0x38000000 - 4096
+    load(image, ram, Options(modules=[Module(b"cpio")]))
+    assert field(ram, 0x10000, "ramdisk_image") == 0x38000000 - 4096
     ram.close()
 
 
@@ -193,6 +194,43 @@ def test_command_line_has_the_length_that_the_kernel_allows(memory: GuestMemory)
     refused(old, "cmdline_size .* 256 bytes, and this kernel takes 255", Options(command_line="x" * 256))
 
 
+@pytest.mark.parametrize("version", [0x202, 0x203, 0x207, 0x209])
+def test_old_images_are_entered_in_real_mode(memory: GuestMemory, version: int) -> None:
+    """As boot.rst's "Memory Layout" and "Running the Kernel" have it: CS is 20h above the other segments, IP is 0."""
+    options = Options(command_line="quiet", modules=[Module(b"cpio" * 2000)])
+    image = bzimage(version=version, xloadflags=0, loadflags=0x01)
+    state = load(image, memory, options)
+    system, registers = state.system, state.registers
+    assert cpu_mode(system, registers.rflags).bits == 16
+    assert (system.cs.selector, system.cs.base, registers.rip) == (0x1020, 0x10200, 0)
+    for segment in (system.ds, system.es, system.fs, system.gs, system.ss):
+        assert (segment.selector, segment.base) == (0x1000, 0x10000)
+    heap_end = memory.read_int(0x10000 + 0x224, 2) + 0x200
+    assert 0x8000 < heap_end <= registers.rsp < 0x10000
+    assert registers.rflags & 0x200 == 0
+    setup = 4 * 512
+    assert memory.read(0x10000, 0x1F1) == image[:0x1F1]
+    assert memory.read(0x10000 + 0x26C, setup - 0x26C) == image[0x26C:setup]
+    assert memory.read(MIB, len(KERNEL)) == KERNEL
+    assert field(memory, 0x10000, "type_of_loader") == 0xFF
+    assert field(memory, 0x10000, "loadflags") == 0x81
+    assert field(memory, 0x10000, "code32_start") == MIB
+    command_line = field(memory, 0x10000, "cmd_line_ptr")
+    assert memory.read(command_line, 6) == b"quiet\0"
+    initrd = field(memory, 0x10000, "ramdisk_image")
+    assert field(memory, 0x10000, "ramdisk_size") == 8000
+    assert memory.read(initrd, 8000) == b"cpio" * 2000
+    taken = sorted([*((span.gpa, span.gpa + span.size) for span in state.spans),
+                    *((gpa, gpa + size) for gpa, size in state.reserved)])  # fmt: skip
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(taken))
+
+
+def test_setup_code_of_old_images_leaves_room_for_a_heap(memory: GuestMemory) -> None:
+    image = bzimage(version=0x207, xloadflags=0, setup_sects=63)
+    load(image, memory, Options())
+    refused(bzimage(version=0x207, setup_sects=64), r"setup_sects \(file offset 0x1f1\): 0x8200 bytes of setup code")
+
+
 @pytest.mark.parametrize(
     ("changes", "address"),
     [
@@ -201,8 +239,6 @@ def test_command_line_has_the_length_that_the_kernel_allows(memory: GuestMemory)
         ({"pref_address": 17 * MIB, "kernel_alignment": MIB}, 17 * MIB),
         ({"relocatable_kernel": 0}, MIB),
         ({"relocatable_kernel": 0, "pref_address": MIB}, MIB),
-        ({"version": 0x209}, 2 * MIB),  # pref_address is no field yet
-        ({"version": 0x204}, MIB),  # nor is relocatable_kernel
         ({"pref_address": 0}, 2 * MIB),
     ],
 )

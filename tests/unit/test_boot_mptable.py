@@ -56,15 +56,18 @@ def test_processors(cpus: int, listed: int) -> None:
 def test_bus_ioapic_and_interrupts() -> None:
     ram = GuestMemory("1M")
     firmware.install(ram, 1)
-    bus, ioapic, *interrupts = entries(ram)[1:]
-    assert bus == b"\1\0ISA   "
+    pci, isa, ioapic, *interrupts = entries(ram)[1:]
+    assert (pci, isa) == (b"\1\0PCI   ", b"\1\1ISA   ")
     # xv6 compares the ID with the one that the IOAPIC itself tells: 0.
     assert ioapic == bytes.fromhex("02 00 11 01 0000c0fe")
-    at_ioapic = {entry[5]: entry[7] for entry in interrupts if entry[0] == 3}
+    at_ioapic = {entry[5]: entry[7] for entry in interrupts if entry[0] == 3 and entry[4] == 1}
     assert at_ioapic == {0: 2, 1: 1, **{irq: irq for irq in range(3, 16)}}
-    assert all(entry[1:5] == bytes(4) and entry[6] == 0 for entry in interrupts if entry[0] == 3)
+    assert all(entry[1:4] == bytes(3) and entry[6] == 0 for entry in interrupts if entry[0] == 3)
+    # A PCI interrupt's source is device << 2 | pin. The pins of a slot are rotated against those of the one before.
+    of_pci = {entry[5]: entry[7] for entry in interrupts if entry[0] == 3 and entry[4] == 0}
+    assert of_pci == {slot << 2 | pin: 16 + (slot + pin + 3) % 4 for slot in range(32) for pin in range(4)}
     # At the local APICs: ExtINT to LINT0 of the first, NMI to LINT1 of all.
-    assert interrupts[-2:] == [bytes.fromhex("04 03 0000 00 00 00 00"), bytes.fromhex("04 01 0000 00 00 ff 01")]
+    assert interrupts[-2:] == [bytes.fromhex("04 03 0000 01 00 00 00"), bytes.fromhex("04 01 0000 01 00 ff 01")]
     ram.close()
 
 

@@ -77,6 +77,15 @@ def test_elf_kernel_is_entered_as_multiboot_says(memory: GuestMemory, bits: int)
     assert memory.read(MIB, 28) == header_1() + CODE
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [("out/kernel", "a  b ", b"out/kernel a  b "), ("out/kernel", "", b"out/kernel"), ("", "a", b"a"), ("", "", b"")],
+)
+def test_command_line_begins_with_the_name_of_the_image(memory: GuestMemory, name: str, text: str, told: bytes) -> None:
+    info = load(kernel_1(0), memory, Options(command_line=text, name=name)).registers.rbx
+    assert string(memory, words(memory, info + 16, 1)[0]) == told
+
+
 def test_information(memory: GuestMemory) -> None:
     info = load(kernel_1(0b111), memory, OPTIONS).registers.rbx
     flags, lower, upper = words(memory, info, 3)

@@ -16,8 +16,10 @@ from iso_writer import iso
 
 from pykvm.boot import Options, source
 from pykvm.boot.source import BootSource, read_image
+from pykvm.disk.memory import MemoryDisk
 from pykvm.disk.overlay import OverlayDisk
 from pykvm.disk.raw import RawDisk
+from pykvm.disk.tray import Tray
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
 
@@ -152,3 +154,14 @@ def test_a_small_image_takes_little_memory_to_read(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20
+
+
+def test_a_cd_s_program_finds_the_machine_s_tables() -> None:
+    memory, tray = GuestMemory("1M"), Tray(MemoryDisk(iso(b"\xf4")))
+    found = BootSource(None, Options(cpus=2), "disk", None)
+    loader = found.loader(memory, [None], [tray])
+    assert loader is not None
+    loader()
+    assert memory.read(0xE0000, 8) == b"RSD PTR "
+    assert memory.read(0xF0000, 4) == b"_SM_"
+    assert memory.read(0xFFFF0, 1) == b"\xea"

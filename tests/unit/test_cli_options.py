@@ -49,13 +49,28 @@ def test_a_disk_whose_writes_are_forgotten(image: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", ",ro", ",discard"])
 def test_a_disk_that_looks_like_another_format(image: Path, suffix: str) -> None:
     image.write_bytes(b"QFI\xfb".ljust(1024, b"\0"))
-    with pytest.raises(ConfigError, match="has the format qcow2"):
+    with pytest.raises(ConfigError, match="looks like qcow2, which its name does not say"):
         open_disk(f"{image}{suffix}")
     disk = open_disk(f"{image}{suffix},format=raw")
     assert disk is not None
     disk.close()
-    with pytest.raises(ConfigError, match="rw, ro or discard, and then format=raw"):
-        open_disk(f"{image}{suffix},format=qcow2")
+    with pytest.raises(ConfigError, match="is no format of disk images"):
+        open_disk(f"{image}{suffix},format=qed")
+
+
+@pytest.mark.parametrize(
+    "words", [",ro,rw", ",format=raw,format=raw", ",format=", ",backing,backing", ",raw", ",on-error"]
+)
+def test_what_cannot_follow_a_disk(image: Path, words: str) -> None:
+    with pytest.raises(ConfigError, match="behind the comma there may be one of rw, ro and discard, format=FORMAT"):
+        open_disk(f"{image}{words}")
+
+
+@pytest.mark.parametrize("words", [",snapshot,format=raw", ",format=raw,snapshot", ",format=raw,discard"])
+def test_the_order_does_not_matter(image: Path, words: str) -> None:
+    disk = open_disk(f"{image}{words}")
+    assert isinstance(disk, OverlayDisk)
+    disk.close()
 
 
 def test_an_empty_place() -> None:
@@ -68,7 +83,7 @@ def test_a_path_with_commas(tmp_path: Path) -> None:
     disk = open_disk(f"{path},ro")
     assert disk is not None
     disk.close()
-    with pytest.raises(ConfigError, match="behind the comma there may be rw, ro or discard"):
+    with pytest.raises(ConfigError, match="behind the comma there may be one of rw, ro and discard"):
         open_disk(f"{path},rx")
 
 
@@ -100,7 +115,7 @@ def test_a_nic_with_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("", "none, loopback, unix:PATH or tap:NAME"),
+        ("", "none, loopback, unix:PATH, tap:NAME or user"),
         ("wifi", "no kind 'wifi'"),
         ("unix", "unix:PATH"),
         ("tap", "tap:NAME"),

@@ -94,8 +94,22 @@ def test_gates_of_interrupts_do_not_count() -> None:
 def test_what_is_no_frame(in_handler: tuple[Cpu, Ram], spoil: dict[str, int]) -> None:
     cpu, ram = in_handler
     long_frame(ram, **spoil)
-    assert list(frames(cpu)) == []
+    assert [frame for frame in frames(cpu) if frame.fetch is None] == []
     assert look(cpu) is None
+
+
+@pytest.mark.parametrize(("rip", "vector", "cr2"), [(1 << 40, 14, 1 << 40), (1 << 63, 13, 0)])
+def test_a_handler_of_a_fetch_that_failed(in_handler: tuple[Cpu, Ram], rip: int, vector: int, cr2: int) -> None:
+    cpu, ram = in_handler
+    long_frame(ram, rip=rip)
+    gate64(ram, vector, HANDLER)
+    cpu = replace(cpu, registers=replace(cpu.registers, rsp=cpu.registers.rsp - 8))  # below it is the error code
+    cpu = replace(cpu, system=replace(cpu.system, cr2=cr2))
+    found = look(cpu)
+    assert found is not None
+    assert (found.vector, found.place.address) == (vector, rip)
+    assert found.reason.startswith(f"the CPU is to execute at {rip:#x}, which is not ")
+    assert look(replace(cpu, system=replace(cpu.system, cr2=8))) is None or vector != 14
 
 
 @pytest.mark.parametrize(

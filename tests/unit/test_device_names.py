@@ -19,7 +19,7 @@ from pykvm.devices.exit_ports import DebugConsole, DebugExit, ShutdownPort
 from pykvm.devices.fw_cfg import FwCfg
 from pykvm.devices.i8042 import I8042, Port92
 from pykvm.devices.ne2000 import Ne2000
-from pykvm.devices.pci import PciHost
+from pykvm.devices.pci.host import PciHost
 from pykvm.devices.reset_control import ResetControl
 from pykvm.devices.uart16550 import Uart16550
 from pykvm.devices.vga import Dispi, Vga

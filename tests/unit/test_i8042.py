@@ -12,6 +12,7 @@ from i8042_rig import Rig
 
 from pykvm.devices.i8042 import Port92
 from pykvm.devices.ps2_keyboard import KEYS, TYPING_LIMIT
+from pykvm.devices.ps2_mouse import BUTTONS
 
 
 @pytest.fixture
@@ -119,11 +120,26 @@ def test_loops_to_the_output_buffer(rig: Rig) -> None:
     assert not rig.status() & 0x21
 
 
-def test_nothing_is_plugged_into_the_mouse_port(rig: Rig) -> None:
-    rig.command(0xD4, 0xFF)
-    assert rig.status() & 0x61 == 0x61  # timeout, mouse data, output buffer full
-    assert rig.data() == 0xFE
-    assert not rig.status() & 0x61
+def test_the_mouse_answers_at_its_own_port(rig: Rig) -> None:
+    rig.command(0x60, 0x47 | 0x20)  # both interrupts; the mouse port off
+    rig.device.press("a")
+    rig.command(0xD4, 0xFF)  # which switches it on
+    answers = []
+    while rig.status() & 0x20 or not answers:
+        if rig.status() & 0x20:
+            assert (rig.irq12.level, rig.irq1.level) == (True, False)
+            answers.append(rig.data())
+        else:
+            assert rig.data() == 0x1E  # the key was in the output buffer already
+    assert answers == [0xFA, 0xAA, 0x00]
+    assert not rig.irq12.level
+    rig.command(0xA7)
+    rig.mouse(0xF4)
+    rig.command(0xA7)
+    rig.device.move_mouse(1, 1, 0)
+    assert not rig.status() & 1
+    rig.command(0xA8)
+    assert list(rig.drain()) == [0x08, 1, 1]
 
 
 # -- A20 and reset ----------------------------------------------------------------------------------------------------
@@ -215,6 +231,9 @@ OPERATION = st.one_of(
     st.tuples(st.just("write"), DATA),
     st.tuples(st.sampled_from(["press", "release"]), st.sampled_from(sorted(KEYS))),
     st.tuples(st.just("type"), st.text("aZ#\n\x01", max_size=12)),
+    st.tuples(st.just("mouse"), st.sampled_from([*range(0xE6, 0x100), 3, 80, 100, 200])),
+    st.tuples(st.just("move"), *[st.integers(-300, 300)] * 3),
+    st.tuples(st.just("hold"), st.sampled_from(sorted(BUTTONS)), st.booleans()),
 )
 
 
@@ -234,6 +253,12 @@ def perform(rig: Rig, operation: tuple[Any, ...]) -> object:
             rig.device.release(key)
         case ("type", text):
             rig.device.type_text(text)
+        case ("mouse", value):
+            rig.command(0xD4, value)
+        case ("move", right, up, wheel):
+            rig.device.move_mouse(right, up, wheel)
+        case ("hold", button, down):
+            rig.device.hold_button(button, down)
     return None
 
 

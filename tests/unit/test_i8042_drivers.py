@@ -140,14 +140,48 @@ def test_linux_finds_controller_and_keyboard(rig: Rig) -> None:
     assert rig.keyboard(0xF4) == [0xFA]
     assert rig.codes("q") == [0x10, 0x90]
 
-    # Mouse: psmouse's reset finds nobody.
-    rig.command(0xD4, 0xF2)
-    assert rig.status() & 0x40
-    assert rig.data() == 0xFE
-
     # Reboot: several pulses of the reset line.
     rig.command(0xFE)
     assert rig.resets == 1
+
+
+def test_linux_finds_a_mouse_with_wheel_and_five_buttons(rig: Rig) -> None:
+    """drivers/input/mouse/psmouse-base.c: the probe, the IntelliMouse's knocks, and what becomes of its packets."""
+    rig.command(0x60, 0x47)
+    assert rig.mouse(0xF2) == [0xFA, 0x00]
+    assert rig.mouse(0xF5) == [0xFA]
+    assert rig.mouse(0xFF) == [0xFA, 0xAA, 0x00]
+    assert rig.mouse(0xF3, 200, 0xF3, 100, 0xF3, 80) == [0xFA] * 6
+    assert rig.mouse(0xF2) == [0xFA, 3]
+    assert rig.mouse(0xF3, 200, 0xF3, 200, 0xF3, 80) == [0xFA] * 6
+    assert rig.mouse(0xF2) == [0xFA, 4]
+    assert rig.mouse(0xF3, 100, 0xE8, 3, 0xE6, 0xF4) == [0xFA] * 6
+
+    def event() -> tuple[int, int, int, list[str]]:
+        """As psmouse_process_byte reads a packet of an ImExPS/2."""
+        packet = [rig.data() for _ in range(4)]
+        wheel = packet[3] & 0xF
+        names = [name for bit, name in enumerate(("left", "right", "middle")) if packet[0] >> bit & 1]
+        names += [name for bit, name in ((4, "side"), (5, "extra")) if packet[3] >> bit & 1]
+        right = packet[1] - (packet[0] << 4 & 0x100) if packet[1] else 0
+        down = (packet[0] << 3 & 0x100) - packet[2] if packet[2] else 0
+        return right, down, (wheel & 7) - (wheel & 8), names
+
+    rig.device.move_mouse(300, -20, -1)
+    rig.device.hold_button("left", True)
+    rig.device.hold_button("extra", True)
+    rig.device.hold_button("left", False)
+    assert rig.irq12.level
+    events = []
+    while rig.status() & 1:
+        events.append(event())
+    assert events == [
+        (255, 20, -1, []),
+        (45, 0, 0, []),
+        (0, 0, 0, ["left"]),
+        (0, 0, 0, ["left", "extra"]),
+        (0, 0, 0, ["extra"]),
+    ]
 
 
 def test_boot_sector_opens_a20(rig: Rig) -> None:

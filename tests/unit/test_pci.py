@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.devices.pci import IDE, PC_FUNCTIONS, Function, PciHost
+from pykvm.devices.pci.chipset import IDE, PC_FUNCTIONS, Function
+from pykvm.devices.pci.host import PciHost
 
 ADDRESS, DATA = 0xCF8, 0xCFC
 HOST, ISA, PM = (0, 0), (1, 0), (1, 3)

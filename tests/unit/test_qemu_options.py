@@ -152,8 +152,8 @@ def test_all_disks_forget_with_snapshot() -> None:
         ("-drive file=a,if=virtio", "-drive file=a,if=virtio: there is no if=virtio"),
         ("-device e1000", "there is no e1000"),
         ("-device foo", "there is no device 'foo'"),
-        ("-nic user", "-nic user: there is no user network"),
-        ("-netdev user,id=n", "there is no user network"),
+        ("-nic user,smb=/", "-nic user,smb=/: smb=: the user network is passt"),
+        ("-netdev user,id=n,restrict=maybe", "restrict=maybe: give on or off"),
         ("-netdev tap,id=n", "ifname="),
         ("-vnc :1", "-vnc :1: not here"),
         ("-d in_asm", "in_asm"),
@@ -197,6 +197,9 @@ def test_networks() -> None:
     ]
     assert asked("-netdev tap,id=n,ifname=t,script=no -device ne2k_isa,netdev=n").nets.all == ["tap:t"]
     assert asked("-net nic,model=ne2k_isa -net tap,ifname=t").nets.all == ["tap:t"]
+    line = "-netdev user,id=n,hostfwd=tcp::2222-:22,hostfwd=udp::53-:53,restrict=on -device ne2k_isa,netdev=n"
+    assert asked(line).nets.all == ["user,hostfwd=tcp::2222-:22,hostfwd=udp::53-:53,restrict=on"]
+    assert asked("-net nic -net user").nets.all == ["user"]
     assert asked("-net nic -net none").nets.all == ["none"]
     assert "script=no" in refused("-netdev tap,id=n,ifname=t,script=/etc/up")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykvm.devices.pci import PciHost
+from pykvm.devices.pci.host import PciHost
 from pykvm.devices.reset_control import ResetControl
 
 PORT = 0xCF9

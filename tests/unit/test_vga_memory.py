@@ -113,7 +113,7 @@ REGISTERS = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(REGISTERS, st.integers(0, 0xFFFF), st.lists(st.integers(0, 255), min_size=8, max_size=8), st.integers(0, 255))
 def test_write_modes(registers: dict[str, int], at: int, content: list[int], value: int) -> None:
     card = Card()
@@ -135,7 +135,7 @@ def test_write_modes(registers: dict[str, int], at: int, content: list[int], val
         card.ram.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 255), min_size=4, max_size=4), st.integers(0, 15), st.integers(0, 15))
 def test_read_modes(planes: list[int], colour: int, care: int) -> None:
     card = Card()

@@ -88,8 +88,8 @@ def show_cpus(session: Conversation, _arguments: list[str]) -> str:
 def show_devices(session: Conversation, _arguments: list[str]) -> str:
     """The devices on the buses, with their addresses."""
     board = session.control.engine.board
-    rows = [("port", span, device) for device in board.ports.devices for span in device.ports]
-    rows += [("mmio", span, device) for device in board.mmio.devices for span in device.mmio]
+    rows = [("port", span, device) for device in board.devices for span in device.ports]
+    rows += [("mmio", span, device) for device in board.devices for span in device.mmio]
     return "\n".join(
         f"{kind} {span.base:#06x}-{span.end - 1:#06x}  {_name(device)}"
         for kind, span, device in sorted(rows, key=lambda row: (row[0], row[1].base))

@@ -52,12 +52,16 @@ def more_threads(session: Conversation, _arguments: bytes) -> bytes:
 
 
 def describe_thread(session: Conversation, arguments: bytes) -> bytes:
-    """`qThreadExtraInfo,thread`"""
+    """`qThreadExtraInfo,thread`: of a CPU that cannot go on with the reason, which no stop reply has room for."""
     cpu = session.named(arguments)[0]
     state = session.state(cpu)
     activity = session.control.engine.board.vcpus[cpu].get_mp_state().name.lower().replace("_", " ")
     mode = cpu_mode(state.system, state.general.rflags)
-    return f"CPU {cpu}: {activity}, {mode.words}, ring {mode.ring}".encode().hex().encode()
+    words = f"CPU {cpu}: {activity}, {mode.words}, ring {mode.ring}"
+    report = session.control.explain()
+    if report is not None and report.explanation and report.vcpu == cpu:
+        words += f"; {report.explanation}"
+    return words.encode()[: MAX_PAYLOAD // 2].hex().encode()
 
 
 def supported(session: Conversation, _arguments: bytes) -> bytes:

@@ -1,18 +1,21 @@
-"""PCI configuration space, reached by mechanism 1, with the chip set of a PC on bus 0 and no cards.
+"""PCI configuration space, reached by mechanism 1: the chip set of a PC on bus 0, and the cards in its slots.
 
-Implements: PCI Local Bus Specification 3.0, sections 3.2.2.3.2 (configuration mechanism 1) and 6.1 (header type 0).
-Functions: Intel 440FX host bridge (82441FX data sheet, section 3.2), PIIX3 ISA bridge and IDE controller (82371SB,
-section 2), PIIX4 power management (82371AB, section 7.1), placed as in QEMU's PC, with the subsystem IDs by which
-firmware recognises that PC. A write changes the bits that the data sheet calls writable, and nothing else: what they
-would do is either done already, or has no meaning here.
+Implements: PCI Local Bus Specification 3.0, sections 3.2.2.3.2 (configuration mechanism 1) and 6.1 (header type 0). The
+chip set's functions are those of `chipset`; a card is a `card.PciDevice`, and has its slot from `slots`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from ..device import Device, Range, State
-from ..typed import NamedTuple
+from ...device import Device, Range, State
+from ...errors import ConfigError
+from ...typed import TYPE_CHECKING
+from .chipset import DISPLAY, ISA_BRIDGE, PC_FUNCTIONS, Function
+
+if TYPE_CHECKING:
+    from .card import PciDevice
+    from .slots import Carrier, Slots
 
 CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
 ENABLE = 1 << 31
@@ -21,103 +24,10 @@ ADDRESS_MASK = 0x80FF_FFFC
 
 _ALL_ONES = 0xFFFF_FFFF
 _DWORDS = 64
-_SUBSYSTEM = 0x1100_1AF4
-"""Subsystem and its vendor ID of all of QEMU's functions."""
-
-
-class Function(NamedTuple):
-    """A device's function on bus 0. `registers` gives, by offset, a double word after reset and its writable bits."""
-
-    device: int
-    function: int
-    registers: Mapping[int, tuple[int, int]]
-
-
-def _host_bridge(pam0: int, pam: int) -> Function:
-    return Function(
-        0,
-        0,
-        {
-            0x00: (0x1237_8086, 0),
-            0x04: (0x0280_0006, 0x0000_0140),  # status: medium DEVSEL; command: memory and bus mastering cannot be off
-            0x08: (0x0600_0002, 0),
-            0x0C: (0, 0x0000_F800),
-            0x2C: (_SUBSYSTEM, 0),
-            0x58: (pam0 << 8 | (pam & 0xFFFF) << 16, 0x7777_7000),
-            0x5C: (pam, 0x7777_7777),
-            0x70: (0x0002_0000, 0x0078_0000),  # SMRAM
-        },
-    )
-
-
-# PAM0 to PAM6 at 0x59: all memory from 0xC0000 to 0xFFFFF is RAM here, and reads and writes go there.
-HOST_BRIDGE = _host_bridge(0x30, 0x3333_3333)
-"""As a BIOS leaves it: its shadow in RAM is writable."""
-HOST_BRIDGE_AT_RESET = _host_bridge(0, 0)
-"""For a machine with a firmware of its own, which takes what it reads here as the reason to copy itself into RAM."""
-
-ISA_BRIDGE = Function(
-    1,
-    0,
-    {
-        0x00: (0x7000_8086, 0),
-        0x04: (0x0280_0007, 0x0000_0108),
-        0x08: (0x0601_0000, 0),
-        0x0C: (0x0080_0000, 0),  # more than one function
-        0x2C: (_SUBSYSTEM, 0),
-        0x4C: (0x0003_004D, 0x01FF_007F),  # ISA recovery timers, BIOS chip selects
-        0x60: (0x8080_8080, 0x8F8F_8F8F),  # PIRQA to PIRQD: not routed
-        0x68: (0x0000_0200, 0x0000_FE00),  # top of memory for ISA bus masters
-    },
-)
-
-IDE = Function(
-    1,
-    1,
-    {
-        0x00: (0x7010_8086, 0),
-        0x04: (0x0280_0001, 0x0000_0001),
-        0x08: (0x0101_0000, 0),  # both channels at their fixed ports and interrupts; no bus mastering, so no BAR
-        0x2C: (_SUBSYSTEM, 0),
-        0x40: (0x8000_8000, 0xF3FF_F3FF),  # timings; both channels decoded
-    },
-)
-"""For a machine with ATA channels: firmware and systems that find PCI look for disks here, not at the ISA ports."""
-
-POWER_MANAGEMENT = Function(
-    1,
-    3,
-    {
-        0x00: (0x7113_8086, 0),
-        0x04: (0x0280_0000, 0x0000_0001),
-        0x08: (0x0680_0003, 0),
-        0x2C: (_SUBSYSTEM, 0),
-        0x3C: (0x0000_0109, 0x0000_00FF),  # the SCI is IRQ 9
-        0x40: (0x0000_0601, 0),  # base of the ACPI registers: they are at port 0x600 and stay there
-        # APMC_EN: firmware takes it as a sign that system management mode has been set up, and leaves it alone.
-        0x58: (0x0200_0000, 0),
-        0x80: (0x0000_0001, 0),  # the ACPI registers are decoded
-        0x90: (0x0000_0001, 0),  # base of the SMBus registers: none
-    },
-)
-
-DISPLAY = Function(
-    2,
-    0,
-    {
-        0x00: (0x1111_1234, 0),
-        0x04: (0x0280_0003, 0x0000_0003),
-        0x08: (0x0300_0002, 0),
-        0x10: (0xFD00_0008, 0xFF00_0000),  # 16 MiB of video memory, prefetchable
-        0x2C: (_SUBSYSTEM, 0),
-    },
-)
-"""The VGA, as Bochs's and QEMU's standard one: drivers find its frame buffer here."""
-
 _DISPLAY = DISPLAY.device << 11 | DISPLAY.function << 8
-
-PC_FUNCTIONS = (HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT)
-"""Of a machine without disks."""
+_ISA_BRIDGE = ISA_BRIDGE.device << 11
+_PIRQ = 0x60 // 4
+"""The ISA bridge's PIRQRC A to D, a byte each."""
 
 
 class PciHost(Device):
@@ -132,10 +42,22 @@ class PciHost(Device):
     width = 4
 
     def __init__(
-        self, functions: Sequence[Function] = PC_FUNCTIONS, moved: Callable[[Sequence[int]], None] | None = None
+        self,
+        functions: Sequence[Function] = PC_FUNCTIONS,
+        moved: Callable[[Sequence[int]], None] | None = None,
+        carrier: Carrier | None = None,
+        *,
+        firmware: bool = False,
     ) -> None:
-        """`moved` is called with `DISPLAY`'s double words when they may have changed."""
+        """`moved` is called with `DISPLAY`'s double words when they may have changed.
+
+        Cards are plugged onto `carrier`. Unless the machine has a `firmware`, which would do it, they have addresses
+        and interrupts from the start.
+        """
         self._moved = moved
+        self._carrier, self._firmware = carrier, firmware
+        self._slots: Slots | None = None
+        self._cards: dict[int, PciDevice] = {}
         self._functions = {function.device << 11 | function.function << 8: function for function in functions}
         self._masks = {
             place: [function.registers.get(4 * at, (0, 0))[1] for at in range(_DWORDS)]
@@ -149,7 +71,43 @@ class PciHost(Device):
             place: [function.registers.get(4 * at, (0, 0))[0] for at in range(_DWORDS)]
             for place, function in self._functions.items()
         }
+        if self._slots is not None and not self._firmware:
+            self._spaces[_ISA_BRIDGE][_PIRQ] = self._slots.FIRMWARE_ROUTES
         self._tell()
+
+    # Cards
+
+    @property
+    def cards(self) -> Sequence[Device]:
+        """The cards, by rising slots."""
+        return () if self._slots is None else self._slots.cards
+
+    def plug(self, card: Device) -> None:
+        """Put a card into its slot, or the first free one; ConfigError if there is none, or it needs more room."""
+        if self._slots is None:
+            from .slots import Slots
+
+            if self._carrier is None:
+                raise ConfigError(f"{card.name}: this machine has no slots for cards")
+            taken = {place >> 11 for place in self._functions}
+            self._slots = Slots(self._carrier, taken, assign=not self._firmware)
+            if not self._firmware:
+                self._spaces[_ISA_BRIDGE][_PIRQ] = self._slots.FIRMWARE_ROUTES
+        self._slots.plug(card)
+        self._plugged()
+
+    def unplug(self, card: Device) -> None:
+        """Take a card out of its slot."""
+        if self._slots is not None:
+            self._slots.unplug(card)
+            self._plugged()
+
+    def _plugged(self) -> None:
+        assert self._slots is not None
+        self._cards = {card.slot << 11: card for card in self._slots.cards if card.slot is not None}
+        self._slots.route(self._spaces[_ISA_BRIDGE][_PIRQ])
+
+    # Configuration space
 
     def read(self, offset: int, size: int) -> int:
         if offset >= 4:
@@ -159,6 +117,8 @@ class PciHost(Device):
                 space = self._spaces.get(address & 0x00FF_FF00)
                 if space is not None:
                     value = space[address >> 2 & 0x3F]
+                elif (card := self._cards.get(address & 0x00FF_FF00)) is not None:
+                    value = card.read_config(address & 0xFC)
             # What reaches past the fourth byte meets no port of this device.
             return (value | _ALL_ONES << 32) >> 8 * (offset - 4) & (1 << 8 * size) - 1
         # Only an access of four bytes is to CONFIG_ADDRESS: others pass it by.
@@ -174,19 +134,26 @@ class PciHost(Device):
                 shift = 8 * (offset - 4)
                 lanes = ((1 << 8 * size) - 1) << shift & self._masks[place][at]
                 space[at] = space[at] & ~lanes | value << shift & lanes
-                if place == _DISPLAY:
+                if place in (_DISPLAY, _ISA_BRIDGE):
                     self._tell()
+            elif address & ENABLE and (card := self._cards.get(place)) is not None:
+                at = offset - 4
+                card.write_config((address & 0xFC) + at, min(size, 4 - at), value)
         elif size == 4 and offset == 0:
             self._address = value & ADDRESS_MASK
 
     def _tell(self) -> None:
         if self._moved is not None and _DISPLAY in self._spaces:
             self._moved(self._spaces[_DISPLAY])
+        if self._slots is not None:
+            self._slots.route(self._spaces[_ISA_BRIDGE][_PIRQ])
 
     def register_name(self, offset: int, size: int, value: int | None) -> str:
         if offset < 4:
             return "CONFIG_ADDRESS"
-        return f"CONFIG_DATA {_place(self._address | offset - 4)}"
+        at = self._address | offset - 4
+        card = self._cards.get(at & 0x00FF_FF00) if at & ENABLE else None
+        return f"CONFIG_DATA {_place(at)}" + (f" {card.name}" if card is not None else "")
 
     def explain(self, register: str, value: int, is_write: bool) -> str:
         return _place(value) if register == "CONFIG_ADDRESS" and value & ENABLE else ""

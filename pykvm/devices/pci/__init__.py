@@ -1,0 +1,1 @@
+"""PCI: configuration space, the chip set's functions, slots, and the base class of cards."""
