@@ -106,4 +106,11 @@ def test_every_option_says_what_it_is() -> None:
 
 def test_machines_are_as_they_were_made() -> None:
     with Machine(memory="4M", serial_ports=2) as machine:
-        assert machine.pc.options == {"serial_ports": 2, "nics": [], "cdrom": 0, "cards": [], "virtio_disks": 0, "devices": []}
+        assert machine.pc.options == {
+            "serial_ports": 2,
+            "nics": [],
+            "cdrom": 0,
+            "cards": [],
+            "virtio_disks": 0,
+            "devices": [],
+        }
