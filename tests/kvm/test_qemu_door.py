@@ -676,7 +676,11 @@ def test_qmp_errors_and_ids(tmp_path: Path) -> None:
     again.close()
 
 
-@settings(max_examples=5 if SLOW else 30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=5 if SLOW else 30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([text for text, _ in ERRORS]), max_size=6))
 def test_no_input_of_qmp_ends_anything(conversation: tuple[Run, Path], data: list[bytes]) -> None:
     run, path = conversation
