@@ -71,7 +71,7 @@ def test_its_driver_of_the_teaching_card(command_line: str, cpus: int, modes: by
 
 
 VIRTIO_INIT = b"""#!/busybox sh
-/busybox mkdir /proc /dev
+/busybox mkdir /proc
 /busybox mount -t proc proc /proc
 /busybox mount -t devtmpfs dev /dev
 for name in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio-rng; do
@@ -81,10 +81,10 @@ echo "random: $(/busybox head -c 2000 /dev/hwrng | /busybox wc -c)"
 echo begin
 /busybox dd if=/dev/vda of=/dev/vda bs=1M count=1 seek=2 conv=notrunc,fsync 2>/dev/null
 for at in 0 1 2; do
-    /busybox dd if=/dev/urandom of=/dev/vda bs=512 count=37 seek=$((1000 + at * 100)) conv=notrunc,fsync 2>/dev/null
-    /busybox dd if=/dev/vda iflag=direct bs=512 count=37 skip=$((1000 + at * 100)) of=/copy 2>/dev/null
+    /busybox dd if=/dev/urandom of=/dev/vda bs=512 count=37 seek=$((3000 + at * 100)) conv=notrunc,fsync 2>/dev/null
+    /busybox dd if=/dev/vda iflag=direct bs=512 count=37 skip=$((3000 + at * 100)) of=/copy 2>/dev/null
 done
-/busybox dd if=/copy of=/dev/vda bs=512 seek=1300 oflag=direct conv=notrunc,fsync 2>/dev/null
+/busybox dd if=/copy of=/dev/vda bs=512 seek=3300 oflag=direct conv=notrunc,fsync 2>/dev/null
 echo "first: $(/busybox dd if=/dev/vda bs=1M count=1 iflag=direct 2>/dev/null | /busybox sha256sum)"
 echo "third: $(/busybox dd if=/dev/vda bs=1M count=1 skip=2 iflag=direct 2>/dev/null | /busybox sha256sum)"
 /busybox grep virtio /proc/interrupts
@@ -137,6 +137,6 @@ def _check(machine: Machine, digest: str) -> None:
         assert f"{which}: {digest}" in log, log
     assert re.search(r"PCI-MSI .*virtio\d-req\.0", log), log
     disk = machine.pc.virtio_disks[0]
-    blocks = [disk.read_at((1000 + 100 * number) * 512, 37 * 512) for number in range(4)]
+    blocks = [disk.read_at((3000 + 100 * number) * 512, 37 * 512) for number in range(4)]
     assert len(set(blocks)) == 3
     assert blocks[2] == blocks[3]
