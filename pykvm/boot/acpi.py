@@ -1,7 +1,7 @@
 """The ACPI tables: which CPUs and interrupt controllers there are, where the fixed hardware is, how to power off.
 
 Source: ACPI specification 6.5: 5.2.5 (RSDP), 5.2.7 (RSDT), 5.2.8 (XSDT), 5.2.9 (FADT, here in its revision 3 of 244
-bytes), 5.2.10 (FACS), 5.2.12 (MADT). The DSDT's bytecode is `aml`'s, and what it says of PCI `acpi_pci`'s.
+bytes), 5.2.10 (FACS), 5.2.12 (MADT). The DSDT is `dsdt`'s.
 
 The tables describe what is always the same in this machine's PC, at the addresses and interrupts of QEMU's.
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 import struct
 from functools import cache
 
-from . import acpi_pci
-from .aml import crs, device, hid, integer, io, irq, name, package, sized
+from .dsdt import DSDT
 from .layout import Block
 
 RSDP_SIZE = 36
@@ -36,7 +35,7 @@ def tables(base: int, cpus: int) -> bytes:
     block = Block(base)
     block.add(bytes(RSDP_SIZE), 64)
     facs = block.add(_facs(), 64)
-    dsdt = block.add(_table(b"DSDT", 2, _dsdt()))
+    dsdt = block.add(_table(b"DSDT", 2, DSDT))
     entries = [block.add(_table(b"FACP", 3, _fadt(facs, dsdt))), block.add(_table(b"APIC", 3, _madt(cpus)))]
     entries.append(block.add(_table(b"HPET", 1, _hpet())))
     rsdt = block.add(_table(b"RSDT", 1, struct.pack(f"<{len(entries)}I", *entries)))
@@ -127,19 +126,3 @@ def _hpet() -> bytes:
 
 def _override(irq: int, gsi: int, flags: int) -> bytes:
     return struct.pack("<BBBBIH", 2, 10, 0, irq, gsi, flags)
-
-
-# The DSDT
-
-
-def _dsdt() -> bytes:
-    off = acpi_pci.interrupt_model() + name(b"_S5_", package([0, 0, 0, 0]))  # SLP_TYP 0 for PM1a and PM1b
-    isa_devices = [
-        device(b"COM1", hid("PNP0501"), name(b"_UID", integer(1)), crs(io(0x3F8, 8), irq(4))),
-        device(b"KBD_", hid("PNP0303"), crs(io(0x60, 1), io(0x64, 1), irq(1))),
-        device(b"MOU_", hid("PNP0F13"), crs(irq(12))),
-        device(b"RTC_", hid("PNP0B00"), crs(io(0x70, 2), irq(8))),
-    ]
-    isa = device(b"ISA_", name(b"_ADR", integer(1 << 16)), acpi_pci.pirq_registers(), *isa_devices)  # PCI device 1
-    pci = device(b"PCI0", hid("PNP0A03"), crs(*acpi_pci.RESOURCES), isa, acpi_pci.routing())
-    return off + b"\x10" + sized(b"\\_SB_" + pci)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pykvm.boot import acpi, firmware
+from pykvm.boot import acpi, asl, dsdt, firmware
 from pykvm.errors import ConfigError
 from pykvm.memory import GuestMemory
 
@@ -78,6 +78,10 @@ def test_fadt_names_the_fixed_hardware(memory: GuestMemory) -> None:
     assert fadt[148:160] == bytes.fromhex("01 20 00 02 00 06 00 00 00 00 00 00")
     assert fadt[172:184] == bytes.fromhex("01 10 00 02 04 06 00 00 00 00 00 00")
     assert fadt[208:220] == bytes.fromhex("01 20 00 03 08 06 00 00 00 00 00 00")
+
+
+def test_the_dsdt_is_what_its_source_says() -> None:
+    assert asl.dsdt().hex() == dsdt.DSDT.hex(), "put the left one into pykvm/boot/dsdt.py"
 
 
 def test_facs_and_dsdt(memory: GuestMemory) -> None:
