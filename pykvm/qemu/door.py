@@ -98,7 +98,7 @@ def make(settings: Settings, places: Places) -> Machine:
             image = cds.pop(0)  # a CD as the image goes before all disks
         elif from_disk:
             options["format"] = "disk"
-        options["cdrom"] = cds
+        options |= {"cdrom": cds, "cards": settings.cards, "devices": settings.devices}
         if settings.nets.all:
             from ..device_options.nics import parse_nic
 
@@ -110,6 +110,7 @@ def make(settings: Settings, places: Places) -> Machine:
             memory=settings.memory,
             cpus=settings.cpus,
             disks=[opened(drive) for drive in places.disks],
+            virtio_disks=[opened(drive) for drive in places.virtio],
             floppy=opened(places.floppy),
             command_line=settings.append,
             modules=_modules(settings.initrd),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PLACES = 4
 CD_PLACE = 2
+VIRTIO_DISKS = ("virtio-blk-pci", "virtio-blk-pci-non-transitional")
 CD_PLACES = (2, 3, 1, 0)
 """Where the PC puts CD-ROM drives, one after the other, as far as no disk is there."""
 _HARMLESS = ("cache", "aio", "werror", "rerror", "discard", "detect-zeroes", "copy-on-read", "serial", "cyls", "heads",
@@ -28,7 +29,7 @@ class Drive(NamedTuple):
 
     file: str | None
     interface: str = "ide"
-    """"ide", "floppy", or "none" until a -device names it."""
+    """"ide", "virtio", "floppy", or "none" until a -device names it."""
     media: str = "disk"
     slot: int | None = None
     format: str | None = None
@@ -51,8 +52,10 @@ def drive(text: str) -> Drive:
     """-drive's. ConfigError for what there is not."""
     found = settings(text, "file", ("snapshot", "readonly", "copy-on-read"))
     interface, media = found.get("if", "ide"), found.get("media", "disk")
-    if interface not in ("ide", "floppy", "none"):
-        raise ConfigError(f"there is no if={interface}: drives are if=ide, if=floppy, or if=none for a -device ide-hd")
+    if interface not in ("ide", "virtio", "floppy", "none"):
+        raise ConfigError(
+            f"there is no if={interface}: drives are if=ide, if=virtio, if=floppy, or if=none for a -device ide-hd"
+        )
     if media not in ("disk", "cdrom"):
         raise ConfigError(f"media={media}: give disk or cdrom")
     known = {"file", "if", "media", "index", "bus", "unit", "format", "snapshot", "readonly", "read-only", "id"}
@@ -87,10 +90,13 @@ def letter(name: str, file: str) -> Drive:
 
 
 def device_drives(drives: list[Drive], found: dict[str, str]) -> None:
-    """-device ide-hd or ide-cd: put the drive that it names into its place."""
+    """-device ide-hd, ide-cd or virtio-blk-pci: put the drive that it names into its place."""
     name = found.get("drive", "")
     for at, each in enumerate(drives):
         if each.id == name and name and each.interface == "none":
+            if found["driver"] in VIRTIO_DISKS:
+                drives[at] = each._replace(interface="virtio")
+                return
             media = "cdrom" if found["driver"] == "ide-cd" else "disk"
             bus, unit = found.get("bus", ""), number("unit", found.get("unit", "0"), 0, 1)
             if bus not in ("", "ide.0", "ide.1"):
@@ -110,13 +116,15 @@ class Places(NamedTuple):
     cds: list[Drive]
     """In the order in which the PC takes them."""
     floppy: Drive | None
+    virtio: list[Drive]
 
     @property
     def all(self) -> list[tuple[str, Drive]]:
-        """With QEMU's names: ide0-hd0, ide1-cd0, floppy0."""
+        """With QEMU's names: ide0-hd0, ide1-cd0, virtio0, floppy0."""
         names = [(f"ide{at // 2}-hd{at % 2}", each) for at, each in enumerate(self.disks) if each is not None]
         free = [at for at in CD_PLACES if at >= len(self.disks) or self.disks[at] is None]
         names += [(f"ide{at // 2}-cd{at % 2}", each) for at, each in zip(free, self.cds, strict=False)]
+        names += [(f"virtio{at}", each) for at, each in enumerate(self.virtio)]
         return names + ([("floppy0", self.floppy)] if self.floppy is not None else [])
 
 
@@ -124,7 +132,12 @@ def place(drives: Sequence[Drive], say: Callable[[str], None]) -> Places:
     """Which drive is where. ConfigError if two are in one place, or there are too many."""
     taken: dict[int, Drive] = {}
     floppy: Drive | None = None
+    virtio = [each for each in drives if each.interface == "virtio"]
     for each in drives:
+        if each.interface == "virtio":
+            if each.media != "disk" or each.file is None:
+                raise ConfigError("a virtio drive is a disk")
+            continue
         if each.interface == "none":
             say(f"-drive id={each.id}: no -device has it")
             continue
@@ -149,7 +162,7 @@ def place(drives: Sequence[Drive], say: Callable[[str], None]) -> Places:
         say("CD-ROM drives are secondary master, secondary slave, primary slave, primary master, where no disk is")
     while disks and disks[-1] is None:
         disks.pop()
-    return Places(disks, cds, floppy)
+    return Places(disks, cds, floppy, virtio)
 
 
 def open_drive(each: Drive) -> Disk:

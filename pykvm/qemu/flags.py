@@ -53,7 +53,10 @@ FLAGS: dict[str, Flag] = {
     "fw_cfg": Flag("NAME,FILE", REFUSED, "items of one's own are not taken"),
     # Disks
     "drive": Flag(
-        "OPTIONS", WORKS, "file, index, bus, unit, media, format, if=ide|floppy|none, snapshot, readonly, id", _DISK
+        "OPTIONS",
+        WORKS,
+        "file, index, bus, unit, media, format, if=ide|virtio|floppy|none, snapshot, readonly, id",
+        _DISK,
     ),
     "hda": Flag("FILE", WORKS, "primary master", _DISK),
     "hdb": Flag("FILE", WORKS, "primary slave", _DISK),
@@ -85,7 +88,7 @@ FLAGS: dict[str, Flag] = {
     "device": Flag(
         "DRIVER",
         WORKS,
-        "isa-debug-exit, isa-debugcon, ide-hd, ide-cd, ne2k_isa",
+        "isa-debug-exit, isa-debugcon, ide-hd, ide-cd, ne2k_isa, pc-testdev, virtio-blk-pci, virtio-rng-pci",
         "give '--disk' or '--nic'; the exit port 0xF4 is always there",
     ),
     "global": Flag("DRIVER.PROPERTY", SAID, "no device has such properties"),
@@ -138,7 +141,7 @@ FLAGS: dict[str, Flag] = {
         "COM1 to COM4: stdio, mon:stdio, file:, null, none, unix:, tcp:, pty, chardev:ID, pipe:",
         "leave it out: COM1 is on this terminal",
     ),
-    "parallel": Flag("DEV", WORKS, "none and null; any other with a word: there is no parallel port"),
+    "parallel": Flag("DEV", WORKS, "none, null, file:"),
     "monitor": Flag("DEV", WORKS, "the monitor at such a device", "leave it out: Ctrl-A X leaves"),
     "qmp": Flag("DEV", WORKS, "QMP at such a device", "`pykvm qemu` has it"),
     "qmp-pretty": Flag("DEV", WORKS, "QMP in lines for people", "`pykvm qemu` has it"),

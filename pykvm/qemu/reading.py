@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError
-from .drives import device_drives, drive, letter
+from .drives import VIRTIO_DISKS, device_drives, drive, letter
 from .flags import FLAGS, REFUSED, SAID, WORKS
 from .settings import LOG_ITEMS, Settings
 from .words import is_on, number, settings, size, split
@@ -28,7 +28,6 @@ class _Reading:
     def __init__(self) -> None:
         self.wanted = Settings()
         self.nographic = self.nodefaults = False
-        self.parallel = False
         self.devices: list[dict[str, str]] = []
         self.snapshot_files: list[str] = []
 
@@ -129,15 +128,20 @@ class _Reading:
         elif kind == "isa-debugcon":
             self.wanted.debug_console_port = number("iobase", found.get("iobase", "0xe9"), 0, 0xFFFF)
             self.wanted.debugcon = f"chardev:{found.get('chardev', '')}"
-        elif kind in ("ide-hd", "ide-cd", "ne2k_isa"):
+        elif kind in ("ide-hd", "ide-cd", "ne2k_isa", *VIRTIO_DISKS):
             self.devices.append(found)
-        elif kind in ("VGA", "isa-vga") or kind.startswith(("usb-", "virtio-rng", "virtio-balloon")):
+        elif kind == "pc-testdev":
+            self.wanted.cards.append(kind)
+        elif kind in ("virtio-rng-pci", "virtio-rng-pci-non-transitional"):
+            self.wanted.devices.append("pykvm.devices.virtio.rng:VirtioRng")
+        elif kind in ("VGA", "isa-vga") or kind.startswith(("usb-", "virtio-balloon")):
             self.say(f"-device {kind}: left out")
         elif kind.startswith(_ABSENT_DEVICES) and ("netdev" in found or "virtio" not in kind):
             raise ConfigError(f"there is no {kind}: network cards are ne2k_isa")
         else:
             raise ConfigError(
-                f"there is no device {kind!r}: there are isa-debug-exit, isa-debugcon, ide-hd, ide-cd and ne2k_isa"
+                f"there is no device {kind!r}: there are isa-debug-exit, isa-debugcon, ide-hd, ide-cd, ne2k_isa, "
+                "pc-testdev, virtio-blk-pci and virtio-rng-pci"
             )
 
     def rtc(self, text: str) -> None:
@@ -182,9 +186,10 @@ class _Reading:
         self.wanted.serials.append(text)
 
     def parallel_(self, text: str) -> None:
-        self.parallel = True
-        if text not in ("none", "null"):
-            self.say(f"-parallel {text}: there is no parallel port")
+        if text == "null" or text.startswith("file:"):
+            self.wanted.cards.append("lpt" if text == "null" else f"lpt:{text.removeprefix('file:')}")
+        elif text != "none":
+            raise ConfigError(f"-parallel {text}: a printer prints to file:FILE, null or none")
 
     def monitor(self, text: str) -> None:
         self.wanted.monitors.append((text, "readline"))

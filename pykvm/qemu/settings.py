@@ -31,6 +31,10 @@ class Settings(Data):
     nets: Nets = field(default_factory=Nets)
     exit_ports: list[tuple[int, int]] = field(default_factory=list)
     """(first, number of ports) of each isa-debug-exit."""
+    cards: list[str] = field(default_factory=list)
+    """As --card has them."""
+    devices: list[str] = field(default_factory=list)
+    """As --device has them."""
     debug_console_port: int = 0xE9
     serials: list[str] = field(default_factory=list)
     """What COM1 and the next lead to."""

@@ -110,7 +110,7 @@ def test_machines_are_as_they_were_made() -> None:
             "serial_ports": 2,
             "nics": [],
             "cdrom": 0,
-            "cards": [],
+            "cards": None,
             "virtio_disks": 0,
             "devices": [],
         }

@@ -124,6 +124,15 @@ def test_places_of_drives() -> None:
     ]
 
 
+def test_virtio_drives_have_no_places() -> None:
+    wanted = asked("-drive file=a,if=virtio -drive if=none,id=d,file=b -device virtio-blk-pci,drive=d -hda c")
+    places = place(wanted.drives, pytest.fail)
+    assert [each.file for each in places.virtio] == ["a", "b"]
+    assert [name for name, _ in places.all] == ["ide0-hd0", "virtio0", "virtio1"]
+    with pytest.raises(ConfigError, match="a virtio drive is a disk"):
+        place(asked("-drive if=virtio,media=cdrom,file=a").drives, pytest.fail)
+
+
 def test_a_drive_that_a_device_names() -> None:
     wanted = asked("-drive if=none,id=disk0,file=a -device ide-hd,drive=disk0,bus=ide.1,unit=1")
     assert [disk and disk.file for disk in place(wanted.drives, pytest.fail).disks] == [None, None, None, "a"]
@@ -149,7 +158,7 @@ def test_all_disks_forget_with_snapshot() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("-drive file=a,if=virtio", "-drive file=a,if=virtio: there is no if=virtio"),
+        ("-drive file=a,if=scsi", "-drive file=a,if=scsi: there is no if=scsi"),
         ("-device e1000", "there is no e1000"),
         ("-device foo", "there is no device 'foo'"),
         ("-nic user,smb=/", "-nic user,smb=/: smb=: the user network is passt"),
@@ -184,11 +193,18 @@ def test_refused_by_name(line: str, words: str) -> None:
 
 
 def test_what_changes_nothing_is_said() -> None:
-    said = asked("-cpu host -accel tcg -machine q35,accel=kvm -vga qxl -device VGA -parallel stdio -k de").words
+    said = asked("-cpu host -accel tcg -machine q35,accel=kvm -vga qxl -device VGA -k de").words
     assert [word.split(":")[0].split()[0] for word in said] == [
-        "-cpu", "-accel", "-machine", "-vga", "-device", "-parallel", "-k",
+        "-cpu", "-accel", "-machine", "-vga", "-device", "-k",
     ]  # fmt: skip
     assert not asked("-enable-kvm -accel kvm -machine pc,accel=kvm -no-hpet -parallel none -vga std").words
+
+
+def test_cards() -> None:
+    wanted = asked("-parallel file:out -device pc-testdev -device virtio-rng-pci")
+    assert (wanted.cards, wanted.devices) == (["lpt:out", "pc-testdev"], ["pykvm.devices.virtio.rng:VirtioRng"])
+    assert asked("-parallel null").cards == ["lpt"]
+    assert "file:FILE" in refused("-parallel stdio")
 
 
 def test_networks() -> None:
