@@ -13,7 +13,7 @@ from .boot.rom import Rom
 from .boot.source import BootSource, ImageSource, find_vga_bios, read_image
 from .device_options import device_options as all_device_options
 from .device_options.option import Closeable
-from .disk import Disk, for_device
+from .disk import Disk
 from .engine.board import Board, open_system
 from .engine.engine import Engine
 from .engine.gate import Gate
@@ -74,8 +74,8 @@ class Assembly:
                 self.engine.loop,
                 self.engine,
                 self.engine.aside,
-                disks=[disk and for_device(disk) for disk in self.disks],
-                floppy=self.floppy and for_device(self.floppy),
+                disks=[self._for_device(disk) for disk in self.disks],
+                floppy=self._for_device(self.floppy),
                 options=values,
                 has_bios=source.has_bios,
                 cds_first=source.kind == detect.CD,
@@ -106,6 +106,13 @@ class Assembly:
 
             disk = open_disk(disk)
         return self._own(disk)
+
+    def _for_device(self, disk: Disk | None) -> Disk | None:
+        if disk is None:
+            return None
+        from .disk.policy import for_device
+
+        return for_device(disk)
 
     def _insert(self, source: BootSource, values: dict[str, Any]) -> None:
         """Attach the image that is a disk or a CD to start from."""

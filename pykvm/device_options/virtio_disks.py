@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from ..arguments import require_list
-from ..disk import Disk, for_device
+from ..disk import Disk
 from ..errors import ConfigError
 from ..typed import Any
 from .option import Bench, DeviceOption
@@ -38,6 +38,7 @@ class VirtioDisks(DeviceOption):
         bench.virtio_disks = list(value)
         for number, disk in enumerate(value):
             from ..devices.virtio.block import VirtioBlock
+            from ..disk.policy import for_device
 
             queues = min(len(bench.board.vcpus), 4)
             bench.devices.append(VirtioBlock(f"virtio disk {number}", for_device(disk), bench.aside, queues))

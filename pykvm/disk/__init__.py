@@ -62,12 +62,3 @@ class ImageDisk:
     def changed_at(self) -> int:
         """When the image was last changed: nanoseconds since 1970; 0 where that is not known."""
         return 0
-
-
-def for_device(disk: Disk) -> Disk:
-    """What a device is to have of a disk: itself, unless it was opened with on_error="stop"."""
-    if getattr(disk, "on_error", "report") == "report":
-        return disk
-    from .policy import StoppingDisk
-
-    return StoppingDisk(disk)

@@ -47,3 +47,8 @@ class StoppingDisk:
         except OSError as error:
             name = "" if error.filename is None else f" {error.filename}"
             raise DiskError(f"disk{name}: {what}: {error.strerror}; the run ends as on-error=stop has it") from error
+
+
+def for_device(disk: Disk) -> Disk:
+    """What a device is to have of a disk: itself, unless it was opened with on_error="stop"."""
+    return disk if getattr(disk, "on_error", "report") == "report" else StoppingDisk(disk)

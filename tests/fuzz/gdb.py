@@ -108,8 +108,8 @@ class FakeControl:
         self.breakpoints = Breakpoints()
         self.block_interrupts = True
         vcpus = [_Vcpu(system) for system in self.system]
-        buses = {name: SimpleNamespace(devices=[], unclaimed={1: 2}, kind="port") for name in ("ports", "mmio")}
-        board = SimpleNamespace(vcpus=vcpus, memory=memory, **buses)
+        buses = {name: SimpleNamespace(unclaimed={1: 2}, kind="port") for name in ("ports", "mmio")}
+        board = SimpleNamespace(vcpus=vcpus, memory=memory, devices=[], **buses)
         runners = [SimpleNamespace(exits=number) for number in range(CPUS)]
         self.engine = SimpleNamespace(
             board=board, outcome=None, entry=None, runners=runners, request_stop=lambda why: None

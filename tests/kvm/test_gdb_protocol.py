@@ -143,7 +143,7 @@ def test_memory() -> None:
         assert client.ask(b"M2000,3:616263") == b"OK"
         assert client.ask(b"X2003,3:#$}") == b"OK"
         assert client.ask(b"m2000,6") == b"abc#$}".hex().encode()
-        assert client.ask(b"mffffe,8") == b"0000"  # RAM ends
+        assert client.ask(b"mffffe,8") == b"fc00"  # RAM ends, with the BIOS's model byte
         for wrong in (b"m100000,1", b"mfee00000,4", b"M100000,1:00", b"Mfffff,2:0000", b"mffffffffffffffff,1"):
             assert client.ask(wrong) == b"E0e", wrong
         for wrong in (b"m", b"m1", b"m1,2,3", b"M2000,2:61", b"M2000,1:zz", b"m-1,1", b"m11111111111111111,1"):
