@@ -10,6 +10,7 @@ from ..crash.report import CrashReport
 from ..errors import PykvmError
 from ..machine import DeviceError, Machine
 from ..outcome import Ending, Outcome
+from ..testing.expect import difference, printable, shown
 from .lab import DiskCheck, Step, Test
 
 TAIL_LINES = 8
@@ -70,17 +71,19 @@ def _ended(machine: Machine) -> Outcome | None:
 
 def do_steps(machine: Machine, steps: tuple[Step, ...]) -> None:
     """Do the steps one by one, until one fails: WaitFailed says what came instead."""
+    serial = machine.serial
     for number, step in enumerate(steps, 1):
+        start = serial.heard
         try:
             _do(machine, step)
         except WaitFailed:
             outcome = machine.outcome
             why = "the time was over" if outcome is None or outcome.ending == Ending.TIMED_OUT else f"{outcome}"
-            where = "on the screen" if step.action == "screen" else "on the serial port"
-            shown = machine.screen_text() if step.action == "screen" else machine.serial.text
-            raise WaitFailed(
-                f"step {number}: {step.text!r} did not come {where}: {why}. It shows:\n{tail(shown)}"
-            ) from None
+            if step.pattern is None:
+                told = difference("screen", step.text, machine.screen_text(), why)
+            else:
+                told = difference(serial.name, step.pattern, shown(serial.said(start)), why)
+            raise WaitFailed(f"step {number}: {told}") from None
         except ValueError as error:
             raise WaitFailed(f"step {number}: {step.text!r} cannot be typed: {error}") from None
 
@@ -110,7 +113,7 @@ def _judge(machine: Machine, test: Test, outcome: Outcome) -> None:
     for pattern in test.reject:
         found = pattern.search(output)
         if found is not None:
-            raise _Wrong(f"the output has {_shown(found[0].decode('utf-8', 'replace'))!r}, and must not have it")
+            raise _Wrong(f"the output has {_cut(found[0].decode('utf-8', 'replace'))!r}, and must not have it")
     if test.output is not None:
         different = first_difference(test.output, machine.serial.text)
         if different:
@@ -128,8 +131,7 @@ def _points(machine: Machine, test: Test) -> tuple[float, str]:
         if found is not None:
             matched |= {name for name, value in found.groupdict().items() if value is not None}
         elif not test.credit:
-            shown = pattern.pattern.decode()
-            return 0.0, f"{shown!r} is not in the output, which ends:\n{tail(machine.serial.text)}"
+            return 0.0, f"{pattern.pattern.decode()!r} is not in the output, which ends:\n{tail(machine.serial.text)}"
     if not test.credit:
         return test.points, ""
     missing = [name for name in test.credit if name not in matched]
@@ -147,8 +149,8 @@ def _check_disk(machine: Machine, place: int, check: DiskCheck) -> None:
             raise _Wrong(f"{check.match.pattern.decode()!r} is not on the disk {check.disk!r}")
     elif data != check.content:
         raise _Wrong(
-            f"the disk {check.disk!r} has {_shown(repr(data))} at byte {check.offset}, "
-            f"and should have {_shown(repr(check.content))}"
+            f"the disk {check.disk!r} has {_cut(repr(data))} at byte {check.offset}, "
+            f"and should have {_cut(repr(check.content))}"
         )
 
 
@@ -159,10 +161,10 @@ def first_difference(wanted: str, got: str) -> str:
         if want == have:
             continue
         if have is None:
-            return f"the output ends after line {number - 1}; line {number} should be {_shown(want)!r}"
+            return f"the output ends after line {number - 1}; line {number} should be {_cut(want)!r}"
         if want is None:
-            return f"the output should end after line {number - 1}, and goes on with {_shown(have)!r}"
-        return f"line {number} of the output is {_shown(have)!r}, and should be {_shown(want)!r}"
+            return f"the output should end after line {number - 1}, and goes on with {_cut(have)!r}"
+        return f"line {number} of the output is {_cut(have)!r}, and should be {_cut(want)!r}"
     return ""
 
 
@@ -177,11 +179,11 @@ def crash_sentence(outcome: Outcome | None) -> str:
 
 
 def tail(text: str) -> str:
-    """The last lines of a text, with what is no printable character replaced."""
+    """The last lines of a text, as a terminal may have them."""
     lines = text.rstrip().split("\n")
-    last = [_shown("".join(char if char.isprintable() else "." for char in line)) for line in lines[-TAIL_LINES:]]
+    last = [_cut(printable(line)) for line in lines[-TAIL_LINES:]]
     return "\n".join((["..."] if len(lines) > TAIL_LINES else []) + last) if text.strip() else "(nothing)"
 
 
-def _shown(text: str) -> str:
+def _cut(text: str) -> str:
     return text if len(text) <= LINE_MOST else f"{text[:LINE_MOST]}..."
