@@ -27,6 +27,7 @@ COMMANDS = {
     "disk": "Create, show and convert disk images.",
     "grade": "Run a lab's tests on a kernel, or on those of a class.",
     "qemu": "Run a guest as QEMU's command line asks, with QEMU's monitors.",
+    "new": "Write a small kernel to begin with.",
     "completion": "Print a script that has a shell complete all this.",
 }
 
