@@ -30,6 +30,14 @@ _PIRQ = 0x60 // 4
 """The ISA bridge's PIRQRC A to D, a byte each."""
 
 
+def _at_reset(function: Function) -> list[int]:
+    """Its double words."""
+    space = [0] * _DWORDS
+    for offset, (value, _) in function.registers.items():
+        space[offset // 4] = value
+    return space
+
+
 class PciHost(Device):
     """The configuration ports and the configuration space of `functions`; an empty place reads all ones.
 
@@ -59,18 +67,11 @@ class PciHost(Device):
         self._slots: Slots | None = None
         self._cards: dict[int, PciDevice] = {}
         self._functions = {function.device << 11 | function.function << 8: function for function in functions}
-        self._masks = {
-            place: [function.registers.get(4 * at, (0, 0))[1] for at in range(_DWORDS)]
-            for place, function in self._functions.items()
-        }
         self.reset()
 
     def reset(self) -> None:
         self._address = 0
-        self._spaces = {
-            place: [function.registers.get(4 * at, (0, 0))[0] for at in range(_DWORDS)]
-            for place, function in self._functions.items()
-        }
+        self._spaces = {place: _at_reset(function) for place, function in self._functions.items()}
         if self._slots is not None and not self._firmware:
             self._spaces[_ISA_BRIDGE][_PIRQ] = self._slots.FIRMWARE_ROUTES
         self._tell()
@@ -132,7 +133,8 @@ class PciHost(Device):
             if address & ENABLE and space is not None:
                 at = address >> 2 & 0x3F
                 shift = 8 * (offset - 4)
-                lanes = ((1 << 8 * size) - 1) << shift & self._masks[place][at]
+                _, writable = self._functions[place].registers.get(4 * at, (0, 0))
+                lanes = ((1 << 8 * size) - 1) << shift & writable
                 space[at] = space[at] & ~lanes | value << shift & lanes
                 if place in (_DISPLAY, _ISA_BRIDGE):
                     self._tell()
@@ -166,8 +168,7 @@ class PciHost(Device):
         if type(address) is not int or address < 0 or address & ~ADDRESS_MASK:
             raise ValueError(f"{self.name}: state field 'address' is {address!r}, not a configuration address")
         if isinstance(saved, list) and len(saved) == len(self._spaces) - 1 and _DISPLAY in self._spaces:
-            function = self._functions[_DISPLAY]  # a snapshot from before there was one
-            saved = [*saved, [function.registers.get(4 * at, (0, 0))[0] for at in range(_DWORDS)]]
+            saved = [*saved, _at_reset(self._functions[_DISPLAY])]  # a snapshot from before there was one
         if not isinstance(saved, list) or len(saved) != len(self._spaces):
             raise ValueError(f"{self.name}: state field 'spaces' is not that of {len(self._spaces)} functions")
         for place, space in zip(self._functions, saved, strict=True):
