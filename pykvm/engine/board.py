@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import cache, cached_property, partial
 
 from ..bus import UNCLAIMED_LIMIT, MmioBus, PortBus
-from ..device import Device, IrqLine, Range
+from ..device import Aside, Device, IrqLine, Range, at_once
 from ..errors import ConfigError
 from ..kvm import VM, MsrRange, System
 from ..kvm.exits import PIO_OUTPUT
@@ -122,6 +122,8 @@ class Board:
         self.ram_layout = 0
         """How often that has changed."""
         self.vm, self.vcpus = make_vm(system, stack, cpus, self._before_chips)
+        self.aside: Aside = at_once
+        """Who does what takes long: the engine, once there is one."""
         self.cpuid_in_use = offered_cpuid()
         for vcpu in self.vcpus:
             vcpu.set_cpuid(_default_block(vcpu.id, cpus))

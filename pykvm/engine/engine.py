@@ -67,7 +67,7 @@ class Engine:
     def __init__(self, board: Board, gate: Gate) -> None:
         self.board, self.gate = board, gate
         self.loop = EventLoop(gate.lock, self.callback_failed, "pykvm I/O")
-        board.when_at_rest = gate.when_at_rest
+        board.when_at_rest, board.aside = gate.when_at_rest, self.aside
         self.runners = [Runner(vcpu, board, gate, self) for vcpu in board.vcpus]
         self.run: Run | None = None
         """The run that goes on, or has ended and is not forgotten."""

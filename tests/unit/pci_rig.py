@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from device_rig import Line
 
 from pykvm.bus import MmioBus, PortBus
-from pykvm.device import Device, IrqLine, Range
+from pykvm.device import Aside, Device, IrqLine, Range, at_once
 from pykvm.devices.pci.card import PciDevice
 from pykvm.devices.pci.host import PciHost
 from pykvm.errors import ConfigError
@@ -27,6 +27,7 @@ class Carrier:
         self.lines: dict[int, list[Line]] = {}
         self.messages: list[tuple[int, int]] = []
         self.levels: set[int] = set()
+        self.aside: Aside = at_once
 
     def _bus(self, device: Device) -> PortBus | MmioBus:
         return self.ports if device.ports else self.mmio

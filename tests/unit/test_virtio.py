@@ -110,6 +110,33 @@ def test_a_chain_comes_back(make: Callable[..., Driver], indirect: bool) -> None
     assert driver.messages() == [1]
 
 
+def test_much_that_is_offered_is_served_in_goes(make: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pykvm.devices.virtio.transport.BUDGET", 3 * 4096)
+    later: list[Callable[[], object]] = []
+
+    def aside(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        later.append(lambda: done(work()))
+
+    driver = make(size=8)
+    driver.board.carrier.aside = aside
+    for number in range(8):
+        driver.offer([(DATA + 16 * number, 16, True)], first=number)
+    driver.notify()
+    assert [head for head, _ in driver.given()] == [0, 1, 2]
+    state = driver.card.save()
+    assert (state["late"], len(later)) == ([0], 1)
+    later.pop()()
+    assert [head for head, _ in driver.given()] == [3, 4, 5]
+    driver.card.reset()
+    later.pop()()
+    assert driver.given() == []
+    driver.card.restore(state)
+    assert len(later) == 1, "what a snapshot has met goes on after it"
+    for bad in ([1], ["0"], None):
+        with pytest.raises(ValueError, match="'late'"):
+            driver.card.restore({**state, "late": bad})
+
+
 def test_indices_go_round(make: Callable[..., Driver]) -> None:
     driver = make(size=2)
     queue = driver.card.queues[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ...device import Device, Range, State, bit_names
+from ...device import Aside, Device, Range, State, bit_names
 from ...errors import ConfigError
 from ...memory import GuestMemory
 from ...typed import Protocol
@@ -29,6 +29,10 @@ class Slot(Protocol):
     @property
     def memory(self) -> GuestMemory:
         """RAM."""
+
+    @property
+    def aside(self) -> Aside:
+        """Who does what takes long, or is to go on once others have had the lock."""
 
     def decode(self) -> None:
         """Where the card's BARs are decoded may have changed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...device import Device, IrqLine
+from ...device import Aside, Device, IrqLine
 from ...errors import ConfigError
 from ...memory import GuestMemory
 from ...typed import Protocol
@@ -32,6 +32,10 @@ class Carrier(Protocol):
     @property
     def memory(self) -> GuestMemory:
         """RAM."""
+
+    @property
+    def aside(self) -> Aside:
+        """Who does what takes long."""
 
     def place(self, window: Device) -> None:
         """Have a device answer what its ranges say; ConfigError if somebody else does."""
@@ -76,6 +80,11 @@ class Slots:
     def memory(self) -> GuestMemory:
         """RAM."""
         return self._carrier.memory
+
+    @property
+    def aside(self) -> Aside:
+        """Who does what takes long."""
+        return self._carrier.aside
 
     def plug(self, device: Device) -> None:
         """Put a card into its slot, or the first free one."""

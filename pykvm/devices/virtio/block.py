@@ -43,7 +43,7 @@ class VirtioBlock(VirtioDevice):
         self._flushes: list[tuple[int, int, int]] = []
         """(queue, head, address of the status) of the flushes that are not over. The first of them is under way."""
         self._outside = Outside(aside, lambda: None)
-        super().__init__(aside)
+        super().__init__()
 
     def device_config(self) -> bytes:
         config = struct.pack("<QIIHBBI", self._disk.size // SECTOR, 0, MOST_SEGMENTS, 0, 0, 0, SECTOR)

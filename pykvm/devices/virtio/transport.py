@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...device import Aside, State, at_once
+from ...device import State
 from ...typed import Any
 from ..pci.card import PciDevice
 from ..pci.config import VENDOR, Bar, Capability
 from ..pci.dma import DmaError
 from ..pci.registers import RC, RO, WO, Register
-from .queue import NO_VECTOR, Chain, Queue, QueueError
+from .queue import NO_VECTOR, Chain, Queue, QueueError, total
 
 ISR, DEVICE, NOTIFY = 0x1000, 0x2000, 0x3000
 """Where in BAR 0 the structures are; the common one is at its beginning."""
@@ -25,6 +25,8 @@ _COMMON_TYPE, _NOTIFY_TYPE, _ISR_TYPE, _DEVICE_TYPE, _ACCESS_TYPE = 1, 2, 3, 4, 
 
 DRIVER_OK, FEATURES_OK, NEEDS_RESET = 4, 8, 64
 """Bits of the device status."""
+BUDGET, LEAST = 4 << 20, 4096
+"""Bytes that are served at one go, and what a request counts at least: the machine's lock is held meanwhile."""
 INDIRECT_DESC, EVENT_IDX, VERSION_1 = 1 << 28, 1 << 29, 1 << 32
 _QUEUE_INTERRUPT, _CONFIG_INTERRUPT = 1, 2
 _COMMON = (
@@ -61,23 +63,21 @@ def _structure(kind: int, offset: int, length: int, more: bytes = b"") -> Capabi
 
 
 class VirtioDevice(PciDevice):
-    """Base class: `kind` is the device ID of chapter 5, `queue_count` the number of queues, `features` are its own.
-
-    `aside` is who does what takes long.
-    """
+    """Base class: `kind` is the device ID of chapter 5, `queue_count` the number of queues, `features` are its own."""
 
     kind = 0
     queue_count = 1
     features = 0
 
-    def __init__(self, aside: Aside = at_once) -> None:
+    def __init__(self) -> None:
         self.vendor_id, self.device_id, self.revision = 0x1AF4, 0x1040 + self.kind, 1
         self.subsystem_vendor_id, self.subsystem_id = 0x1AF4, 0x1100
         self.msix = self.queue_count + 1
         self.queues = [Queue() for _ in range(self.queue_count)]
         self.accepted = 0
         """The features that the driver has accepted."""
-        self.aside = aside
+        self._late: set[int] = set()
+        """The queues whose budget was used up: they go on aside."""
         notify = tuple(
             Register(f"NOTIFY{number}", NOTIFY + _NOTIFY_STEP * number, 2, WO) for number in range(self.queue_count)
         )
@@ -124,6 +124,7 @@ class VirtioDevice(PciDevice):
     def run_queue(self, number: int) -> None:
         """Serve what is offered in a queue."""
         queue = self.queues[number]
+        self._late.discard(number)
         if not self.registers["DEVICE_STATUS"] & DRIVER_OK or self.registers["DEVICE_STATUS"] & NEEDS_RESET:
             return
         if not self.dma.is_master:
@@ -132,7 +133,7 @@ class VirtioDevice(PciDevice):
             if not self._start(queue):
                 return
             interrupt = False
-            left = 2 * queue.size  # others than the driver that waits for us may offer more and more
+            left = BUDGET
             while True:
                 chain = queue.take()
                 if chain is None:
@@ -142,15 +143,21 @@ class VirtioDevice(PciDevice):
                 written = self.serve(number, chain)
                 if written is not None:
                     interrupt |= queue.give(chain[0], written)
-                left -= 1
-                if not left:
-                    self.aside(lambda: None, lambda _: self.run_queue(number))
+                left -= max(LEAST, total(chain[1]) + total(chain[2]))
+                if left <= 0:
+                    self._go_on(number)
                     break
         except (QueueError, DmaError):
             self.fail()
             return
         if interrupt:
             self._interrupt(queue.vector)
+
+    def _go_on(self, number: int) -> None:
+        """Serve the rest of a queue once others have had the lock."""
+        self._late.add(number)
+        if self._slot is not None:
+            self._slot.aside(lambda: None, lambda _: self.run_queue(number) if number in self._late else None)
 
     def fail(self) -> None:
         """Stop until the driver resets the device, and tell it so (2.1.2)."""
@@ -298,22 +305,29 @@ class VirtioDevice(PciDevice):
         for queue in self.queues:
             queue.reset()
         self.accepted = 0
+        self._late.clear()
         self.reset_registers()
         self.registers["NUM_QUEUES"] = self.queue_count
         self._show_queue()
         self.lower_interrupt()
 
     def save(self) -> State:
-        return {**super().save(), "accepted": self.accepted, "queues": [queue.save() for queue in self.queues]}
+        queues = [queue.save() for queue in self.queues]
+        return {**super().save(), "accepted": self.accepted, "queues": queues, "late": sorted(self._late)}
 
     def restore(self, state: State) -> None:
-        accepted, queues = state.get("accepted"), state.get("queues")
+        accepted, queues, late = state.get("accepted"), state.get("queues"), state.get("late")
         if type(accepted) is not int or not 0 <= accepted < 1 << 64:
             raise ValueError(f"{self.name}: 'accepted' cannot be {accepted!r:.40}")
         if not isinstance(queues, Sequence) or len(queues) != len(self.queues):
             raise ValueError(f"{self.name}: 'queues' is not of {len(self.queues)} queues")
+        if not isinstance(late, list) or not all(number in range(len(self.queues)) for number in late):
+            raise ValueError(f"{self.name}: 'late' is no list of queues")
         checked: list[dict[str, Any]] = [queue.check(saved) for queue, saved in zip(self.queues, queues, strict=True)]
         super().restore(state)
         self.accepted = accepted
         for queue, saved in zip(self.queues, checked, strict=True):
             queue.restore(saved)
+        self._late.clear()
+        for number in late:
+            self._go_on(number)
