@@ -21,7 +21,7 @@ from pykvm.grading.results import Graded
 from pykvm.grading.submission import Submission
 
 CLASS = 10 if SLOW else 200
-CLASS_LIMIT = 10 if SLOW else 1
+CLASS_LIMIT = 4 if SLOW else 1
 """Seconds for what ends by itself in a few milliseconds; what never ends takes all of them."""
 
 
@@ -288,11 +288,11 @@ def test_what_dies_costs_its_own_test_only(tmp_path: Path, guest, monkeypatch) -
         return real(machine, test)
 
     monkeypatch.setattr(grader, "run_test", deadly)
-    monkeypatch.setattr("pykvm.grading.pool.GRACE", 1.0 if not SLOW else 10.0)
+    monkeypatch.setattr("pykvm.grading.pool.GRACE", 1.0 if not SLOW else 5.0)
     tests = "".join(
         f'[[test]]\nname = "{name}"\nending = "exited"\n' for name in ("first", "second", "third", "fourth")
     )
-    limit = 10 if SLOW else 1
+    limit = 4 if SLOW else 1
     lab = lab_of(tmp_path, f'[lab]\nkernel = "k"\ntimeout = {limit}\nboot-timeout = {limit}\n{tests}')
     (result,) = grade(lab, [Submission("hello", str(guest("hello64")))], 1)
     assert [test.earned for test in result.tests] == [1, 0, 0, 1], result
