@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -146,3 +147,9 @@ def test_broken_guest_build_shows_its_output(run: Run, tmp_path: Path) -> None:
     done = run("def test_one(guest): pass\n")
     assert done.returncode == 1
     assert "no such compiler" in done.stdout
+
+
+def test_no_two_files_have_one_name() -> None:
+    """Where tests are not packages, pytest takes one file of a name only."""
+    names = Counter(path.name for path in Path(__file__).parents[1].glob("*/test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
