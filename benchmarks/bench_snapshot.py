@@ -167,7 +167,7 @@ def from_disk(peer: Path, directory: Path, settings: Settings) -> Table:
     results = in_turn(
         {
             "c": partial(steps_of, peer, "restore", path / "memory", str(size), "1"),
-            "mapped": partial(come_back, path, False),
+            "unverified": partial(come_back, path, False),
             "verified": partial(come_back, path, True),
         },
         rounds,
@@ -179,10 +179,10 @@ def from_disk(peer: Path, directory: Path, settings: Settings) -> Table:
     )
     theirs = [sum(time for step, time in steps.items() if "close" not in step) for steps in results["c"]]
     for title, whose, steps_wanted in (
-        ("load(verify=False), fork, first exit", "mapped", ("load", "fork", "first")),
-        ("  load(verify=False)", "mapped", ("load",)),
-        ("  fork", "mapped", ("fork",)),
-        ("  first exit", "mapped", ("first",)),
+        ("load(verify=False), fork, first exit", "unverified", ("load", "fork", "first")),
+        ("  load(verify=False)", "unverified", ("load",)),
+        ("  fork", "unverified", ("fork",)),
+        ("  first exit", "unverified", ("first",)),
         ("with the checksums of RAM", "verified", ("load", "fork", "first")),
     ):
         ours = [sum(steps[step] for step in steps_wanted) for steps in results[whose]]
