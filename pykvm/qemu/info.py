@@ -13,7 +13,7 @@ from .. import __version__
 from ..errors import PykvmError
 from ..kvm import chips
 from ..typed import TYPE_CHECKING, NamedTuple
-from ..x86.paging import PAE, PAGE_MASK, PTE_NX, PTE_P, PTE_PS, PTE_RW, PTE_US, Structure, structure_of
+from ..x86.paging import PAE, PAGE_MASK, PTE_NX, PTE_P, PTE_PS, PTE_RW, PTE_US, Structure, page_frame, structure_of
 from .registers import registers
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def _table(
         top = kind.levels[0].shift + kind.levels[0].width
         if top > 32 and here >> (top - 1) & 1 and kind is not PAE:
             here |= (1 << 64) - (1 << top)
-        size = 1 << level.shift
-        yield Page(here, entry & PAGE_MASK & -size, size, entry, *rights)
+        yield Page(here, page_frame(kind, level, entry), 1 << level.shift, entry, *rights)
 
 
 def tlb(system: System, cpu: int) -> str:

@@ -13,7 +13,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import PykvmError
-from .paging import PAE, PAGE_MASK, PTE_NX, PTE_P, PTE_PS, PTE_RW, PTE_US, Structure, reserved_bits, structure_of
+from .paging import (
+    PAE,
+    PAGE_MASK,
+    PTE_NX,
+    PTE_P,
+    PTE_PS,
+    PTE_RW,
+    PTE_US,
+    Structure,
+    page_frame,
+    reserved_bits,
+    structure_of,
+)
 from .registers import EFER_LMA, EFER_NXE, SystemRegisters
 
 TABLES_LIMIT = 1 << 14
@@ -124,10 +136,7 @@ class _Mapper:
                 self.table(value & PAGE_MASK, depth + 1, here, *allowed)
                 continue
             size = 1 << level.shift
-            frame = value & PAGE_MASK & -size
-            if structure.entry_size == 4 and level.shift == 22:  # PSE-36
-                frame |= (value >> 13 & 0xFF) << 32
-            self._add(Mapping(self._canonical(here), size, frame, size, *allowed))
+            self._add(Mapping(self._canonical(here), size, page_frame(structure, level, value), size, *allowed))
 
     def _entries(self, table: int, depth: int, linear: int) -> Iterator[tuple[int, int]]:
         """The entries of a table that are not 0, as many of them as can be read."""

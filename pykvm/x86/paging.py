@@ -196,15 +196,19 @@ def walk(read: Callable[[int, int], bytes], system: SystemRegisters, linear: int
             result.user = result.user and bool(value & PTE_US)
             result.executable = result.executable and not (no_execute and value & PTE_NX)
         if last:
-            page_size = 1 << level.shift
-            frame = value & PAGE_MASK & -page_size
-            if size == 4 and level.shift == 22:  # PSE-36: bits 20:13 are the address's bits 39:32
-                frame |= (value >> 13 & 0xFF) << 32
-            result.physical = frame | linear & page_size - 1
-            result.page_size = page_size
+            result.page_size = 1 << level.shift
+            result.physical = page_frame(structure, level, value) | linear & result.page_size - 1
             return result
         table = value & PAGE_MASK
     raise AssertionError("the last level always ends the walk")
+
+
+def page_frame(structure: Structure, level: TableLevel, entry: int) -> int:
+    """The physical address of the page that an entry of this level maps (SDM volume 3A, 4.3 to 4.5)."""
+    frame = entry & PAGE_MASK & -(1 << level.shift)
+    if structure.entry_size == 4 and level.shift == 22:  # PSE-36: bits 20:13 are the address's bits 39:32
+        frame |= (entry >> 13 & 0xFF) << 32
+    return frame
 
 
 def reserved_bits(structure: Structure, level: TableLevel, last: bool, no_execute: bool, physical_bits: int) -> int:

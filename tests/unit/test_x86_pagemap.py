@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykvm.memory import GuestMemory
+from pykvm.qemu.info import pages
 from pykvm.x86.pagemap import PROBLEMS_LIMIT, RANGES_LIMIT, TABLES_LIMIT, Mapping, page_map
 from pykvm.x86.paging import identity_map, walk
 from pykvm.x86.registers import CR0_PE, CR0_PG, CR4_PAE, CR4_PSE, EFER_LMA, EFER_LME, EFER_NXE, SystemRegisters
@@ -165,3 +166,13 @@ def test_it_says_what_the_walker_says(places: list[tuple[int, int]], mode: Syste
         assert all(before[1] <= after[0] for before, after in pairwise(ends))
     finally:
         ram.memory.close()
+
+
+def test_whoever_reads_the_tables_finds_a_large_page_above_4_gib(ram: Ram) -> None:
+    """PSE-36: bits 20:13 of an entry are bits 39:32 of the page's address."""
+    ram.put(0x1000, 0x0040_0083 | 0x12 << 13, code="I")
+    system = PLAIN
+    (mapping,) = page_map(ram.memory.read, system).mappings
+    (page,) = pages(ram.memory.read, system)
+    assert mapping.physical == page.physical == 0x12_0040_0000
+    assert walk(ram.memory.read, system, 0x1234).physical == 0x12_0040_1234
