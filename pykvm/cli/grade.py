@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 
 from ..engine.board import open_system
@@ -14,6 +13,7 @@ from ..grading.lab import Lab, read_lab
 from ..grading.pool import grade
 from ..grading.results import Graded, possible
 from ..grading.submission import Submission, submissions_in
+from ..testing.expect import printable
 from . import ui
 from .envelope import envelope
 from .tables import show_table
@@ -181,25 +181,22 @@ def _write_gradescope(lab: Lab, graded: list[Graded], path: str, *, many: bool) 
 def _show_class(lab: Lab, graded: list[Graded]) -> None:
     rows: list[list[str | int | float]] = []
     for each in graded:
-        missing = each.problem or ", ".join(test.name for test in each.tests if not test.passed)
-        rows.append([_plain(each.name), each.score(lab), sum(test.passed for test in each.tests), _plain(missing)[:70]])
+        missing = each.problem.replace("\n", " ") or ", ".join(test.name for test in each.tests if not test.passed)
+        rows.append(
+            [printable(each.name), each.score(lab), sum(test.passed for test in each.tests), printable(missing)[:70]]
+        )
     show_table(f"{lab.name}: {possible(lab):g} points", ["submission", "score", "passed", "not passed"], rows)
 
 
 def _show_one(lab: Lab, graded: Graded) -> None:
     if graded.problem:
-        ui.secho(_plain(graded.problem, lines=True), fg="red")
+        for line in graded.problem.split("\n"):
+            ui.secho(printable(line), fg="red")
     for test in graded.tests:
         mark = ui.style("pass", fg="green") if test.passed else ui.style("part" if test.earned else "FAIL", fg="red")
         ui.echo(f"{mark}  {test.earned:g}/{test.points:g}  {test.name}")
         if not test.passed and not graded.problem:
-            lines = _plain(test.message, lines=True).split("\n")
-            for line in lines[:SHOWN_LINES]:
-                ui.echo(f"      {line}")
+            for line in test.message.split("\n")[:SHOWN_LINES]:
+                ui.echo(f"      {printable(line)}")
     score, most = graded.score(lab), possible(lab)
     ui.secho(f"\n{lab.name}: {score:g} of {most:g} points", bold=True)
-
-
-def _plain(text: str, *, lines: bool = False) -> str:
-    """Without what a terminal would take for a control sequence: a submission may have put it there."""
-    return re.sub(r"[^\n -~\u00a0-\ud7ff\ue000-\uffff]" if lines else r"[^ -~\u00a0-\ud7ff\ue000-\uffff]", " ", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -88,15 +89,14 @@ class _Job:
         os.close(self.pipe)
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
-        limit = time.monotonic() + ENDING
-        while time.monotonic() < limit:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
-            if ended:
-                return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            time.sleep(0.005)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        return signal.SIGKILL
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            if not select.select([pidfd], [], [], ENDING)[0]:
+                os.kill(self.pid, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+        _, status = os.waitpid(self.pid, 0)
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
     def ended(self, died_of: int, late: bool) -> Graded | None:
         """The result; None if there are tests left, which a new process has begun."""
