@@ -74,12 +74,12 @@ class Bus:
         ranges = self._ranges(device)
         for one, other in pairwise(sorted(ranges)) if len(ranges) > 1 else ():
             if other.base < one.end:
-                raise ConfigError(f"{device.name or type(device).__name__} wants {self.kind} {other.base:#x} twice")
+                raise ConfigError(f"{device.display_name} wants {self.kind} {other.base:#x} twice")
         for span in ranges:
             for owner in self._owners(span):
                 raise ConfigError(
-                    f"{device.name or type(device).__name__} wants {self.kind} {span.base:#x}..{span.end - 1:#x}, "
-                    f"which {owner.name or type(owner).__name__} already answers"
+                    f"{device.display_name} wants {self.kind} {span.base:#x}..{span.end - 1:#x}, "
+                    f"which {owner.display_name} already answers"
                 )
         for span in ranges:
             self._claim(device, span, ranges[0].base)

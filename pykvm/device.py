@@ -117,6 +117,11 @@ class Device:
     name: str = ""
     """What traces and errors call the device, for example "COM1"."""
 
+    @property
+    def display_name(self) -> str:
+        """The name, or that of the class where it has none."""
+        return self.name or type(self).__name__
+
     ports: Sequence[Range] = ()
     mmio: Sequence[Range] = ()
 

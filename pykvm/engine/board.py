@@ -205,7 +205,7 @@ class Board:
         """
         if device.is_card:
             if self.slots is None:
-                raise ConfigError(f"{device.name or type(device).__name__}: this machine has no slots for cards")
+                raise ConfigError(f"{device.display_name}: this machine has no slots for cards")
             self.slots.plug(device)
             return
         self.place(device)

@@ -341,7 +341,7 @@ class Engine:
             try:
                 device.reset()
             except Exception as error:
-                self.failed(error, device.name or type(device).__name__)
+                self.failed(error, device.display_name)
                 return
         self.board.reset()
         if self.entry is not None:

@@ -278,7 +278,7 @@ class Runner:
                 claim = self._board.mmio.find(address)
             case MsrAccess(index):
                 return f"the handler of MSR {index:#x}"
-        return claim.device.name or type(claim.device).__name__ if claim else "pykvm"
+        return claim.device.display_name if claim else "pykvm"
 
 
 def _crash(cpu: int, left: VcpuExit) -> Crash:

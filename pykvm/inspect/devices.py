@@ -52,7 +52,7 @@ def device_states(machine: Machine) -> list[DeviceState]:
     with machine.lock:
         for device in machine.engine.board.devices:
             spans = device.spans
-            state = DeviceState(device.name or type(device).__name__, [(span.base, span.end - 1) for span in spans])
+            state = DeviceState(device.display_name, [(span.base, span.end - 1) for span in spans])
             for name, value in _flat(device.save()):
                 if len(state.registers) >= VALUES_LIMIT:
                     state.complete = False

@@ -233,7 +233,7 @@ def qtree(system: System, cpu: int) -> str:
     spans = [(device, device.ports, "isa") for device in board.ports.devices]
     spans += [(device, device.mmio, "mmio") for device in board.mmio.devices]
     for device, ranges, kind in spans:
-        lines.append(f'  dev: {device.name or type(device).__name__}, id ""')
+        lines.append(f'  dev: {device.display_name}, id ""')
         lines += [f"    {kind} {span.base:016x}/{span.length:016x}" for span in ranges]
     return "".join(f"{line}\n" for line in lines)
 

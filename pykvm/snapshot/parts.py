@@ -42,7 +42,7 @@ class Parts:
         for device in self.board.devices:
             if not device.has_state:
                 continue
-            devices[f"{device.name or type(device).__name__} at {device.place}"] = device
+            devices[f"{device.display_name} at {device.place}"] = device
         return devices
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..device import Device
 from ..engine.board import Board
 from ..engine.entry import Link, Rank
 from ..engine.runner import Runner
@@ -74,7 +73,7 @@ def _words(left: tuple[int, int | None] | VcpuExit, board: Board) -> str:
             return f"{what} {data.hex(' ')}" if is_output else what
         case Mmio(address, size, value, is_write):
             device = board.mmio.find(address)
-            name = "" if device is None else _name(device.device)
+            name = "" if device is None else device.device.display_name
             shown = value if is_write else None
             return _access("write" if is_write else "read", f"{address:#x}", size, shown, name or "nobody answers")
         case MsrAccess(index, value):
@@ -94,8 +93,4 @@ def _register(board: Board, port: int, size: int, value: int | None) -> str:
     claim = board.ports.find(port)
     if claim is None:
         return "nobody answers"
-    return f"{_name(claim.device)} {claim.device.register_name(claim.offset, size, value)}".rstrip()
-
-
-def _name(device: Device) -> str:
-    return device.name or type(device).__name__
+    return f"{claim.device.display_name} {claim.device.register_name(claim.offset, size, value)}".rstrip()

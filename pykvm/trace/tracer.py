@@ -261,7 +261,7 @@ class _Watch(Link):
             with self._lock:
                 claim = bus.find(address)
                 if claim is not None:
-                    device = claim.device.name or type(claim.device).__name__
+                    device = claim.device.display_name
                     register = claim.device.register_name(claim.offset, access.size, access.value)
             if claim is None:
                 register = names.port_name(address) if kind == "pio" else names.address_name(address)

@@ -12,7 +12,6 @@ from ...x86.mode import cpu_mode
 from ...x86.registers import Segment
 
 if TYPE_CHECKING:
-    from ...device import Device
     from .conversation import Conversation
 
 MAX_COUNT = 256
@@ -91,13 +90,9 @@ def show_devices(session: Conversation, _arguments: list[str]) -> str:
     rows = [("port", span, device) for device in board.devices for span in device.ports]
     rows += [("mmio", span, device) for device in board.devices for span in device.mmio]
     return "\n".join(
-        f"{kind} {span.base:#06x}-{span.end - 1:#06x}  {_name(device)}"
+        f"{kind} {span.base:#06x}-{span.end - 1:#06x}  {device.display_name}"
         for kind, span, device in sorted(rows, key=lambda row: (row[0], row[1].base))
     )
-
-
-def _name(device: Device) -> str:
-    return device.name or type(device).__name__
 
 
 def show_exits(session: Conversation, _arguments: list[str]) -> str:
