@@ -16,6 +16,7 @@ from .exceptions import GP, NP, SS, UD, Event
 from .instruction import SEGMENTS, Decoded
 from .registers import RFLAGS_NT, RFLAGS_RESERVED, RFLAGS_VM
 
+BIOS_SEGMENT = (0xF000).to_bytes(2, "little")
 _FLAGS = 0x3F7FD5
 """Bits of RFLAGS that may be set or not."""
 _TARGETS, _LONG_TARGETS = (1, 4, TASK_GATE, 9, 12), (12,)
@@ -26,11 +27,20 @@ class Selectors(Decoded):
     """An instruction whose selector is to be checked. Each method gives the exception, or None."""
 
     def event(self, vector: int, code: int | None, does: str, **more: Any) -> Event:
-        """As of any instruction; where the GDT's base is 0, what was found in it is said to be no descriptor."""
-        system = self.cpu.system
-        if code and not code & TI and system.gdt.base == 0 and "GDT is at" not in does:
-            does += f": the GDT is at 0x0, limit {system.gdt.limit:#x}, where real mode's interrupt vectors are"
+        """As of any instruction; of what was found in a GDT at 0 that is none, no word is said."""
+        gdt = self.cpu.system.gdt
+        if code and not code & TI and gdt.base == 0 and "GDT is at" not in does and self._is_vectors(code):
+            names = does.split(", which")[0].split(" (")[0]
+            does = (
+                f"{names}, and that GDT entry is empty but for real mode's interrupt vectors: the GDT is at 0x0, limit "
+            )
+            does += f"{gdt.limit:#x}"
         return super().event(vector, code, does, **more)
+
+    def _is_vectors(self, at: int) -> bool:
+        """Whether two vectors into a BIOS are at a linear address."""
+        entry = self.cpu.peek(at, 8)
+        return entry[2:4] == entry[6:8] == BIOS_SEGMENT
 
     def far_target(self) -> Event | None:
         if not self.cpu.protected:

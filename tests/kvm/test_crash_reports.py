@@ -136,8 +136,8 @@ def test_a_jump_to_where_there_is_no_memory(guest: Guest) -> None:
 def test_a_gdt_whose_base_was_forgotten(guest: Guest) -> None:
     _, report = run(guest, "gdt32")  # a triple fault, or an instruction that KVM's interpreter gives up on
     start = (
-        "`ljmp 8:ADDRESS` jumps to code segment 0x8 (16-bit code, conforming, ring 3), which ring 0 must not go to: "
-        "the GDT is at 0x0, limit 0x17, where real mode's interrupt vectors are (#GP)"
+        "`ljmp 8:ADDRESS` jumps to code segment 0x8, and that GDT entry is empty but for real mode's interrupt vectors: "
+        "the GDT is at 0x0, limit 0x17 (#GP)"
     )
     says(f"{start}, " + (NO_IDT if report.cause == "triple fault" else "while KVM interpreted the instruction"), report)
 
