@@ -105,9 +105,7 @@ class I8042(Device):
     def mouse(self) -> Mouse:
         """What is plugged into the second port; made when the guest or the host first uses it, as few do."""
         if self._mouse is None:
-            from .ps2_mouse import Mouse
-
-            self._mouse = Mouse()
+            self._mouse = _mouse()
         return self._mouse
 
     # -- What the host does -------------------------------------------------------------------------------------------
@@ -329,11 +327,12 @@ class I8042(Device):
             raise ValueError(f"{self.name}: state field 'keyboard' is not a keyboard's state")
         if mouse is not None and type(mouse) is not dict:
             raise ValueError(f"{self.name}: state field 'mouse' is not a mouse's state")
+        restored = None
+        if mouse is not None:
+            restored = _mouse()
+            restored.restore(mouse)
         self.keyboard.restore(keyboard)
-        if mouse is None:
-            self._mouse = None
-        else:
-            self.mouse.restore(mouse)
+        self._mouse = restored
         self._ram[:] = ram
         self._status = status
         self._output = numbers["output"]
@@ -343,6 +342,12 @@ class I8042(Device):
         self._move_a20(bool(numbers["a20"]))
         self._drive_irqs()
         self.moved_by_host = False
+
+
+def _mouse() -> Mouse:
+    from .ps2_mouse import Mouse
+
+    return Mouse()
 
 
 class Port92(Device):

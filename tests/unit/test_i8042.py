@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from i8042_rig import Rig
 
 from pykvm.devices.i8042 import Port92
 from pykvm.devices.ps2_keyboard import KEYS, TYPING_LIMIT
-from pykvm.devices.ps2_mouse import BUTTONS
+from pykvm.devices.ps2_mouse import BUTTONS, Mouse
 
 
 @pytest.fixture
@@ -300,6 +300,8 @@ VALUE = st.one_of(
 
 
 @settings(max_examples=200)
+@example({"mouse": {}}, {})
+@example({"mouse": Mouse().save()}, {"leds": 9})
 @given(
     st.dictionaries(st.sampled_from(sorted(Rig().device.save())), VALUE, max_size=2),
     st.dictionaries(st.sampled_from(sorted(Rig().device.keyboard.save())), VALUE, max_size=2),
