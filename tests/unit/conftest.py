@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from ne2000_rig import Rig as Ne2000Rig
 
-pytest.register_assert_rewrite("device_rig", "ata_rig", "i8042_rig", "ne2000_rig", "uart16550_rig")
+pytest.register_assert_rewrite("descriptors", "device_rig", "ata_rig", "i8042_rig", "ne2000_rig", "uart16550_rig")
 
 
 @pytest.fixture
